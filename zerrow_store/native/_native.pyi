@@ -1,0 +1,93 @@
+"""Compiled part of zerrow_store: memory and messages. This stub is its documentation."""
+
+from typing import Any, TypedDict
+
+import pyarrow as pa
+
+class ArenaStats(TypedDict):
+    live: int
+    pinned: int
+    warm: int
+    quarantined: int
+    punched: int
+
+# --- memory (arena.h, pool.h, capture_*.h) ---
+
+def configure_arena(*, capacity: int, warm_limit: int, decay_ms: int) -> None:
+    """Set the options of arenas made from now on (bytes, bytes, milliseconds)."""
+
+def arena_segment() -> tuple[bytes, int, int]:
+    """Return (segment id of 16 bytes, file descriptor, size) of this process's arena.
+
+    The descriptor stays the arena's: duplicate it to keep it. Raises MemoryError if the arena
+    cannot be made (address space or descriptors used up).
+    """
+
+def arena_stats() -> ArenaStats: ...
+def arena_trim(keep: int = 0) -> None: ...
+def arena_contains(address: int) -> bool: ...
+def memory_pool_name() -> str:
+    """backend_name of Arrow's default pool: "zerrow" while captured."""
+
+def capture_arrow(on: bool) -> None:
+    """Serve Arrow's default memory pool from the arena, or from the original pool again.
+
+    Verified when switched on; raises RuntimeError (and changes nothing) when libarrow's layout is not
+    the expected one. Memory allocated while on stays valid after switching off.
+    """
+
+def capture_numpy(on: bool) -> None:
+    """Serve NumPy's array data of 32 KiB and more from the arena, or from NumPy's own allocator again."""
+
+def captured() -> dict[str, bool]:
+    """{"arrow": bool, "numpy": bool}"""
+
+def unpin(offsets: bytes) -> None:
+    """Unpin allocations of this process's arena: packed little-endian uint64 offsets."""
+
+# --- segments and SIPC (segments.h, sipc_*.h) ---
+
+class SipcError(ValueError):
+    """A message that is malformed, of another version, or refers outside its segments."""
+
+class Encoded:
+    """An encoded message. The allocations in `own` are pinned until unpinned by the caller."""
+
+    message: bytes
+    own: bytes
+    """This arena's allocations the message refers to: packed uint64 (offset, size) pairs, distinct."""
+    foreign: list[tuple[bytes, bytes]]
+    """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct."""
+    bytes_shared: int
+    bytes_reshared: int
+    bytes_copied: int
+
+def encode(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array) -> Encoded:
+    """Encode Arrow data as a SIPC message. Raises MemoryError when bytes have to be copied and the arena is full."""
+
+def encode_buffers(header: bytes, buffers: list[Any]) -> Encoded:
+    """Encode `header` and contiguous buffers (buffer protocol), for pickle protocol 5."""
+
+def message_segments(message: bytes) -> list[bytes]:
+    """Return the ids of the segments a message refers to, after checking its envelope. Raises SipcError."""
+
+def map_segment(segment: bytes, fd: int, size: int) -> None:
+    """Map a segment read-only for this process; the descriptor may be closed afterwards. Idempotent."""
+
+def unmap_segment(segment: bytes) -> bool:
+    """Unmap a segment that no view refers to; False if views remain or it is not mapped."""
+
+def mapped_segments() -> list[bytes]: ...
+def decode(
+    message: bytes, owner: Any, relocated: list[tuple[bytes, int]] | None = None
+) -> Any:
+    """Decode a message whose segments are all mapped; the result's buffers keep `owner` alive.
+
+    Returns Table, RecordBatch, ChunkedArray or Array as encoded; for encode_buffers, the tuple
+    (header bytes, list of read-only pa.Buffer). `relocated` gives, for each entry of the message's
+    allocation table in order, the (segment id, offset) where it lies on this machine instead.
+    Raises SipcError.
+    """
+
+def message_allocations(message: bytes) -> list[tuple[bytes, int, int]]:
+    """Return a message's allocation table: (segment id, offset, size), in order. Raises SipcError."""
