@@ -47,7 +47,7 @@ class NodeActor:
         self._supervisor.start()
         self._client = Client(name)
         self._token = _cluster_token()
-        self._objects = ObjectServer(self._client, ray.util.get_node_ip_address(), self._token)
+        self._server: ObjectServer | None = None
         self._landing: dict[bytes, Future[Any]] = {}
         self._landing_lock = threading.Lock()
         self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -72,8 +72,15 @@ class NodeActor:
         return self._client.stats().as_dict()
 
     def location(self) -> str:
-        """Return the URI under which other nodes fetch this node's objects."""
-        return self._objects.location
+        """Return the URI under which other nodes fetch this node's objects.
+
+        The server starts with the first node that asks: a single node opens no port.
+        """
+        with self._landing_lock:
+            if self._server is None:
+                address = ray.util.get_node_ip_address()
+                self._server = ObjectServer(self._client, address, self._token)
+            return self._server.location
 
     def fetch(
         self, node_id: str, object_id: bytes, allocations: Allocations
