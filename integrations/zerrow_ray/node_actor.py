@@ -59,6 +59,10 @@ class NodeActor:
     def ready(self) -> None:
         """Return when the store answers."""
 
+    def pid(self) -> int:
+        """Return the process id of this actor."""
+        return os.getpid()
+
     def leases(self, count: int) -> list[ray.ObjectRef]:
         """Return `count` fresh leases. An object is named after its lease and dies with it."""
         core_worker = ray._private.worker.global_worker.core_worker
