@@ -55,9 +55,9 @@ def flat_types() -> st.SearchStrategy[pa.DataType]:
 
 
 def _may_be_dictionary(values: pa.DataType) -> bool:
-    # Arrow's schema message has one place for an extension's name, and takes it for the name of
-    # the dictionary type itself: dictionaries of extension values do not survive Arrow IPC.
-    return not isinstance(values, pa.BaseExtensionType)
+    # Arrow's schema message describes a dictionary by the field of its values: no place is left
+    # for values that are dictionaries or extensions. They do not survive Arrow's IPC.
+    return not isinstance(values, pa.BaseExtensionType | pa.DictionaryType)
 
 
 _NESTED = [

@@ -156,11 +156,12 @@ def test_pins_end_with_unpin(publisher: Publisher) -> None:
 
 def test_a_failed_encode_pins_nothing() -> None:
     before = _native.arena_stats()["pinned"]
-    bad = pa.DictionaryArray.from_arrays(
-        pa.array([0], pa.int8()), pa.array([b"0123456789abcdef"], pa.uuid())
-    )
-    with pytest.raises(ValueError, match="cannot describe"):
-        _native.encode(pa.table({"a": numbers(), "b": bad}))
+    deep = pa.field("x", pa.int8())
+    for _ in range(100):
+        deep = pa.field("x", pa.struct([deep]))
+    table = pa.table({"a": numbers(1), "deep": pa.nulls(1, deep.type)})
+    with pytest.raises(ValueError, match="nested more than 64 deep"):
+        _native.encode(table)
     assert _native.arena_stats()["pinned"] == before
 
 
