@@ -29,9 +29,9 @@ py::object Stolen(PyObject* object) {
 
 py::bytes ToBytes(const SegmentId& id) { return py::bytes(id.data(), id.size()); }
 
-py::bytes Packed(const std::vector<Range>& ranges) {
-  static_assert(sizeof(Range) == 16);
-  return py::bytes(reinterpret_cast<const char*>(ranges.data()), ranges.size() * sizeof(Range));
+py::bytes Packed(const std::vector<OffsetSize>& ranges) {
+  static_assert(sizeof(OffsetSize) == 16);
+  return py::bytes(reinterpret_cast<const char*>(ranges.data()), ranges.size() * sizeof(OffsetSize));
 }
 
 // As Python sees an encoded message: its parts are converted once.

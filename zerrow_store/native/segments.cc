@@ -1,4 +1,4 @@
-// Mapping of segments, and the index of what is held in them.
+// SegmentView of segments, and the index of what is held in them.
 #include "segments.h"
 
 #include <Python.h>
@@ -26,7 +26,7 @@ struct IdHash {
 
 struct Registry {
   std::mutex mutex;
-  std::unordered_map<SegmentId, std::shared_ptr<Mapping>, IdHash> segments;
+  std::unordered_map<SegmentId, std::shared_ptr<SegmentView>, IdHash> segments;
   Hold* unindexed = nullptr;
   HoldIndex index;
 };
@@ -65,16 +65,16 @@ void CheckFile(const SegmentId& id, int fd, uint64_t size) {
   }
 }
 
-std::shared_ptr<Mapping> MakeMapping(const SegmentId& id, int fd, uint64_t size) {
+std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t size) {
   CheckFile(id, fd, size);
   void* base = mmap(nullptr, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED) throw MapError(id, std::strerror(errno));
-  return std::make_shared<Mapping>(id, static_cast<const uint8_t*>(base), size);
+  return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size);
 }
 
 // With the registry's mutex held.
-std::shared_ptr<Mapping> MapLocked(const SegmentId& id, int fd, uint64_t size) {
-  std::shared_ptr<Mapping>& mapping = TheRegistry().segments[id];
+std::shared_ptr<SegmentView> MapLocked(const SegmentId& id, int fd, uint64_t size) {
+  std::shared_ptr<SegmentView>& mapping = TheRegistry().segments[id];
   if (mapping == nullptr) {
     try {
       mapping = MakeMapping(id, fd, size);
@@ -100,9 +100,9 @@ bool InterpreterIsGone() {
 
 }  // namespace
 
-Mapping::~Mapping() { munmap(const_cast<uint8_t*>(base), size); }
+SegmentView::~SegmentView() { munmap(const_cast<uint8_t*>(base), size); }
 
-HeldAllocation Within(std::shared_ptr<Mapping> mapping, uint64_t offset, uint64_t size) {
+HeldAllocation Within(std::shared_ptr<SegmentView> mapping, uint64_t offset, uint64_t size) {
   if (offset > mapping->size || size > mapping->size - offset) {
     throw SipcError("bytes " + std::to_string(offset) + " + " + std::to_string(size) +
                     " are outside segment " + Hex(mapping->id) + " of " + std::to_string(mapping->size) +
@@ -150,7 +150,7 @@ std::vector<SegmentId> Segments::Mapped() {
   return ids;
 }
 
-std::shared_ptr<Mapping> Segments::Get(const SegmentId& id) {
+std::shared_ptr<SegmentView> Segments::Get(const SegmentId& id) {
   Registry& registry = TheRegistry();
   {
     std::lock_guard<std::mutex> lock(registry.mutex);
@@ -164,7 +164,7 @@ std::shared_ptr<Mapping> Segments::Get(const SegmentId& id) {
 }
 
 HeldAllocation Segments::Resolve(const SegmentId& id, uint64_t offset, uint64_t size) {
-  std::shared_ptr<Mapping> mapping = Get(id);
+  std::shared_ptr<SegmentView> mapping = Get(id);
   if (mapping == nullptr) throw SipcError("segment " + Hex(id) + " is not mapped");
   return Within(std::move(mapping), offset, size);
 }

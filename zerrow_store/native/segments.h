@@ -26,11 +26,11 @@ struct _object;  // PyObject: this header does without Python's
 namespace zerrow {
 
 // A file mapped read-only; unmapped with its last reference.
-struct Mapping {
-  Mapping(const SegmentId& id, const uint8_t* base, uint64_t size) : id(id), base(base), size(size) {}
-  ~Mapping();
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
+struct SegmentView {
+  SegmentView(const SegmentId& id, const uint8_t* base, uint64_t size) : id(id), base(base), size(size) {}
+  ~SegmentView();
+  SegmentView(const SegmentView&) = delete;
+  SegmentView& operator=(const SegmentView&) = delete;
 
   const SegmentId id;
   const uint8_t* const base;
@@ -39,7 +39,7 @@ struct Mapping {
 
 // An allocation of a mapped segment; its range is inside the mapping.
 struct HeldAllocation {
-  std::shared_ptr<Mapping> mapping;
+  std::shared_ptr<SegmentView> mapping;
   uint64_t offset;
   uint64_t size;
 
@@ -47,7 +47,7 @@ struct HeldAllocation {
 };
 
 // Checks the range; throws SipcError.
-HeldAllocation Within(std::shared_ptr<Mapping> mapping, uint64_t offset, uint64_t size);
+HeldAllocation Within(std::shared_ptr<SegmentView> mapping, uint64_t offset, uint64_t size);
 
 class Hold;
 
@@ -112,7 +112,7 @@ class Segments {
   static bool Unmap(const SegmentId& id);
   static std::vector<SegmentId> Mapped();
   // Maps this process's own arena at its first use. nullptr for a segment that is not mapped.
-  static std::shared_ptr<Mapping> Get(const SegmentId& id);
+  static std::shared_ptr<SegmentView> Get(const SegmentId& id);
   // Checks the range and that the segment is mapped; throws SipcError.
   static HeldAllocation Resolve(const SegmentId& id, uint64_t offset, uint64_t size);
 

@@ -34,14 +34,14 @@ using Decoded = std::variant<std::shared_ptr<arrow::Table>, std::shared_ptr<arro
                              std::shared_ptr<arrow::ChunkedArray>, std::shared_ptr<arrow::Array>,
                              std::pair<std::string, std::vector<std::shared_ptr<arrow::Buffer>>>>;
 
-using Range = std::pair<uint64_t, uint64_t>;  // offset and size of an allocation
+using OffsetSize = std::pair<uint64_t, uint64_t>;  // offset and size of an allocation
 
 // An encoded message. `own` is pinned; whoever takes this unpins it. `holds` keep the
 // foreign allocations from being recycled until the message is published.
 struct Encoded {
   std::string message;
-  std::vector<Range> own;
-  std::map<SegmentId, std::vector<Range>> foreign;
+  std::vector<OffsetSize> own;
+  std::map<SegmentId, std::vector<OffsetSize>> foreign;
   std::vector<std::shared_ptr<Hold>> holds;
   uint64_t bytes_shared = 0;    // of this arena's allocations, each whole and once
   uint64_t bytes_reshared = 0;  // of allocations that were published before, likewise

@@ -19,7 +19,7 @@ ArenaFull::ArenaFull(uint64_t size)
                " bytes: drop data, or configure a larger arena") {}
 
 AllocationTable::~AllocationTable() {
-  for (const Range& range : own_) arena_->Unpin(range.first);
+  for (const OffsetSize& range : own_) arena_->Unpin(range.first);
 }
 
 Place AllocationTable::Add(const arrow::Buffer& buffer) {
@@ -75,7 +75,7 @@ bool AllocationTable::AddHeld(const arrow::Buffer& buffer, Place* place) {
     // A hostile message may have held the same place with a smaller size.
     if (index < 0 || allocations_[index].size < allocation.size) {
       index = Append(segment, allocation.offset, allocation.size);
-      foreign_.emplace_back(segment, Range(allocation.offset, allocation.size));
+      foreign_.emplace_back(segment, OffsetSize(allocation.offset, allocation.size));
       bytes_reshared_ += allocation.size;
     }
   }

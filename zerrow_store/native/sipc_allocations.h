@@ -70,7 +70,7 @@ class AllocationTable {
   PairMap<int64_t> indices_;  // by segment and offset
   std::string inlined_;
 
-  std::vector<Range> own_;
+  std::vector<OffsetSize> own_;
   Allocation last_own_{0, 0, Origin::kArrow};
   int64_t last_own_index_ = -1;
   std::unordered_set<uint64_t> written_;  // offsets of NumPy's memory that cannot be pinned
@@ -78,7 +78,7 @@ class AllocationTable {
 
   std::unordered_map<const Hold*, std::vector<int64_t>> holds_;  // table index by held allocation
   std::vector<std::shared_ptr<Hold>> kept_;
-  std::vector<std::pair<uint64_t, Range>> foreign_;  // with the segment's index
+  std::vector<std::pair<uint64_t, OffsetSize>> foreign_;  // with the segment's index
   uint64_t bytes_shared_ = 0;
   uint64_t bytes_reshared_ = 0;
   uint64_t bytes_copied_ = 0;

@@ -225,6 +225,8 @@ class Decoder {
     }
     auto data = std::make_shared<arrow::ArrayData>(type, length, null_count, NotNegative("offset"));
     data->buffers = ArrayBuffers(storage);
+    // Arrow's own null arrays do not always have the count that its validation asks for.
+    if (storage.id() == arrow::Type::NA) data->null_count = length;
     data->child_data.reserve(storage.num_fields());
     for (const auto& field : storage.fields()) data->child_data.push_back(Node(field->type(), depth + 1));
     if (storage.id() == arrow::Type::DICTIONARY) {

@@ -20,6 +20,21 @@ void Check(const arrow::Status& status) {
   if (!status.ok()) throw std::invalid_argument("cannot encode: " + status.ToString());
 }
 
+// Arrow's schema message describes a dictionary by the field of its values, marked. That leaves no place for
+// values that are dictionaries themselves; and an extension's name is taken for that of the dictionary type.
+void CheckDescribable(const arrow::DataType& type) {
+  const arrow::DataType& storage = StorageType(type);
+  if (storage.id() == arrow::Type::DICTIONARY) {
+    const arrow::DataType& values = *static_cast<const arrow::DictionaryType&>(storage).value_type();
+    if (values.id() == arrow::Type::EXTENSION || values.id() == arrow::Type::DICTIONARY) {
+      throw std::invalid_argument("cannot encode: Arrow's IPC format cannot describe " + type.ToString() +
+                                  ": a dictionary's values cannot be dictionaries or extensions");
+    }
+    CheckDescribable(values);
+  }
+  for (const auto& field : storage.fields()) CheckDescribable(*field->type());
+}
+
 class Encoder {
  public:
   explicit Encoder(Kind kind) : kind_(kind) {}
@@ -27,6 +42,7 @@ class Encoder {
   void Word(int64_t word) { stream_.push_back(word); }
 
   void Schema(const arrow::Schema& schema) {
+    for (const auto& field : schema.fields()) CheckDescribable(*field->type());
     auto serialized = arrow::ipc::SerializeSchema(schema, arrow::system_memory_pool());
     Check(serialized.status());
     schema_ = std::move(*serialized);
