@@ -24,7 +24,8 @@ def reduce_pandas(frame: Any) -> Reduced | None:
         return None
     buffers: list[pickle.PickleBuffer] = []
     header = pickle.dumps(frame, protocol=5, buffer_callback=buffers.append)
-    return publish(_native.encode_buffers(header, [b.raw() for b in buffers]), _restore_pickle)
+    raw = [buffer.raw() for buffer in buffers]
+    return publish(lambda: _native.encode_buffers(header, raw), _restore_pickle)
 
 
 def reduce_polars(frame: Any) -> Reduced | None:
@@ -33,7 +34,8 @@ def reduce_polars(frame: Any) -> Reduced | None:
         return None
     if _from_arrow(frame.clear().to_arrow()).schema != frame.schema:
         return None
-    return publish(_native.encode(frame.to_arrow()), _from_arrow)
+    table = frame.to_arrow()
+    return publish(lambda: _native.encode(table), _from_arrow)
 
 
 def _is_buffer_backed(dtype: Any) -> bool:

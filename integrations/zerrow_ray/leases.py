@@ -26,15 +26,18 @@ class LeasePool:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._changed = threading.Condition()
-        self._leases: deque[ray.ObjectRef] = deque()
+        self._leases: deque[tuple[ray.ObjectRef, bytes]] = deque()
         self._batch = _FIRST_BATCH
         self._fetching = False
         self._error: Exception | None = None
         with self._changed:
             self._fetch_ahead()
 
-    def take(self) -> ray.ObjectRef:
-        """Return a fresh lease; waits for the actor if none is ready. Raises RayError if it died."""
+    def take(self) -> tuple[ray.ObjectRef, bytes]:
+        """Return a fresh lease and the id of the supervisor that it is of.
+
+        Waits for the actor if none is ready; Ray restarts it if it died. Raises RayError if it cannot.
+        """
         with self._changed:
             if not self._leases:
                 # The consumer is faster than the fetching: fetch more at a time.
@@ -49,6 +52,11 @@ class LeasePool:
                 self._fetch_ahead()
             return self._leases.popleft()
 
+    def discard(self) -> None:
+        """Forget leases fetched ahead, as those of an actor that died."""
+        with self._changed:
+            self._leases.clear()
+
     def _fetch_ahead(self) -> None:
         if not self._fetching:
             self._fetching = True
@@ -57,7 +65,8 @@ class LeasePool:
     def _fetch(self) -> None:
         leases, error = [], None
         try:
-            leases = ray.get(self._actor.leases.remote(self._batch))
+            supervisor_id, fresh = ray.get(self._actor.leases.remote(self._batch))
+            leases = [(lease, supervisor_id) for lease in fresh]
         except Exception as caught:
             error = caught
         with self._changed:

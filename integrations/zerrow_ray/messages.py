@@ -1,6 +1,7 @@
 """What travels through Ray for a table: a SIPC message, its lease and its node."""
 
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,8 +13,8 @@ from zerrow_store.native import _native
 _PADDING = bytes(INLINE_LIMIT)
 
 
-def publish(encoded: _native.Encoded, wrap: Any = None) -> tuple[Any, ...]:
-    """Publish an encoded message under a fresh lease; return how pickle is to restore it.
+def publish(encode: Callable[[], _native.Encoded], wrap: Any = None) -> tuple[Any, ...]:
+    """Publish what `encode` encodes under a fresh lease; return how pickle is to restore it.
 
     wrap: a function of this package that turns what was encoded into what was given.
     The message is padded beyond what Ray keeps with the owner, so that it lives in this node's plasma:
@@ -21,7 +22,7 @@ def publish(encoded: _native.Encoded, wrap: Any = None) -> tuple[Any, ...]:
     Raises StoreFullError, StoreUnavailableError, or RayError if the node's actor is gone.
     """
     session = current_session()
-    object_id, lease = session.publish(encoded)
+    encoded, object_id, lease = session.publish(encode)
     padding = pickle.PickleBuffer(_PADDING)
     return restore, (encoded.message, object_id, lease, session.node_id, wrap, padding)
 

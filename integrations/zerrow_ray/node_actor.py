@@ -63,13 +63,16 @@ class NodeActor:
         """Return the process id of this actor."""
         return os.getpid()
 
-    def leases(self, count: int) -> list[ray.ObjectRef]:
-        """Return `count` fresh leases. An object is named after its lease and dies with it."""
+    def leases(self, count: int) -> tuple[bytes, list[ray.ObjectRef]]:
+        """Return the supervisor's id and `count` fresh leases.
+
+        An object is named after its lease and dies with it.
+        """
         core_worker = ray._private.worker.global_worker.core_worker
         leases = [ray.put(None) for _ in range(count)]
         for lease in leases:
             core_worker.add_object_out_of_scope_callback(lease, self._gone.put)
-        return leases
+        return self._supervisor.id, leases
 
     def stats(self) -> dict[str, Any]:
         """Return the store's figures."""

@@ -71,7 +71,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
 def _by_reference(value: Any) -> Reduced | None:
     if value.nbytes < plugin_config().threshold:
         return None
-    return publish(_native.encode(value))
+    return publish(lambda: _native.encode(value))
 
 
 def _reduce_compact(value: Any) -> Reduced:

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -14,6 +14,7 @@ from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.leases import LeasePool
 from zerrow_ray.node_actor import NodeActor
 from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.native._native import Encoded
 from zerrow_store.node.client import Client
 
 logger = logging.getLogger("zerrow_ray")
@@ -39,12 +40,17 @@ class Session:
             _wait_for(self.actor.ready.remote())
             return Client(name)
 
-    def publish(self, encoded: Any) -> tuple[bytes, ray.ObjectRef]:
-        """Publish under a fresh lease; returns the object's id and the lease."""
-        lease = self._leases.take()
-        object_id: bytes = lease.binary()
-        self.client.publish(object_id, encoded)
-        return object_id, lease
+    def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef]:
+        """Publish what `encode` encodes under a fresh lease; returns it, the object's id, the lease."""
+        while True:
+            lease, issuer = self._leases.take()
+            object_id: bytes = lease.binary()
+            encoded = encode()
+            if self.client.publish(object_id, encoded) == issuer:
+                return encoded, object_id, lease
+            # The lease is of an actor that died: nobody would hear of its end.
+            self._leases.discard()
+            self.client.delete(object_id)
 
     def fetch(self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]) -> Any:
         """Bring another node's object to this node's store; once, however many ask.

@@ -102,7 +102,7 @@ class Server:
                 self._descriptors[body[0]] = reader.take_descriptor()
             self._books.apply(kind, body)
         connection = self._add(supervisor)
-        connection.greeted = True
+        connection.greeted, connection.reader = True, reader
         self._supervisor, self._supervisor_id = connection, body
         until = time.monotonic() + _GRACE_SECONDS
         for object_id, entry in self._books.objects.items():
@@ -110,6 +110,8 @@ class Server:
                 self._orphaned[object_id] = until
         for segment_id in list(self._books.segments):
             self._watch_process(segment_id)
+        while frame := reader.next():
+            self._answer(connection, *frame)
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -476,7 +478,7 @@ class Server:
             if entry is not None and not self._holders[object_id]:
                 self._remove(object_id)
         alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
-        if alone and self._watched is not None:
+        if alone and not self._respawn:
             logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
             self.stop()
 
