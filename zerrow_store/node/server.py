@@ -110,12 +110,13 @@ class Server:
                 self._orphaned[object_id] = until
         for segment_id in list(self._books.segments):
             self._watch_process(segment_id)
+        # The supervisor takes an answer for a sign that clients can connect.
+        self._listener.listen(512)
         while frame := reader.next():
             self._answer(connection, *frame)
 
     def run(self) -> None:
         """Serve until stopped."""
-        self._listener.listen(512)
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         if self._watched is not None:
