@@ -277,9 +277,7 @@ def chunked_arrays(
     return pa.chunked_array(chunks, kind)
 
 
-_METADATA = st.none() | st.dictionaries(
-    st.text(max_size=5), st.text(max_size=5), max_size=2
-)
+_METADATA = st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)
 
 
 @st.composite
