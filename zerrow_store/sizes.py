@@ -23,7 +23,7 @@ def parse_size(text: str) -> int:
     if match is None or unit is None:
         raise ValueError(f"{text!r} is not a size: write it like 4096, 512MB or 8GiB")
     whole, _, fraction = match[1].partition(".")
-    return int(whole) * unit + int(fraction or "0") * unit // 10 ** len(fraction)
+    return int(whole) * unit + int(fraction or "0") * unit // int(10 ** len(fraction))
 
 
 def format_size(size: int) -> str:

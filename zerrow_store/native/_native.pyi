@@ -32,18 +32,40 @@ def memory_pool_name() -> str:
 def capture_arrow(on: bool) -> None:
     """Serve Arrow's default memory pool from the arena, or from the original pool again.
 
-    Verified when switched on; raises RuntimeError (and changes nothing) when libarrow's layout is not
-    the expected one. Memory allocated while on stays valid after switching off.
+    Verified when switched on; raises RuntimeError (and changes nothing) when libarrow's layout is
+    not the expected one. Pools that were asked for by name are left alone, except the one that is
+    the default (usually mimalloc): it is the same object. Memory allocated while on stays valid after switching off.
     """
 
 def capture_numpy(on: bool) -> None:
-    """Serve NumPy's array data of 32 KiB and more from the arena, or from NumPy's own allocator again."""
+    """Serve NumPy's array data of 32 KiB and more from the arena, or from NumPy's own allocator.
+
+    Verified like capture_arrow, and as reversible.
+    """
 
 def captured() -> dict[str, bool]:
     """{"arrow": bool, "numpy": bool}"""
 
 def unpin(offsets: bytes) -> None:
     """Unpin allocations of this process's arena: packed little-endian uint64 offsets."""
+
+class ArenaProbe:
+    """The arena's C++ interface by address (arena.h), for tests."""
+
+    @staticmethod
+    def allocate(size: int, *, numpy: bool = False, zeroed: bool = False) -> int:
+        """Return an address, or 0 when the arena is full."""
+
+    @staticmethod
+    def free(address: int) -> None: ...
+    @staticmethod
+    def resize(address: int, size: int) -> bool: ...
+    @staticmethod
+    def find(address: int, size: int) -> tuple[int, int] | None:
+        """Return (offset, size) of the live allocation that covers the range."""
+
+    @staticmethod
+    def pin(offset: int) -> bool: ...
 
 # --- segments and SIPC (segments.h, sipc_*.h) ---
 
@@ -78,9 +100,7 @@ def unmap_segment(segment: bytes) -> bool:
     """Unmap a segment that no view refers to; False if views remain or it is not mapped."""
 
 def mapped_segments() -> list[bytes]: ...
-def decode(
-    message: bytes, owner: Any, relocated: list[tuple[bytes, int]] | None = None
-) -> Any:
+def decode(message: bytes, owner: Any, relocated: list[tuple[bytes, int]] | None = None) -> Any:
     """Decode a message whose segments are all mapped; the result's buffers keep `owner` alive.
 
     Returns Table, RecordBatch, ChunkedArray or Array as encoded; for encode_buffers, the tuple

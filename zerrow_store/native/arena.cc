@@ -30,8 +30,7 @@ uint64_t ExtentLength(uint64_t size) {
 bool Arena::Init(uint64_t wanted) {
   id_.resize(16);
   if (getrandom(id_.data(), id_.size(), 0) != static_cast<ssize_t>(id_.size())) return false;
-  if (!mapping_.Create(wanted)) return false;
-  slabs_.Init(capacity());
+  if (!mapping_.Create(wanted) || !slabs_.Init(capacity())) return false;
   free_.Put({0, capacity()}, false);
   return true;
 }

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -69,6 +70,32 @@ void Unpin(const std::string& offsets) {
   }
 }
 
+// Arena's C++ interface for tests, by address.
+struct ArenaProbe {
+  static uint64_t Allocate(uint64_t size, bool numpy, bool zeroed) {
+    py::gil_scoped_release release;
+    Arena* arena = Arena::Get();
+    if (arena == nullptr) return 0;
+    return reinterpret_cast<uint64_t>(arena->Allocate(size, numpy ? Origin::kNumpy : Origin::kArrow, zeroed));
+  }
+  static void Free(uint64_t address) {
+    auto* pointer = reinterpret_cast<uint8_t*>(address);
+    Arena* owner = Arena::Owner(pointer);
+    if (owner == nullptr) throw py::value_error("no arena holds this address");
+    py::gil_scoped_release release;
+    owner->Free(pointer);
+  }
+  static bool Resize(uint64_t address, uint64_t size) {
+    return RequireArena()->Resize(reinterpret_cast<uint8_t*>(address), size);
+  }
+  static std::optional<std::tuple<uint64_t, uint64_t>> Find(uint64_t address, uint64_t size) {
+    Allocation found;
+    if (!RequireArena()->Find(reinterpret_cast<const void*>(address), size, &found)) return std::nullopt;
+    return {{found.offset, found.size}};
+  }
+  static bool Pin(uint64_t offset) { return RequireArena()->Pin(offset); }
+};
+
 }  // namespace
 
 void BindMemory(py::module_& m) {
@@ -88,6 +115,13 @@ void BindMemory(py::module_& m) {
     return result;
   });
   m.def("unpin", &Unpin, py::arg("offsets"));
+  py::class_<ArenaProbe>(m, "ArenaProbe")
+      .def_static("allocate", &ArenaProbe::Allocate, py::arg("size"), py::kw_only(), py::arg("numpy") = false,
+                  py::arg("zeroed") = false)
+      .def_static("free", &ArenaProbe::Free, py::arg("address"))
+      .def_static("resize", &ArenaProbe::Resize, py::arg("address"), py::arg("size"))
+      .def_static("find", &ArenaProbe::Find, py::arg("address"), py::arg("size"))
+      .def_static("pin", &ArenaProbe::Pin, py::arg("offset"));
 }
 
 }  // namespace zerrow

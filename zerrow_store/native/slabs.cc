@@ -10,9 +10,11 @@ namespace zerrow {
 
 constexpr uint32_t kNone = UINT32_MAX;
 
-void Slabs::Init(uint64_t capacity) {
+bool Slabs::Init(uint64_t capacity) {
   table_size_ = capacity / kSlabBytes;
-  table_ = std::make_unique<std::atomic<Slab*>[]>(table_size_);
+  // calloc's large memory is not touched before it is used; zeros are null pointers.
+  table_ = static_cast<std::atomic<Slab*>*>(calloc(table_size_, sizeof(std::atomic<Slab*>)));
+  return table_ != nullptr;
 }
 
 int Slabs::ClassOf(uint64_t size) {

@@ -38,7 +38,7 @@ class SlabSource {
 class Slabs {
  public:
   explicit Slabs(SlabSource* source) : source_(source) {}
-  void Init(uint64_t capacity);
+  bool Init(uint64_t capacity);
   // Size of the slots that serve `size` bytes.
   static uint64_t SlotSize(uint64_t size);
 
@@ -108,7 +108,7 @@ class Slabs {
 
   SlabSource* source_;
   std::array<Class, kClasses> classes_;
-  std::unique_ptr<std::atomic<Slab*>[]> table_;  // by offset / kSlabBytes
+  std::atomic<Slab*>* table_ = nullptr;  // by offset / kSlabBytes; sparse, and never freed
   uint64_t table_size_ = 0;
   std::atomic<int> spare_count_{0};
 };
