@@ -24,7 +24,8 @@ def message(publisher: Publisher) -> bytes:
 
 
 def with_header(message: bytes, **changes: int) -> bytes:
-    names = ["magic", "version", "kind", "checksum", "segments", "allocations", "schema", "inline", "words"]
+    names = ["magic", "version", "kind", "checksum", "segments", "allocations", "schema"]
+    names += ["inline", "words"]
     values = dict(zip(names, HEADER.unpack_from(message), strict=True)) | changes
     return seal(HEADER.pack(*values.values()) + message[HEADER.size :])
 
