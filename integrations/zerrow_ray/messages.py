@@ -1,0 +1,48 @@
+"""What travels through Ray for a table: a SIPC message, its lease and its node."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from zerrow_ray.config import INLINE_LIMIT
+from zerrow_ray.session import current_session, segments_of
+from zerrow_store.native import _native
+
+_PADDING = bytes(INLINE_LIMIT)
+
+
+def publish(encode: Callable[[], _native.Encoded], wrap: Any = None) -> tuple[Any, ...]:
+    """Publish what `encode` encodes under a fresh lease; return how pickle is to restore it.
+
+    wrap: a function of this package that turns what was encoded into what was given.
+    The message is padded beyond what Ray keeps with the owner, so that it lives in this node's plasma:
+    it is lost when the data is, and Ray then runs the task again.
+    Raises StoreFullError, StoreUnavailableError, or RayError if the node's actor is gone.
+    """
+    session = current_session()
+    encoded, object_id, lease = session.publish(encode)
+    padding = pickle.PickleBuffer(_PADDING)
+    return restore, (encoded.message, object_id, lease, session.node_id, wrap, padding)
+
+
+def restore(
+    message: bytes,
+    object_id: bytes,
+    lease: ray.ObjectRef,
+    node_id: str,
+    wrap: Any,
+    padding: Any,
+) -> Any:
+    """Return the data of a message; its buffers hold the lease for as long as they are used."""
+    del padding
+    session = current_session()
+    allocations = _native.message_allocations(message)
+    if node_id == session.node_id:
+        session.client.ensure_segments(segments_of(allocations))
+        value = _native.decode(message, lease)
+    else:
+        relocated, hold = session.fetch(node_id, object_id, allocations)
+        value = _native.decode(message, (lease, hold), relocated)
+    return value if wrap is None else wrap(value)

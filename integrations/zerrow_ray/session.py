@@ -1,0 +1,132 @@
+"""This process's connection to the store of its Ray node: made at first use, one per process."""
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from zerrow_ray.config import NAMESPACE, store_name
+from zerrow_ray.leases import LeasePool
+from zerrow_ray.node_actor import NodeActor
+from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.native._native import Encoded
+from zerrow_store.node.client import Client
+
+logger = logging.getLogger("zerrow_ray")
+
+
+class Session:
+    """The node's store, its actor, and leases of it.
+
+    node_id: the Ray node in hexadecimal.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.actor = node_actor(node_id)
+        self.client = self._connect()
+        self._leases = LeasePool(self.actor)
+
+    def _connect(self) -> Client:
+        name = store_name(self.node_id)
+        try:
+            return Client(name)
+        except StoreUnavailableError:
+            _wait_for(self.actor.ready.remote())
+            return Client(name)
+
+    def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef]:
+        """Publish what `encode` encodes under a fresh lease; returns it, the object's id, the lease."""
+        while True:
+            lease, issuer = self._leases.take()
+            object_id: bytes = lease.binary()
+            encoded = encode()
+            if self.client.publish(object_id, encoded) == issuer:
+                return encoded, object_id, lease
+            # The lease is of an actor that died: nobody would hear of its end.
+            self._leases.discard()
+            self.client.delete(object_id)
+
+    def fetch(self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]) -> Any:
+        """Bring another node's object to this node's store; once, however many ask.
+
+        Returns (where each allocation lies here, an owner that keeps it there).
+        """
+        landed_id, relocated = _wait_for(self.actor.fetch.remote(node_id, object_id, allocations))
+        owner = self.client.hold(landed_id)
+        self.client.ensure_segments({segment for segment, _ in relocated})
+        return relocated, owner
+
+
+_lock = threading.Lock()
+_session: Session | None = None
+_owner_pid: int | None = None
+
+
+def current_session() -> Session:
+    """Return this process's session, making it at first use and again after a fork or a new cluster.
+
+    Raises StoreUnavailableError or RayError when the node has no store and cannot get one.
+    """
+    global _session, _owner_pid
+    node_id = ray.get_runtime_context().get_node_id()
+    with _lock:
+        if _session is None or _session.node_id != node_id or _owner_pid != os.getpid():
+            _session, _owner_pid = Session(node_id), os.getpid()
+        return _session
+
+
+def node_actor(node_id: str) -> Any:
+    """Return the actor that supervises a node's store, starting it if there is none."""
+    return NodeActor.options(
+        name=f"node-{node_id}",
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=16,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+    ).remote(node_id)
+
+
+def start_nodes() -> None:
+    """Start the stores of all nodes that are alive, without waiting for them."""
+    for node in ray.nodes():
+        if node["Alive"]:
+            node_actor(node["NodeID"])
+
+
+def _wait_for(ref: ray.ObjectRef) -> Any:
+    """`ray.get` in a thread of its own: serialization may run on an async actor's event loop."""
+    result: list[Any] = []
+
+    def get() -> None:
+        try:
+            result.append(ray.get(ref))
+        except Exception as error:
+            result.append(error)
+
+    thread = threading.Thread(target=get, name="zerrow-wait", daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(result[0], Exception):
+        raise result[0]
+    return result[0]
+
+
+@functools.cache
+def warn_once(reason: str) -> None:
+    """Log one warning for a kind of reason why tables take Ray's own path."""
+    logger.warning("tables take Ray's own path: %s", reason)
+
+
+def segments_of(allocations: Iterable[tuple[bytes, int, int]]) -> set[bytes]:
+    """Return the distinct segments of an allocation table."""
+    return {segment for segment, _, _ in allocations}

@@ -1,0 +1,131 @@
+"""The books of a node store: which objects there are, and what they refer to.
+
+Pure data, changed only by events, so that server and supervisor keep the same books by applying
+the same events. The unit of holding is the allocation: (segment, offset, size). Bytes are counted
+once, however many objects refer to them.
+"""
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+_PAIR = struct.Struct("<QQ")
+
+Packed = list[tuple[bytes, bytes]]
+"""Per segment id, its allocations: packed little-endian uint64 pairs (offset, size)."""
+
+COUNTERS = ("bytes_shared", "bytes_reshared", "bytes_copied")
+
+
+def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
+    """Iterate over packed (offset, size) pairs."""
+    return _PAIR.iter_unpack(packed)
+
+
+@dataclass
+class Segment:
+    """A memfd of a process; `references` counts, for each offset, [size, objects that refer to it]."""
+
+    size: int
+    pid: int
+    started: int
+    references: dict[int, list[int]] = field(default_factory=dict)
+
+
+@dataclass
+class Object:
+    """A published object. Deleted ones stay until their last holder is gone."""
+
+    allocations: Packed
+    message: bytes | None
+    created: float
+    nbytes: int
+    transient: bool
+    deleted: bool = False
+
+
+class Books:
+    """Segments, objects and counters; see the module."""
+
+    def __init__(self) -> None:
+        self.segments: dict[bytes, Segment] = {}
+        self.objects: dict[bytes, Object] = {}
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.bytes_stored = 0
+
+    def apply(self, kind: str, body: list[Any]) -> list[tuple[bytes, int]]:
+        """Apply an event; returns the allocations (segment, offset) that nothing refers to any more."""
+        freed: list[tuple[bytes, int]] = getattr(self, f"_{kind}")(*body) or []
+        return freed
+
+    def snapshot(self) -> Iterator[tuple[str, list[Any]]]:
+        """Iterate over events that make equal books out of empty ones."""
+        for segment_id, segment in self.segments.items():
+            yield "segment", [segment_id, segment.size, segment.pid, segment.started]
+        for object_id, entry in self.objects.items():
+            body = [object_id, entry.allocations, entry.message, entry.transient, [0, 0, 0], entry.created]
+            yield "put", body
+            if entry.deleted:
+                yield "hide", [object_id]
+        yield "count", [list(self.counters.values())]
+
+    def new_bytes(self, allocations: Packed) -> int:
+        """Return how many bytes of these are not counted yet."""
+        return sum(
+            size
+            for segment_id, packed in allocations
+            for offset, size in unpack(packed)
+            if offset not in self.segments[segment_id].references
+        )
+
+    def _segment(self, segment_id: bytes, size: int, pid: int, started: int) -> None:
+        self.segments[segment_id] = Segment(size, pid, started)
+
+    def _segment_gone(self, segment_id: bytes) -> None:
+        del self.segments[segment_id]
+
+    def _put(
+        self,
+        object_id: bytes,
+        allocations: Packed,
+        message: bytes | None,
+        transient: bool,
+        counters: list[int],
+        created: float | None = None,
+    ) -> None:
+        nbytes = 0
+        for segment_id, packed in allocations:
+            references = self.segments[segment_id].references
+            for offset, size in unpack(packed):
+                nbytes += size
+                entry = references.get(offset)
+                if entry is None:
+                    references[offset] = [size, 1]
+                    self.bytes_stored += size
+                else:
+                    entry[1] += 1
+        when = time.time() if created is None else created
+        self.objects[object_id] = Object(allocations, message, when, nbytes, transient)
+        self._count(counters)
+
+    def _count(self, counters: list[int]) -> None:
+        for name, increment in zip(COUNTERS, counters, strict=True):
+            self.counters[name] += increment
+
+    def _hide(self, object_id: bytes) -> None:
+        self.objects[object_id].deleted = True
+
+    def _remove(self, object_id: bytes) -> list[tuple[bytes, int]]:
+        freed = []
+        for segment_id, packed in self.objects.pop(object_id).allocations:
+            references = self.segments[segment_id].references
+            for offset, size in unpack(packed):
+                entry = references[offset]
+                entry[1] -= 1
+                if entry[1] == 0:
+                    del references[offset]
+                    self.bytes_stored -= size
+                    freed.append((segment_id, offset))
+        return freed

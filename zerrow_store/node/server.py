@@ -1,0 +1,573 @@
+"""The node store's server: descriptors and books; data never passes through it.
+
+Run as `python -m zerrow_store.node.server`. One thread, one selector; imports neither pyarrow nor
+numpy. A client's holds end with its connection. A segment ends with its process, seen through a
+pidfd, as a connection may drop while the process lives, and a forked child may keep it open. Every
+change of the books is sent to the supervisor before the client is answered.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import logging
+import os
+import resource
+import selectors
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from zerrow_store.errors import (
+    ObjectExistsError,
+    ObjectLostError,
+    ObjectNotFoundError,
+    ProtocolError,
+    StoreFullError,
+    ZerrowError,
+)
+from zerrow_store.node import protocol
+from zerrow_store.node.books import Books, Packed, unpack
+
+logger = logging.getLogger("zerrow_store.server")
+
+ALREADY_RUNNING = 3
+"""Exit code when a store of this name is running already."""
+
+_MOST_UNSENT = 64 << 20
+_GRACE_SECONDS = 10.0
+_SUPERVISOR_SECONDS = 30.0
+_PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_PAGE = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class Connection:
+    """A client or the supervisor at the other end of a socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.pid, self.uid = protocol.peer(sock)
+        self.reader = protocol.FrameReader()
+        self.unsent = bytearray()
+        self.greeted = False
+        self.holds: Counter[bytes] = Counter()
+        self.segment: bytes | None = None
+
+
+class Server:
+    """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end."""
+
+    def __init__(self, name: str, budget: int, watched: int | None, respawn: bool) -> None:
+        self._name = name
+        self._budget = budget
+        self._watched = watched
+        self._respawn = respawn
+        self._books = Books()
+        self._descriptors: dict[bytes, int] = {}
+        self._owners: dict[bytes, Connection] = {}
+        self._dead: set[bytes] = set()
+        self._holders: Counter[bytes] = Counter()
+        self._orphaned: dict[bytes, float] = {}
+        self._connections: dict[int, Connection] = {}
+        self._supervisor: Connection | None = None
+        self._supervisor_id = b""
+        self._alone_since = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._running = True
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(protocol.address(name))
+
+    def restore(self, supervisor: socket.socket) -> None:
+        """Take over the books that the supervisor kept, over a socket that it made for that."""
+        reader = protocol.FrameReader()
+        while True:
+            while (frame := reader.next()) is None:
+                if not reader.feed(supervisor):
+                    raise ProtocolError("the supervisor went away while handing over")
+            kind, _, body = frame
+            if kind == "restored":
+                break
+            if kind == "segment":
+                self._descriptors[body[0]] = reader.take_descriptor()
+            self._books.apply(kind, body)
+        connection = self._add(supervisor)
+        connection.greeted, connection.reader = True, reader
+        self._supervisor, self._supervisor_id = connection, body
+        until = time.monotonic() + _GRACE_SECONDS
+        for object_id, entry in self._books.objects.items():
+            if entry.deleted or entry.transient:
+                self._orphaned[object_id] = until
+        for segment_id in list(self._books.segments):
+            self._watch_process(segment_id)
+        # The supervisor takes an answer for a sign that clients can connect.
+        self._listener.listen(512)
+        while frame := reader.next():
+            self._answer(connection, *frame)
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        if self._watched is not None:
+            pidfd = _pidfd(self._watched)
+            if pidfd is None:
+                return
+            self._selector.register(pidfd, selectors.EVENT_READ, self.stop)
+        while self._running:
+            for key, events in self._selector.select(timeout=1.0):
+                key.data(key.fileobj, events)
+            self._tick()
+
+    # --- connections ---
+
+    def _accept(self, *_: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            sock, _ = self._listener.accept()
+            connection = self._add(sock)
+            if connection.uid != os.getuid():
+                logger.warning("refused a process of user %d", connection.uid)
+                self._drop(connection)
+
+    def _add(self, sock: socket.socket) -> Connection:
+        sock.setblocking(False)
+        connection = Connection(sock)
+        self._connections[sock.fileno()] = connection
+        self._selector.register(
+            sock, selectors.EVENT_READ, lambda _, events: self._serve(connection, events)
+        )
+        return connection
+
+    def _serve(self, connection: Connection, events: int) -> None:
+        try:
+            if events & selectors.EVENT_WRITE:
+                self._flush(connection)
+            if events & selectors.EVENT_READ:
+                with contextlib.suppress(BlockingIOError):
+                    if not connection.reader.feed(connection.socket):
+                        return self._drop(connection)
+                while connection.socket.fileno() >= 0 and (frame := connection.reader.next()):
+                    self._answer(connection, *frame)
+        except ProtocolError as error:
+            logger.warning("dropped process %d: %s", connection.pid, error)
+            self._drop(connection)
+        except OSError as error:
+            logger.info("lost process %d: %s", connection.pid, error)
+            self._drop(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        if connection.socket.fileno() < 0:
+            return
+        del self._connections[connection.socket.fileno()]
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        connection.reader.close()
+        if connection is self._supervisor:
+            self._supervisor, self._supervisor_id = None, b""
+            self._alone_since = time.monotonic()
+            if self._respawn and self._running:
+                self._respawn_supervisor()
+        if connection.segment is not None and self._owners.get(connection.segment) is connection:
+            del self._owners[connection.segment]
+        for object_id, count in connection.holds.items():
+            self._release(object_id, count)
+
+    def _send(
+        self, connection: Connection, kind: str, request_id: int, body: Any, fds: Iterable[int] = ()
+    ) -> None:
+        frame = protocol.pack(kind, request_id, body)
+        fds = list(fds)
+        if fds:
+            # Descriptors go with a frame's first byte: everything before has to be out.
+            self._flush_all(connection)
+            rights = struct.pack(f"{len(fds)}i", *fds)
+            sent = connection.socket.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            frame = frame[sent:]
+        connection.unsent += frame
+        self._flush(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while connection.unsent:
+                sent = connection.socket.send(connection.unsent)
+                del connection.unsent[:sent]
+        if len(connection.unsent) > _MOST_UNSENT:
+            raise ProtocolError("it does not read what is sent to it")
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        key = self._selector.get_key(connection.socket)
+        if key.events != wanted:
+            self._selector.modify(connection.socket, wanted, key.data)
+
+    def _flush_all(self, connection: Connection) -> None:
+        if connection.unsent:
+            connection.socket.settimeout(5.0)
+            try:
+                connection.socket.sendall(connection.unsent)
+            except TimeoutError as error:
+                raise ProtocolError("it does not read what is sent to it") from error
+            finally:
+                connection.socket.setblocking(False)
+            connection.unsent.clear()
+
+    # --- requests ---
+
+    def _answer(self, connection: Connection, kind: str, request_id: int, body: Any) -> None:
+        handler: Callable[..., Any] | None = getattr(self, f"_on_{kind}", None)
+        if handler is None or not (connection.greeted or kind == "hello"):
+            raise ProtocolError(f"unexpected frame {kind!r}")
+        try:
+            reply = handler(connection, *body)
+        except ZerrowError as error:
+            if isinstance(error, ProtocolError):
+                raise
+            reply = None
+            self._send(connection, "error", request_id, _describe(error))
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, struct.error) as error:
+            raise ProtocolError(f"malformed {kind!r}: {error!r}") from error
+        else:
+            fds = reply.pop() if kind == "segments" else ()
+            try:
+                if request_id:
+                    self._send(connection, "reply", request_id, reply, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _on_hello(self, connection: Connection, version: int, role: str, identity: bytes) -> list[Any]:
+        if version != protocol.PROTOCOL_VERSION:
+            raise ProtocolError(f"it speaks version {version}, not {protocol.PROTOCOL_VERSION}")
+        connection.greeted = True
+        if role == "supervisor":
+            previous, self._supervisor = self._supervisor, None
+            if previous is not None:
+                self._drop(previous)
+            for kind, body in self._books.snapshot():
+                fds = [self._descriptors[body[0]]] if kind == "segment" else []
+                self._send(connection, kind, 0, body, fds)
+            self._supervisor, self._supervisor_id = connection, identity
+        return [protocol.PROTOCOL_VERSION, os.getpid()]
+
+    def _on_attach(self, connection: Connection, segment_id: bytes, size: int) -> list[bytes]:
+        fd = connection.reader.take_descriptor()
+        known = self._books.segments.get(segment_id)
+        if known is not None:
+            os.close(fd)
+            if known.pid != connection.pid:
+                raise ProtocolError("a segment belongs to the process that made it")
+        else:
+            try:
+                _check_segment(segment_id, fd, size)
+            except ProtocolError:
+                os.close(fd)
+                raise
+            self._descriptors[segment_id] = fd
+            self._change("segment", [segment_id, size, connection.pid, _start_time(connection.pid)])
+            self._watch_process(segment_id)
+        connection.segment = segment_id
+        self._owners[segment_id] = connection
+        references = self._books.segments[segment_id].references
+        return [struct.pack(f"<{len(references)}Q", *references)]
+
+    def _on_put(
+        self,
+        connection: Connection,
+        object_id: bytes,
+        own: bytes,
+        foreign: Packed,
+        message: bytes | None,
+        transient: bool,
+        counters: list[int],
+    ) -> list[bytes]:
+        if not isinstance(object_id, bytes) or not (message is None or isinstance(message, bytes)):
+            raise ProtocolError("an object's id and message are bytes")
+        if object_id in self._books.objects:
+            raise ObjectExistsError(f"object {object_id.hex()} exists already; objects never change")
+        allocations = [(segment_id, packed) for segment_id, packed in foreign if packed]
+        for segment_id, packed in allocations:
+            segment = self._books.segments.get(segment_id)
+            known = segment.references if segment is not None else {}
+            for offset, size in unpack(packed):
+                if offset not in known or known[offset][0] != size:
+                    raise ObjectLostError(
+                        f"an allocation of segment {segment_id.hex()} is not in the store any more"
+                    )
+        if own:
+            self._check_own(connection, own)
+            assert connection.segment is not None
+            allocations.append((connection.segment, own))
+        shared, reshared, copied = (int(count) for count in counters)
+        needed = self._books.new_bytes(allocations)
+        if needed and self._books.bytes_stored + needed > self._budget:
+            raise StoreFullError(needed=needed, used=self._books.bytes_stored, budget=self._budget)
+        body = [object_id, allocations, message, bool(transient), [shared, reshared, copied], time.time()]
+        self._change("put", body)
+        if transient:
+            self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
+        return [self._supervisor_id]
+
+    def _check_own(self, connection: Connection, own: bytes) -> None:
+        if connection.segment is None:
+            raise ProtocolError("allocations of its own, but no segment attached")
+        segment = self._books.segments[connection.segment]
+        for offset, size in unpack(own):
+            if size == 0 or offset + size > segment.size:
+                raise ProtocolError("an allocation outside of its segment")
+            if offset in segment.references and segment.references[offset][0] != size:
+                raise ProtocolError("an allocation changed its size while published")
+
+    def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
+        entry = self._books.objects.get(object_id)
+        # A reader that comes back after a crash of the store may hold what was deleted meanwhile.
+        if entry is None or (entry.deleted and object_id not in self._orphaned):
+            raise ObjectNotFoundError(object_id)
+        connection.holds[object_id] += 1
+        self._holders[object_id] += 1
+        self._orphaned.pop(object_id, None)
+        return [entry.message, entry.allocations]
+
+    def _on_release(self, connection: Connection, object_ids: list[bytes]) -> None:
+        for object_id in object_ids:
+            if connection.holds[object_id] <= 0:
+                raise ProtocolError("it released what it does not hold")
+            connection.holds[object_id] -= 1
+            if connection.holds[object_id] == 0:
+                del connection.holds[object_id]
+            self._release(object_id, 1)
+
+    def _on_segments(self, connection: Connection, segment_ids: list[bytes]) -> list[Any]:
+        missing = [s for s in segment_ids if s not in self._descriptors]
+        if missing:
+            raise ObjectLostError(f"segment {missing[0].hex()} is not in the store any more")
+        if len(segment_ids) > protocol.MAX_DESCRIPTORS:
+            raise ProtocolError("it asks for too many segments at once")
+        # Reopened read-only: what is given away can neither be written nor truncated.
+        fds = [os.open(f"/proc/self/fd/{self._descriptors[s]}", os.O_RDONLY | os.O_CLOEXEC) for s in segment_ids]
+        return [[self._books.segments[s].size for s in segment_ids], fds]
+
+    def _on_delete(self, connection: Connection, object_ids: list[bytes], missing_ok: bool) -> None:
+        if not missing_ok:
+            for object_id in object_ids:
+                entry = self._books.objects.get(object_id)
+                if entry is None or entry.deleted:
+                    raise ObjectNotFoundError(object_id)
+        for object_id in object_ids:
+            entry = self._books.objects.get(object_id)
+            if entry is None or entry.deleted:
+                continue
+            if self._holders[object_id]:
+                self._change("hide", [object_id])
+            else:
+                self._remove(object_id)
+
+    def _on_list(self, connection: Connection) -> list[Any]:
+        return [
+            [object_id, entry.nbytes, entry.created, self._holders[object_id], entry.transient]
+            for object_id, entry in self._books.objects.items()
+            if not entry.deleted
+        ]
+
+    def _on_stats(self, connection: Connection) -> dict[str, Any]:
+        return {
+            "objects": sum(not entry.deleted for entry in self._books.objects.values()),
+            "bytes_stored": self._books.bytes_stored,
+            **self._books.counters,
+            "budget": self._budget,
+            "segments": len(self._books.segments),
+            "clients": sum(c is not self._supervisor for c in self._connections.values()),
+            "pid": os.getpid(),
+            "supervised": self._supervisor is not None,
+        }
+
+    def _on_shutdown(self, connection: Connection) -> None:
+        self.stop()
+
+    # --- lives ---
+
+    def _change(self, kind: str, body: list[Any]) -> list[tuple[bytes, int]]:
+        """Apply an event here and at the supervisor."""
+        freed = self._books.apply(kind, body)
+        supervisor = self._supervisor
+        if supervisor is not None:
+            fds = [self._descriptors[body[0]]] if kind == "segment" else []
+            try:
+                self._send(supervisor, kind, 0, body, fds)
+            except (OSError, ProtocolError):
+                self._drop(supervisor)
+        return freed
+
+    def _release(self, object_id: bytes, count: int) -> None:
+        self._holders[object_id] -= count
+        if self._holders[object_id] > 0:
+            return
+        del self._holders[object_id]
+        entry = self._books.objects.get(object_id)
+        if entry is not None and (entry.deleted or entry.transient):
+            self._remove(object_id)
+
+    def _remove(self, object_id: bytes) -> None:
+        self._orphaned.pop(object_id, None)
+        freed: dict[bytes, list[int]] = defaultdict(list)
+        for segment_id, offset in self._change("remove", [object_id]):
+            freed[segment_id].append(offset)
+        for segment_id, offsets in freed.items():
+            owner = self._owners.get(segment_id)
+            if segment_id in self._dead:
+                self._punch_gaps(segment_id)
+            elif owner is not None:
+                try:
+                    self._send(owner, "freed", 0, struct.pack(f"<{len(offsets)}Q", *offsets))
+                except (OSError, ProtocolError):
+                    self._drop(owner)
+
+    def _watch_process(self, segment_id: bytes) -> None:
+        segment = self._books.segments[segment_id]
+        pidfd = _pidfd(segment.pid)
+        if pidfd is None or _start_time(segment.pid) != segment.started:
+            if pidfd is not None:
+                os.close(pidfd)
+            self._process_gone(segment_id)
+            return
+
+        def gone(*_: Any) -> None:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+            self._process_gone(segment_id)
+
+        self._selector.register(pidfd, selectors.EVENT_READ, gone)
+
+    def _process_gone(self, segment_id: bytes) -> None:
+        self._dead.add(segment_id)
+        self._punch_gaps(segment_id)
+
+    def _punch_gaps(self, segment_id: bytes) -> None:
+        """Give back a dead process's memory that no object refers to; all of it ends the segment."""
+        segment = self._books.segments[segment_id]
+        fd = self._descriptors[segment_id]
+        if not segment.references:
+            self._change("segment_gone", [segment_id])
+            os.close(self._descriptors.pop(segment_id))
+            self._dead.discard(segment_id)
+            for connection in list(self._connections.values()):
+                if connection.greeted and connection is not self._supervisor:
+                    try:
+                        self._send(connection, "segment_gone", 0, segment_id)
+                    except (OSError, ProtocolError):
+                        self._drop(connection)
+            return
+        start = 0
+        for offset in sorted(segment.references):
+            _punch(fd, start, offset)
+            start = max(start, offset + segment.references[offset][0])
+        _punch(fd, start, segment.size)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for object_id in [o for o, until in self._orphaned.items() if until < now]:
+            del self._orphaned[object_id]
+            entry = self._books.objects.get(object_id)
+            if entry is not None and not self._holders[object_id]:
+                self._remove(object_id)
+        alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
+        if alone and not self._respawn:
+            logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
+            self.stop()
+
+    def _respawn_supervisor(self) -> None:
+        command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
+        command += ["--budget", str(self._budget)]
+        subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+
+    def stop(self, *_: Any) -> None:
+        """End the store, and tell the supervisor that it is meant."""
+        self._running = False
+        if self._supervisor is not None:
+            with contextlib.suppress(OSError, ProtocolError):
+                self._send(self._supervisor, "stopping", 0, [])
+
+
+def _describe(error: ZerrowError) -> list[Any]:
+    """An error as it travels: its class and what its constructor wants."""
+    if isinstance(error, StoreFullError):
+        return ["StoreFullError", [error.needed, error.used, error.budget]]
+    if isinstance(error, ObjectNotFoundError):
+        return ["ObjectNotFoundError", [error.object_id]]
+    return [type(error).__name__, [str(error)]]
+
+
+def _check_segment(segment_id: bytes, fd: int, size: int) -> None:
+    if not isinstance(segment_id, bytes) or len(segment_id) != 16:
+        raise ProtocolError("a segment's id has 16 bytes")
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+        raise ProtocolError("a segment is a file of the announced size")
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ProtocolError("a segment is a memfd") from error
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise ProtocolError("a segment is sealed against shrinking")
+
+
+def _punch(fd: int, start: int, end: int) -> None:
+    start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
+    if end > start and _libc.fallocate(fd, _PUNCH_HOLE, start, end - start) != 0:
+        logger.warning("could not give memory back: %s", os.strerror(ctypes.get_errno()))
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _start_time(pid: int) -> int:
+    """Start of a process in clock ticks after boot (proc(5), field 22), 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The node store's server.")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--budget", type=int, required=True)
+    parser.add_argument("--supervisor-fd", type=int, required=True)
+    parser.add_argument("--watch-pid", type=int)
+    parser.add_argument("--respawn-supervisor", action="store_true")
+    arguments = parser.parse_args()
+    # A process of its own, not a child of the supervisor: it outlives it.
+    if os.fork():
+        os._exit(0)
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        server = Server(
+            arguments.name, arguments.budget, arguments.watch_pid, arguments.respawn_supervisor
+        )
+    except OSError as error:
+        logger.warning("a store named %s is running already: %s", arguments.name, error)
+        return ALREADY_RUNNING
+    signal.signal(signal.SIGTERM, server.stop)
+    server.restore(socket.socket(fileno=arguments.supervisor_fd))
+    server.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
