@@ -7,6 +7,7 @@
 #include <arrow/io/memory.h>
 #include <arrow/ipc/dictionary.h>
 #include <arrow/ipc/reader.h>
+#include <arrow/util/utf8.h>
 
 #include "sipc.h"
 #include "sipc_types.h"
@@ -41,6 +42,15 @@ template <typename T>
 T Checked(arrow::Result<T> result, const char* what) {
   if (!result.ok()) throw SipcError("SIPC " + std::string(what) + ": " + result.status().ToString());
   return std::move(result).ValueUnsafe();
+}
+
+// pyarrow makes strings of them whenever it looks at a field.
+void CheckNames(const arrow::FieldVector& fields) {
+  for (const auto& field : fields) {
+    if (!arrow::util::ValidateUTF8(field->name()))
+      throw SipcError("SIPC schema with a name that is not UTF-8");
+    CheckNames(StorageType(*field->type()).fields());
+  }
 }
 
 std::vector<HeldAllocation> Resolve(const Envelope& envelope, const Relocated* relocated) {
@@ -150,6 +160,7 @@ class Decoder {
     if (reader.Tell().ValueOr(-1) != static_cast<int64_t>(envelope_.schema.size())) {
       throw SipcError("SIPC schema has bytes after its end");
     }
+    CheckNames(schema->fields());
     if (!schema->is_native_endian()) throw SipcError("SIPC schema of another byte order");
     return schema;
   }
@@ -353,6 +364,7 @@ class Decoder {
 }  // namespace
 
 Decoded Decode(std::string_view message, PyObject* owner, const Relocated* relocated) {
+  arrow::util::InitializeUTF8();
   OwnerRef reference(owner);
   Envelope envelope = ParseEnvelope(message);
   return Decoder(envelope, &reference, relocated).Run();
