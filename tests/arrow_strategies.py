@@ -6,6 +6,7 @@ that a failing example shrinks to a small type.
 
 import datetime
 import decimal
+import itertools
 from typing import Any
 
 import pyarrow as pa
@@ -155,7 +156,7 @@ def _list(draw: st.DrawFn, kind: pa.DataType, length: int) -> pa.Array:
     mask = draw(_mask(length))
     if kind.id in (pa.lib.Type_LIST, pa.lib.Type_LARGE_LIST):
         return cls.from_arrays(pa.array(cuts, number), values, type=kind, mask=mask)
-    sizes = [after - before for before, after in zip(cuts, cuts[1:], strict=False)]
+    sizes = [after - before for before, after in itertools.pairwise(cuts)]
     starts = pa.array(cuts[:-1], number)
     return cls.from_arrays(starts, pa.array(sizes, number), values, type=kind, mask=mask)
 
@@ -268,18 +269,13 @@ def chunked_arrays(
         length = draw(st.integers(0, MAX_LENGTH))
     cuts = draw(st.lists(st.integers(0, length), max_size=2).map(sorted))
     bounds = [0, *cuts, length]
-    chunks = [
-        draw(arrays_of(kind, after - before))
-        for before, after in zip(bounds, bounds[1:], strict=False)
-    ]
+    chunks = [draw(arrays_of(kind, after - before)) for before, after in itertools.pairwise(bounds)]
     if length == 0 and draw(st.booleans()):
         chunks = []
     return pa.chunked_array(chunks, kind)
 
 
-_METADATA = st.none() | st.dictionaries(
-    st.text(max_size=5), st.text(max_size=5), max_size=2
-)
+_METADATA = st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -31,7 +32,7 @@ class Publisher:
     def encode_buffers(self, header: bytes, buffers: list[object]) -> _native.Encoded:
         return self._took(_native.encode_buffers(header, buffers))
 
-    def trip(self, data: object, owner: object = None) -> object:
+    def trip(self, data: object, owner: object = None) -> Any:
         return _native.decode(self.encode(data).message, owner)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -253,3 +254,38 @@ def test_relocated_allocations(publisher: Publisher) -> None:
         _native.decode(message, None, [(elsewhere, size)] * len(moved))
     del decoded, again
     assert _native.unmap_segment(elsewhere)
+
+
+def test_numpy_memory_written_after_publication_is_copied(publisher: Publisher) -> None:
+    _native.capture_numpy(True)
+    try:
+        array = np.arange(ROWS)
+    finally:
+        _native.capture_numpy(False)
+    first = publisher.encode(pa.array(array))
+    assert (first.bytes_shared, first.bytes_copied) == (array.nbytes, 0)
+    published = _native.decode(first.message, None)
+    array[:] = -1
+    second = publisher.encode(pa.array(array))
+    assert second.bytes_copied == array.nbytes
+    assert _native.decode(second.message, None).to_numpy()[-1] == -1
+    assert np.array_equal(published.to_numpy(), np.arange(ROWS))
+
+
+def test_pickle_5_buffers_are_shared(publisher: Publisher) -> None:
+    _native.capture_numpy(True)
+    try:
+        array = np.arange(ROWS)
+    finally:
+        _native.capture_numpy(False)
+    buffers: list[pickle.PickleBuffer] = []
+    header = pickle.dumps([array, "text"], protocol=5, buffer_callback=buffers.append)
+    encoded = publisher.encode_buffers(header, list(buffers))
+    assert (encoded.bytes_shared, encoded.bytes_copied) == (array.nbytes, 0)
+    header, decoded = _native.decode(encoded.message, None)
+    again, text = pickle.loads(header, buffers=decoded)
+    assert text == "text"
+    assert np.array_equal(again, array)
+    assert not again.flags.writeable
+    # And what was decoded is referred to where it lies.
+    assert publisher.encode_buffers(b"", decoded).own == b""

@@ -73,7 +73,10 @@ class SipcError(ValueError):
     """A message that is malformed, of another version, or refers outside its segments."""
 
 class Encoded:
-    """An encoded message. The allocations in `own` are pinned until unpinned by the caller."""
+    """An encoded message. The allocations in `own` are pinned until unpinned by the caller.
+
+    While it lives, the owners of the foreign allocations do.
+    """
 
     message: bytes
     own: bytes
@@ -81,11 +84,19 @@ class Encoded:
     foreign: list[tuple[bytes, bytes]]
     """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct."""
     bytes_shared: int
+    """Of this arena's allocations, each counted whole and once."""
     bytes_reshared: int
+    """Of allocations published before (also by this process), likewise."""
     bytes_copied: int
+    """Into the arena, or into the message itself (buffers of up to 256 bytes)."""
 
 def encode(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array) -> Encoded:
-    """Encode Arrow data as a SIPC message. Raises MemoryError when bytes have to be copied and the arena is full."""
+    """Encode Arrow data as a SIPC message.
+
+    Raises MemoryError when bytes have to be copied and the arena is full, TypeError for other
+    objects, and ValueError for what Arrow's IPC cannot describe (dictionaries whose values
+    are dictionaries or extensions).
+    """
 
 def encode_buffers(header: bytes, buffers: list[Any]) -> Encoded:
     """Encode `header` and contiguous buffers (buffer protocol), for pickle protocol 5."""
@@ -94,7 +105,10 @@ def message_segments(message: bytes) -> list[bytes]:
     """Return the ids of the segments a message refers to, after checking its envelope. Raises SipcError."""
 
 def map_segment(segment: bytes, fd: int, size: int) -> None:
-    """Map a segment read-only for this process; the descriptor may be closed afterwards. Idempotent."""
+    """Map a segment read-only for this process; the descriptor may be closed afterwards. Idempotent.
+
+    Raises SipcError when the file is shorter than `size`, or not sealed against shrinking.
+    """
 
 def unmap_segment(segment: bytes) -> bool:
     """Unmap a segment that no view refers to; False if views remain or it is not mapped."""
@@ -107,6 +121,12 @@ def decode(message: bytes, owner: Any, relocated: list[tuple[bytes, int]] | None
     (header bytes, list of read-only pa.Buffer). `relocated` gives, for each entry of the message's
     allocation table in order, the (segment id, offset) where it lies on this machine instead.
     Raises SipcError.
+    """
+
+def view(segment: bytes, offset: int, size: int, owner: Any) -> pa.Buffer:
+    """Return a read-only buffer over a range of a mapped segment, which keeps `owner` alive.
+
+    Raises SipcError when the segment is not mapped or the range lies outside it.
     """
 
 def message_allocations(message: bytes) -> list[tuple[bytes, int, int]]:

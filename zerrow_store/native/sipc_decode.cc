@@ -7,6 +7,7 @@
 #include <arrow/io/memory.h>
 #include <arrow/ipc/dictionary.h>
 #include <arrow/ipc/reader.h>
+#include <arrow/util/utf8.h>
 
 #include "sipc.h"
 #include "sipc_types.h"
@@ -41,6 +42,15 @@ template <typename T>
 T Checked(arrow::Result<T> result, const char* what) {
   if (!result.ok()) throw SipcError("SIPC " + std::string(what) + ": " + result.status().ToString());
   return std::move(result).ValueUnsafe();
+}
+
+// pyarrow makes strings of them whenever it looks at a field.
+void CheckNames(const arrow::FieldVector& fields) {
+  for (const auto& field : fields) {
+    if (!arrow::util::ValidateUTF8(field->name()))
+      throw SipcError("SIPC schema with a name that is not UTF-8");
+    CheckNames(StorageType(*field->type()).fields());
+  }
 }
 
 std::vector<HeldAllocation> Resolve(const Envelope& envelope, const Relocated* relocated) {
@@ -150,6 +160,7 @@ class Decoder {
     if (reader.Tell().ValueOr(-1) != static_cast<int64_t>(envelope_.schema.size())) {
       throw SipcError("SIPC schema has bytes after its end");
     }
+    CheckNames(schema->fields());
     if (!schema->is_native_endian()) throw SipcError("SIPC schema of another byte order");
     return schema;
   }
@@ -217,6 +228,9 @@ class Decoder {
       throw SipcError("SIPC array is nested more than " + std::to_string(kMaxDepth) + " deep");
     }
     const arrow::DataType& storage = StorageType(*type);
+    if (storage.id() == arrow::Type::INTERVAL_MONTHS || storage.id() == arrow::Type::INTERVAL_DAY_TIME) {
+      throw SipcError("SIPC array of type " + storage.ToString() + ", which pyarrow does not have");
+    }
     int64_t length = NotNegative("length");
     int64_t null_count = Word();
     if (null_count < arrow::kUnknownNullCount || null_count > length) {
@@ -225,8 +239,7 @@ class Decoder {
     }
     auto data = std::make_shared<arrow::ArrayData>(type, length, null_count, NotNegative("offset"));
     data->buffers = ArrayBuffers(storage);
-    // Arrow's own null arrays do not always have the count that its validation asks for.
-    if (storage.id() == arrow::Type::NA) data->null_count = length;
+    CheckValidity(storage, data.get());
     data->child_data.reserve(storage.num_fields());
     for (const auto& field : storage.fields()) data->child_data.push_back(Node(field->type(), depth + 1));
     if (storage.id() == arrow::Type::DICTIONARY) {
@@ -234,6 +247,20 @@ class Decoder {
           Dictionary(static_cast<const arrow::DictionaryType&>(storage).value_type(), depth + 1);
     }
     return data;
+  }
+
+  // Arrow takes these for granted, and aborts the process where they do not hold.
+  static void CheckValidity(const arrow::DataType& storage, arrow::ArrayData* data) {
+    bool has_bitmap = arrow::internal::may_have_validity_bitmap(storage.id());
+    if (!has_bitmap) {
+      if (data->buffers[0] != nullptr) {
+        throw SipcError("SIPC array of type " + storage.ToString() + " with a validity bitmap");
+      }
+      // Arrow's own null arrays do not always have the count that its validation asks for.
+      data->null_count = storage.id() == arrow::Type::NA ? data->length : 0;
+    } else if (data->null_count > 0 && data->buffers[0] == nullptr) {
+      throw SipcError("SIPC array with nulls, but without a validity bitmap");
+    }
   }
 
   std::shared_ptr<arrow::ArrayData> Dictionary(const std::shared_ptr<arrow::DataType>& type, int depth) {
@@ -337,6 +364,7 @@ class Decoder {
 }  // namespace
 
 Decoded Decode(std::string_view message, PyObject* owner, const Relocated* relocated) {
+  arrow::util::InitializeUTF8();
   OwnerRef reference(owner);
   Envelope envelope = ParseEnvelope(message);
   return Decoder(envelope, &reference, relocated).Run();
