@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from zerrow_ray import submission
 from zerrow_ray.config import INLINE_LIMIT
 from zerrow_ray.session import current_session, segments_of
 from zerrow_store.native import _native
@@ -22,7 +23,13 @@ def publish(encode: Callable[[], _native.Encoded], wrap: Any = None) -> tuple[An
     Raises StoreFullError, StoreUnavailableError, or RayError if the node's actor is gone.
     """
     session = current_session()
-    encoded, object_id, lease = session.publish(encode)
+    lease = None
+    if submission.is_put():
+        encoded, object_id = session.publish_put(encode)
+        submission.add_to_put(object_id)
+    else:
+        submission.check_argument()
+        encoded, object_id, lease = session.publish(encode)
     padding = pickle.PickleBuffer(_PADDING)
     return restore, (encoded.message, object_id, lease, session.node_id, wrap, padding)
 
@@ -30,18 +37,22 @@ def publish(encode: Callable[[], _native.Encoded], wrap: Any = None) -> tuple[An
 def restore(
     message: bytes,
     object_id: bytes,
-    lease: ray.ObjectRef,
+    lease: ray.ObjectRef | None,
     node_id: str,
     wrap: Any,
     padding: Any,
 ) -> Any:
-    """Return the data of a message; its buffers hold the lease for as long as they are used."""
+    """Return the data of a message; its buffers keep the object for as long as they are used.
+
+    By the message's lease where it has one, else by a hold at the store.
+    """
     del padding
     session = current_session()
     allocations = _native.message_allocations(message)
     if node_id == session.node_id:
+        owner = session.client.hold(object_id) if lease is None else lease
         session.client.ensure_segments(segments_of(allocations))
-        value = _native.decode(message, lease)
+        value = _native.decode(message, owner)
     else:
         relocated, hold = session.fetch(node_id, object_id, allocations)
         value = _native.decode(message, (lease, hold), relocated)

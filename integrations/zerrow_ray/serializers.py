@@ -15,7 +15,7 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import RayError
 
-from zerrow_ray import frames
+from zerrow_ray import frames, submission
 from zerrow_ray.config import plugin_config
 from zerrow_ray.imports import when_imported
 from zerrow_ray.messages import publish
@@ -36,6 +36,7 @@ def register() -> None:
     """Register the reducers in this process. Idempotent."""
     # Ray registers its own reducers when this context is made: it has to exist before ours are set.
     ray._private.worker.global_worker.get_serialization_context()
+    submission.install()
     _register(pa.Table, _by_reference)
     _register(pa.RecordBatch, _by_reference)
     _register(pa.ChunkedArray, _by_reference)
@@ -59,7 +60,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
         if context().is_in_band_serialization():
             try:
                 reduced = by_reference(value)
-            except (ZerrowError, RayError, MemoryError, OSError) as error:
+            except (ZerrowError, RayError, MemoryError, OSError, ValueError) as error:
                 warn_once(str(error) if isinstance(error, StoreFullError) else repr(error))
         if reduced is not None:
             return reduced

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -31,6 +32,8 @@ class Session:
         self.actor = node_actor(node_id)
         self.client = self._connect()
         self._leases = LeasePool(self.actor)
+        self._deleted: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        threading.Thread(target=self._delete, name="zerrow-delete", daemon=True).start()
 
     def _connect(self) -> Client:
         name = store_name(self.node_id)
@@ -51,6 +54,32 @@ class Session:
             # The lease is of an actor that died: nobody would hear of its end.
             self._leases.discard()
             self.client.delete(object_id)
+
+    def publish_put(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes]:
+        """Publish what `encode` encodes for a put of this process; returns it and the object's id.
+
+        The object is this process's to delete, by `delete_with` or `delete`.
+        """
+        encoded = encode()
+        object_id = os.urandom(16)
+        self.client.publish(object_id, encoded, owned=True)
+        return encoded, object_id
+
+    def delete_with(self, ref: ray.ObjectRef, object_ids: list[bytes]) -> None:
+        """Delete objects as soon as `ref`, which this process owns, is out of scope everywhere."""
+        core_worker = ray._private.worker.global_worker.core_worker
+        core_worker.add_object_out_of_scope_callback(ref, lambda _: self._deleted.put(object_ids))
+
+    def delete(self, object_ids: list[bytes]) -> None:
+        """Delete objects of this process, soon and without waiting."""
+        self._deleted.put(object_ids)
+
+    def _delete(self) -> None:
+        while True:
+            try:
+                self.client.delete(self._deleted.get(), missing_ok=True)
+            except StoreUnavailableError:
+                return  # the store is gone, and the objects with it
 
     def fetch(self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]) -> Any:
         """Bring another node's object to this node's store; once, however many ask.

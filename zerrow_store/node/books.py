@@ -6,7 +6,6 @@ once, however many objects refer to them.
 """
 
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,13 +35,17 @@ class Segment:
 
 @dataclass
 class Object:
-    """A published object. Deleted ones stay until their last holder is gone."""
+    """A published object. Deleted ones stay until their last holder is gone.
+
+    transient: it goes when its last holder does. owner: it goes when this segment's process does.
+    """
 
     allocations: Packed
     message: bytes | None
     created: float
     nbytes: int
     transient: bool
+    owner: bytes | None
     deleted: bool = False
 
 
@@ -65,8 +68,8 @@ class Books:
         for segment_id, segment in self.segments.items():
             yield "segment", [segment_id, segment.size, segment.pid, segment.started]
         for object_id, entry in self.objects.items():
-            body = [object_id, entry.allocations, entry.message, entry.transient, [0, 0, 0], entry.created]
-            yield "put", body
+            body = [object_id, entry.allocations, entry.message, entry.transient, entry.owner]
+            yield "put", [*body, [0, 0, 0], entry.created]
             if entry.deleted:
                 yield "hide", [object_id]
         yield "count", [list(self.counters.values())]
@@ -92,8 +95,9 @@ class Books:
         allocations: Packed,
         message: bytes | None,
         transient: bool,
+        owner: bytes | None,
         counters: list[int],
-        created: float | None = None,
+        created: float,
     ) -> None:
         nbytes = 0
         for segment_id, packed in allocations:
@@ -106,8 +110,7 @@ class Books:
                     self.bytes_stored += size
                 else:
                     entry[1] += 1
-        when = time.time() if created is None else created
-        self.objects[object_id] = Object(allocations, message, when, nbytes, transient)
+        self.objects[object_id] = Object(allocations, message, created, nbytes, transient, owner)
         self._count(counters)
 
     def _count(self, counters: list[int]) -> None:

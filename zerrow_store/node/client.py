@@ -172,17 +172,19 @@ class Client:
         message: bytes | None = None,
         *,
         transient: bool = False,
+        owned: bool = False,
     ) -> bytes:
         """Enter an encoded message's allocations into the books; returns the supervisor's id.
 
-        message: kept for `get`, if given. A transient object goes when its last hold does.
+        message: kept for `get`, if given. A transient object goes when its last hold does, an owned
+        one when this process ends, if it was not deleted before.
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError, ObjectLostError.
         """
         self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
-        body = [object_id, encoded.own, encoded.foreign, message, transient, counters]
+        body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
         try:
-            if encoded.own:
+            if encoded.own or owned:
                 self._attach()
             (supervisor_id,) = self._request("put", body, own=encoded.own)
         except BaseException:
@@ -192,7 +194,7 @@ class Client:
 
     def hold(self, object_id: bytes) -> object:
         """Return something that keeps the object in the store until it is collected."""
-        self._request("get", [object_id])
+        self._request("hold", [object_id])
         return self._hold(object_id)
 
     def allocations(self, object_id: bytes) -> Allocations:
@@ -234,7 +236,7 @@ class Client:
                 _native.unpin(struct.pack(f"<{len(gone)}Q", *gone))
             for object_id, count in list(self._held.items()):
                 for _ in range(count):
-                    self._call(connection, reader, "get", [object_id])
+                    self._call(connection, reader, "hold", [object_id])
         except (OSError, ProtocolError) as error:
             connection.close()
             raise StoreUnavailableError(f"the store {self._name!r} hung up: {error}") from error
@@ -335,7 +337,7 @@ class Client:
                 self._registered.add(offset)
             # One pin for each allocation in the books is enough.
             _native.unpin(struct.pack(f"<{len(again)}Q", *again))
-        elif request.kind == "get":
+        elif request.kind in ("get", "hold"):
             self._held[request.body[0]] += 1
         elif request.kind == "segments":
             for segment_id, size in zip(request.body[0], body[0], strict=True):

@@ -35,7 +35,7 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
-from zerrow_store.node.books import Books, Packed, unpack
+from zerrow_store.node.books import Books, Object, Packed, unpack
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -287,6 +287,7 @@ class Server:
         foreign: Packed,
         message: bytes | None,
         transient: bool,
+        owned: bool,
         counters: list[int],
     ) -> list[bytes]:
         if not isinstance(object_id, bytes) or not (message is None or isinstance(message, bytes)):
@@ -302,31 +303,39 @@ class Server:
                     raise ObjectLostError(
                         f"an allocation of segment {segment_id.hex()} is not in the store any more"
                     )
+        if (own or owned) and connection.segment is None:
+            raise ProtocolError("it publishes without having attached a segment")
         if own:
-            self._check_own(connection, own)
-            assert connection.segment is not None
-            allocations.append((connection.segment, own))
+            allocations.append((self._check_own(connection, own), own))
         shared, reshared, copied = (int(count) for count in counters)
         needed = self._books.new_bytes(allocations)
         if needed and self._books.bytes_stored + needed > self._budget:
             raise StoreFullError(needed=needed, used=self._books.bytes_stored, budget=self._budget)
-        body = [object_id, allocations, message, bool(transient), [shared, reshared, copied], time.time()]
+        body = [object_id, allocations, message, bool(transient)]
+        body += [connection.segment if owned else None, [shared, reshared, copied], time.time()]
         self._change("put", body)
         if transient:
             self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
         return [self._supervisor_id]
 
-    def _check_own(self, connection: Connection, own: bytes) -> None:
-        if connection.segment is None:
-            raise ProtocolError("allocations of its own, but no segment attached")
+    def _check_own(self, connection: Connection, own: bytes) -> bytes:
+        assert connection.segment is not None
         segment = self._books.segments[connection.segment]
         for offset, size in unpack(own):
             if size == 0 or offset + size > segment.size:
                 raise ProtocolError("an allocation outside of its segment")
             if offset in segment.references and segment.references[offset][0] != size:
                 raise ProtocolError("an allocation changed its size while published")
+        return connection.segment
 
     def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
+        entry = self._take_hold(connection, object_id)
+        return [entry.message, entry.allocations]
+
+    def _on_hold(self, connection: Connection, object_id: bytes) -> None:
+        self._take_hold(connection, object_id)
+
+    def _take_hold(self, connection: Connection, object_id: bytes) -> Object:
         entry = self._books.objects.get(object_id)
         # A reader that comes back after a crash of the store may hold what was deleted meanwhile.
         if entry is None or (entry.deleted and object_id not in self._orphaned):
@@ -334,7 +343,7 @@ class Server:
         connection.holds[object_id] += 1
         self._holders[object_id] += 1
         self._orphaned.pop(object_id, None)
-        return [entry.message, entry.allocations]
+        return entry
 
     def _on_release(self, connection: Connection, object_ids: list[bytes]) -> None:
         for object_id in object_ids:
@@ -362,13 +371,7 @@ class Server:
                 if entry is None or entry.deleted:
                     raise ObjectNotFoundError(object_id)
         for object_id in object_ids:
-            entry = self._books.objects.get(object_id)
-            if entry is None or entry.deleted:
-                continue
-            if self._holders[object_id]:
-                self._change("hide", [object_id])
-            else:
-                self._remove(object_id)
+            self._delete(object_id)
 
     def _on_list(self, connection: Connection) -> list[Any]:
         return [
@@ -405,6 +408,15 @@ class Server:
             except (OSError, ProtocolError):
                 self._drop(supervisor)
         return freed
+
+    def _delete(self, object_id: bytes) -> None:
+        entry = self._books.objects.get(object_id)
+        if entry is None or entry.deleted:
+            return
+        if self._holders[object_id]:
+            self._change("hide", [object_id])
+        else:
+            self._remove(object_id)
 
     def _release(self, object_id: bytes, count: int) -> None:
         self._holders[object_id] -= count
@@ -447,6 +459,8 @@ class Server:
         self._selector.register(pidfd, selectors.EVENT_READ, gone)
 
     def _process_gone(self, segment_id: bytes) -> None:
+        for object_id in [o for o, e in self._books.objects.items() if e.owner == segment_id]:
+            self._delete(object_id)
         self._dead.add(segment_id)
         self._punch_gaps(segment_id)
 
