@@ -65,7 +65,9 @@ def print_tasks(side: str, tasks: list[dict[str, Any]]) -> None:
 
 
 def results_differ(results: Path) -> list[str]:
-    """Return the names of final tables that are not the same on both sides, whatever the row order."""
+    """Return the names of final tables that are not the same on both sides, whatever the row
+    order.
+    """
     different = []
     for path in sorted((results / SIDES[0]).glob("*.parquet")):
         plain, ours = (pq.read_table(results / side / path.name) for side in SIDES)
@@ -104,7 +106,9 @@ def main() -> int:
         print(f"The results DIFFER in {', '.join(different)}.")
         return 1
     print("The results of both runs are equal.")
-    print("\nNext: make demo SF=1, or put `import zerrow_ray; zerrow_ray.init()` in your own script.")
+    print(
+        "\nNext: make demo SF=1, or put `import zerrow_ray; zerrow_ray.init()` in your own script."
+    )
     return 0
 
 

@@ -233,8 +233,9 @@ def print_report(plain: dict[str, Any], ours: dict[str, Any]) -> None:
     for label, cases in (("plain Ray", plain), ("zerrow", ours)):
         chain = cases["chain over 2 GiB"]
         print(
-            f"chain over 2 GiB, {label}: {chain['tasks']} tasks, {chain['plasma_bytes'] / GIB:.2f} GiB in "
-            f"plasma, memory grew by {chain['pss_growth'] / GIB:.2f} GiB"
+            f"chain over 2 GiB, {label}: {chain['tasks']} tasks, "
+            f"{chain['plasma_bytes'] / GIB:.2f} GiB in plasma, "
+            f"memory grew by {chain['pss_growth'] / GIB:.2f} GiB"
         )
 
 

@@ -10,7 +10,9 @@ TABLES = ("lineitem", "orders", "customer")
 
 
 def tpch(scale: str) -> Path:
-    """Return the folder with `<table>.parquet` of TPC-H at `scale` ("0.1"), making it if missing."""
+    """Return the folder with `<table>.parquet` of TPC-H at `scale` ("0.1"), making it if
+    missing.
+    """
     folder = DATA / f"tpch-sf{scale}"
     if all((folder / f"{table}.parquet").exists() for table in TABLES):
         return folder

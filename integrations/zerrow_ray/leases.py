@@ -36,7 +36,8 @@ class LeasePool:
     def take(self) -> tuple[ray.ObjectRef, bytes]:
         """Return a fresh lease and the id of the supervisor that it is of.
 
-        Waits for the actor if none is ready; Ray restarts it if it died. Raises RayError if it cannot.
+        Waits for the actor if none is ready; Ray restarts it if it died. Raises RayError if it
+        cannot.
         """
         with self._changed:
             if not self._leases:

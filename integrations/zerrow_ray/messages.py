@@ -18,8 +18,8 @@ def publish(encode: Callable[[], _native.Encoded], wrap: Any = None) -> tuple[An
     """Publish what `encode` encodes under a fresh lease; return how pickle is to restore it.
 
     wrap: a function of this package that turns what was encoded into what was given.
-    The message is padded beyond what Ray keeps with the owner, so that it lives in this node's plasma:
-    it is lost when the data is, and Ray then runs the task again.
+    The message is padded beyond what Ray keeps with the owner, so that it lives in this node's
+    plasma: it is lost when the data is, and Ray then runs the task again.
     Raises StoreFullError, StoreUnavailableError, or RayError if the node's actor is gone.
     """
     session = current_session()

@@ -1,9 +1,9 @@
 """The actor of each node: supervises the node's store, owns leases, moves objects between nodes.
 
-Detached and restarted by Ray, so that it outlives the job that made it; it ends, with the store, when
-no job is left in the cluster. The store itself outlives a crash of this actor (see
-`zerrow_store.node.supervisor`). Leases do not: what was published under those of a crashed actor stays
-until the jobs of that time have ended.
+Detached and restarted by Ray, so that it outlives the job that made it; it ends, with the store,
+when no job is left in the cluster. The store itself outlives a crash of this actor (see
+`zerrow_store.node.supervisor`). Leases do not: what was published under those of a crashed actor
+stays until the jobs of that time have ended.
 """
 
 import logging
@@ -94,8 +94,8 @@ class NodeActor:
     ) -> tuple[bytes, list[tuple[bytes, int]]]:
         """Land another node's object in this node's store, once, however many ask.
 
-        Returns the landed object's id and, for each allocation, where it lies here. The landed object
-        goes when its last reader does. Raises ObjectLostError if the other node is gone.
+        Returns the landed object's id and, for each allocation, where it lies here. The landed
+        object goes when its last reader does. Raises ObjectLostError if the other node is gone.
         """
         with self._landing_lock:
             future = self._landing.get(object_id)

@@ -20,7 +20,7 @@ from zerrow_ray.config import plugin_config
 from zerrow_ray.imports import when_imported
 from zerrow_ray.messages import publish
 from zerrow_ray.session import warn_once
-from zerrow_store.errors import StoreFullError, ZerrowError
+from zerrow_store.errors import ZerrowError
 from zerrow_store.native import _native
 
 logger = logging.getLogger("zerrow_ray")
@@ -47,7 +47,9 @@ def register() -> None:
 
 
 def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
-    """Make `by_reference` the reducer of `cls`, with the one it replaces for whatever it declines."""
+    """Make `by_reference` the reducer of `cls`, with the one it replaces for whatever it
+    declines.
+    """
     dispatch = ray.cloudpickle.CloudPickler.dispatch
     if cls in _registered:
         return
@@ -61,10 +63,11 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
             try:
                 reduced = by_reference(value)
             except (ZerrowError, RayError, MemoryError, OSError, ValueError) as error:
-                warn_once(str(error) if isinstance(error, StoreFullError) else repr(error))
+                warn_once(error)
         if reduced is not None:
             return reduced
-        return own_path(value) if own_path else value.__reduce_ex__(5)
+        own: Reduced = own_path(value) if own_path else value.__reduce_ex__(5)
+        return own
 
     dispatch[cls] = reduce
 
@@ -97,7 +100,8 @@ def _reduce_compact(value: Any) -> Reduced:
 
 
 def _kind(value: Any) -> str:
-    return next(t.__name__ for t in (pa.RecordBatch, pa.ChunkedArray, pa.Array) if isinstance(value, t))
+    kinds = (pa.RecordBatch, pa.ChunkedArray)
+    return next((kind.__name__ for kind in kinds if isinstance(value, kind)), "Array")
 
 
 def _restore_compact(stream: pa.Buffer, kind: str) -> Any:
@@ -109,4 +113,5 @@ def _restore_compact(stream: pa.Buffer, kind: str) -> Any:
 
 def _subclasses(cls: type) -> set[type]:
     # The dispatch table is looked up by exact type, and pa.Array has one subclass per Arrow type.
-    return {cls}.union(*(_subclasses(sub) for sub in cls.__subclasses__()))
+    below: list[type] = cls.__subclasses__()
+    return {cls}.union(*map(_subclasses, below))

@@ -1,6 +1,5 @@
 """This process's connection to the store of its Ray node: made at first use, one per process."""
 
-import functools
 import logging
 import os
 import queue
@@ -44,7 +43,9 @@ class Session:
             return Client(name)
 
     def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef]:
-        """Publish what `encode` encodes under a fresh lease; returns it, the object's id, the lease."""
+        """Publish what `encode` encodes under a fresh lease; returns it, the object's id, the
+        lease.
+        """
         while True:
             lease, issuer = self._leases.take()
             object_id: bytes = lease.binary()
@@ -81,7 +82,9 @@ class Session:
             except StoreUnavailableError:
                 return  # the store is gone, and the objects with it
 
-    def fetch(self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]) -> Any:
+    def fetch(
+        self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]
+    ) -> Any:
         """Bring another node's object to this node's store; once, however many ask.
 
         Returns (where each allocation lies here, an owner that keeps it there).
@@ -98,7 +101,7 @@ _owner_pid: int | None = None
 
 
 def current_session() -> Session:
-    """Return this process's session, making it at first use and again after a fork or a new cluster.
+    """Return this process's session, made at first use, after a fork, in a new cluster.
 
     Raises StoreUnavailableError or RayError when the node has no store and cannot get one.
     """
@@ -112,7 +115,7 @@ def current_session() -> Session:
 
 def node_actor(node_id: str) -> Any:
     """Return the actor that supervises a node's store, starting it if there is none."""
-    return NodeActor.options(
+    return NodeActor.options(  # type: ignore[attr-defined]  # made by ray.remote
         name=f"node-{node_id}",
         namespace=NAMESPACE,
         get_if_exists=True,
@@ -150,10 +153,14 @@ def _wait_for(ref: ray.ObjectRef) -> Any:
     return result[0]
 
 
-@functools.cache
-def warn_once(reason: str) -> None:
-    """Log one warning for a kind of reason why tables take Ray's own path."""
-    logger.warning("tables take Ray's own path: %s", reason)
+def warn_once(error: Exception) -> None:
+    """Log why tables take Ray's own path, once for each kind of error."""
+    if type(error) not in _warned:
+        _warned.add(type(error))
+        logger.warning("tables take Ray's own path: %s: %s", type(error).__name__, error)
+
+
+_warned: set[type] = set()
 
 
 def segments_of(allocations: Iterable[tuple[bytes, int, int]]) -> set[bytes]:

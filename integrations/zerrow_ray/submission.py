@@ -1,9 +1,10 @@
 """Telling puts from results, and giving every table that is an argument a put of its own.
 
-Objects nested in a result are held by a lease (see `leases`). Ray 2.60 forgets what is nested in a *put*
-object when that goes out of scope through the lineage of a task that took it: the nested
+Objects nested in a result are held by a lease (see `leases`). Ray 2.60 forgets what is nested in a
+*put* object when that goes out of scope through the lineage of a task that took it: the nested
 reference then stays for good (ReferenceCounter::ReleaseLineageReferences erases the entry without
-visiting what it contains). So tables in puts are not tied to a nested lease, but to the put object itself, by
+visiting what it contains). So tables in puts are not tied to a nested lease, but to the put object
+itself, by
 an out-of-scope callback of the process that put it. For that the object's id has to be known, which
 for arguments given by value it is not: such arguments are put explicitly first.
 """

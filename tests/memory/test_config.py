@@ -98,7 +98,8 @@ def test_each_capture_can_be_switched_off() -> None:
             from zerrow_store import memory
             from zerrow_store.native import _native
             on = memory.start()
-            assert on == memory.start() == {{"arrow": {name} != "ARROW", "numpy": {name} != "NUMPY"}}
+            assert on == {{"arrow": {name} != "ARROW", "numpy": {name} != "NUMPY"}}
+            assert memory.start() == on
             assert _native.arena_contains(pa.allocate_buffer(1 << 20).address) == on["arrow"]
             assert _native.arena_contains(np.ones(1 << 20).ctypes.data) == on["numpy"]
             memory.stop()
@@ -119,7 +120,7 @@ def test_another_pyarrow_is_an_import_error() -> None:
         try:
             from zerrow_store import memory
         except ImportError as error:
-            assert "built for pyarrow 1.2.3" in str(error) and "install pyarrow==1.2.3" in str(error)
+            assert "built for pyarrow 1.2.3" in str(error) and "pyarrow==1.2.3" in str(error)
         else:
             raise AssertionError
         assert "zerrow_store.native._native" not in sys.modules

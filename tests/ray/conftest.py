@@ -74,9 +74,10 @@ def store_pids() -> list[int]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if "zerrow_store.node.server" in command and "--watch-pid" in command:
-            if int(command[command.index("--watch-pid") + 1]) in raylets:
-                found.append(process.pid)
+        if "zerrow_store.node.server" not in command or "--watch-pid" not in command:
+            continue
+        if int(command[command.index("--watch-pid") + 1]) in raylets:
+            found.append(process.pid)
     return found
 
 

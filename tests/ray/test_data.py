@@ -19,7 +19,11 @@ def test_pipeline_gives_the_same_rows(tmp_path):
     tables = []
     for part in range(4):
         table = pa.table(
-            {"k": rng.integers(0, 10**6, 500_000), "x": rng.random(500_000), "part": [part] * 500_000}
+            {
+                "k": rng.integers(0, 10**6, 500_000),
+                "x": rng.random(500_000),
+                "part": [part] * 500_000,
+            }
         )
         tables.append(table)
         pq.write_table(table, source / f"{part}.parquet")

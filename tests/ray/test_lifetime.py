@@ -98,9 +98,7 @@ def test_ten_thousand_tables_leave_nothing():
     push(10_000)
     eventually(lambda: total()["objects"] == 1, "all but the source is freed")
     assert total()["bytes_stored"] == before_bytes
-    eventually(
-        lambda: usage(pids)["pss"] < before["pss"] + 100 * 2**20, "memory is where it was"
-    )
+    eventually(lambda: usage(pids)["pss"] < before["pss"] + 100 * 2**20, "memory is where it was")
     after = usage(pids)
     assert after["descriptors"] <= before["descriptors"] + 20
     assert after["mappings"] <= before["mappings"] + 50

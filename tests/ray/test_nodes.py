@@ -63,7 +63,6 @@ def stored(node_id):
 
 
 def test_fetched_once_and_dropped_when_unused(two_nodes):
-    _, other = two_nodes
     ref = ray.put(make())
     size = make().nbytes
     sums = ray.get([on(total_of, "other").remote(ref) for _ in range(4)])
@@ -126,5 +125,3 @@ def test_other_nodes_are_authenticated(two_nodes):
         wrong = flight.FlightCallOptions(headers=[(b"authorization", b"Bearer wrong")])
         with pytest.raises(flight.FlightUnauthenticatedError, match="token"):
             list(connection.do_get(flight.Ticket(b""), wrong))
-
-

@@ -137,7 +137,18 @@ def outputs(folder):
 
 @pytest.mark.parametrize(
     "name",
-    "compute filter join group_by sort dataset csv parquet numpy pandas".split(),
+    [
+        "compute",
+        "filter",
+        "join",
+        "group_by",
+        "sort",
+        "dataset",
+        "csv",
+        "parquet",
+        "numpy",
+        "pandas",
+    ],
 )
 def test_outputs_are_published_where_they_were_born(tmp_path, name):
     make = outputs(tmp_path)[name]

@@ -227,7 +227,7 @@ before = zerrow_ray.stats()["total"]
 out = ray.get(double.remote(ray.put(t)))
 after = zerrow_ray.stats()["total"]
 assert pc.sum(out["x"]).as_py() == 999_999_000_000
-print(after["bytes_shared"] - before["bytes_shared"], after["bytes_copied"] - before["bytes_copied"])
+print(*(after[key] - before[key] for key in ("bytes_shared", "bytes_copied")))
 """
 
 
@@ -266,7 +266,8 @@ def test_own_setup_hook_runs_first():
     import os, ray, zerrow_ray
     def my_hook():
         os.environ["MY_HOOK"] = "ran"
-    zerrow_ray.init(address={cluster_address()!r}, runtime_env={{"worker_process_setup_hook": my_hook}})
+    env = {{"worker_process_setup_hook": my_hook}}
+    zerrow_ray.init(address={cluster_address()!r}, runtime_env=env)
     print(ray.get(ray.remote(lambda: os.environ["MY_HOOK"]).remote()))
     """
     assert run_driver(code).strip() == "ran"

@@ -80,7 +80,9 @@ def _captured(what: str) -> str:
 
 
 def _budget() -> str:
-    return f"{format_size(default_budget())} of {format_size(memory_limit())} (ZERROW_MEMORY sets it)"
+    return (
+        f"{format_size(default_budget())} of {format_size(memory_limit())} (ZERROW_MEMORY sets it)"
+    )
 
 
 def _descriptors() -> str:

@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--name", default="default", help="name of the store (default: %(default)s)")
+    common.add_argument(
+        "--name", default="default", help="name of the store (default: %(default)s)"
+    )
     formatted = argparse.ArgumentParser(add_help=False)
     formatted.add_argument("--format", choices=["table", "json"], default="table")
     parser = argparse.ArgumentParser(prog="zerrow", description="The node store of this machine.")

@@ -10,7 +10,9 @@ from zerrow_store.sizes import format_size
 def print_rows(
     header: Sequence[str], rows: Sequence[dict[str, Any]], *, sizes: Sequence[str], form: str
 ) -> None:
-    """Print rows as an aligned table with `sizes` in units, or as a JSON array with plain numbers."""
+    """Print rows as an aligned table with `sizes` in units, or as a JSON array with plain
+    numbers.
+    """
     if form == "json":
         print(json.dumps(list(rows), indent=2))
         return

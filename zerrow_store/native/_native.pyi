@@ -34,7 +34,8 @@ def capture_arrow(on: bool) -> None:
 
     Verified when switched on; raises RuntimeError (and changes nothing) when libarrow's layout is
     not the expected one. Pools that were asked for by name are left alone, except the one that is
-    the default (usually mimalloc): it is the same object. Memory allocated while on stays valid after switching off.
+    the default (usually mimalloc): it is the same object. Memory allocated while on stays valid
+    after switching off.
     """
 
 def capture_numpy(on: bool) -> None:
@@ -80,7 +81,9 @@ class Encoded:
 
     message: bytes
     own: bytes
-    """This arena's allocations the message refers to: packed uint64 (offset, size) pairs, distinct."""
+    """This arena's allocations the message refers to: packed uint64 (offset, size) pairs,
+    distinct.
+    """
     foreign: list[tuple[bytes, bytes]]
     """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct."""
     bytes_shared: int
@@ -102,10 +105,12 @@ def encode_buffers(header: bytes, buffers: list[Any]) -> Encoded:
     """Encode `header` and contiguous buffers (buffer protocol), for pickle protocol 5."""
 
 def message_segments(message: bytes) -> list[bytes]:
-    """Return the ids of the segments a message refers to, after checking its envelope. Raises SipcError."""
+    """Return the ids of the segments a message refers to, after checking its envelope. Raises
+    SipcError.
+    """
 
 def map_segment(segment: bytes, fd: int, size: int) -> None:
-    """Map a segment read-only for this process; the descriptor may be closed afterwards. Idempotent.
+    """Map a segment read-only for this process; the descriptor may then be closed. Idempotent.
 
     Raises SipcError when the file is shorter than `size`, or not sealed against shrinking.
     """
@@ -130,4 +135,6 @@ def view(segment: bytes, offset: int, size: int, owner: Any) -> pa.Buffer:
     """
 
 def message_allocations(message: bytes) -> list[tuple[bytes, int, int]]:
-    """Return a message's allocation table: (segment id, offset, size), in order. Raises SipcError."""
+    """Return a message's allocation table: (segment id, offset, size), in order. Raises
+    SipcError.
+    """

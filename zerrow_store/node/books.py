@@ -25,7 +25,9 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class Segment:
-    """A memfd of a process; `references` counts, for each offset, [size, objects that refer to it]."""
+    """A memfd of a process; `references` counts, for each offset, [size, objects that refer to
+    it].
+    """
 
     size: int
     pid: int
@@ -59,7 +61,9 @@ class Books:
         self.bytes_stored = 0
 
     def apply(self, kind: str, body: list[Any]) -> list[tuple[bytes, int]]:
-        """Apply an event; returns the allocations (segment, offset) that nothing refers to any more."""
+        """Apply an event; returns the allocations (segment, offset) that nothing refers to any
+        more.
+        """
         freed: list[tuple[bytes, int]] = getattr(self, f"_{kind}")(*body) or []
         return freed
 

@@ -15,7 +15,7 @@ _LIMITS = (
 
 
 def default_budget() -> int:
-    """Return the budget in bytes: ZERROW_MEMORY, or 60 % of the cgroup's limit or the machine's memory.
+    """Return the budget in bytes: ZERROW_MEMORY, or 60 % of what the cgroup or machine has.
 
     Raises ValueError for a ZERROW_MEMORY that is not a size.
     """

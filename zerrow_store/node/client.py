@@ -1,6 +1,7 @@
 """A process's connection to a node store.
 
-`Client` is safe to use from any thread. One background thread reads replies and events, reconnects when
+`Client` is safe to use from any thread. One background thread reads replies and events, reconnects
+when
 the store was restarted, and sends again what was under way; another one releases what was held.
 What it publishes stays pinned in this process's arena for as long as the store's books refer to it.
 
@@ -9,6 +10,7 @@ handled by the reading thread, in the order in which the store sent them, so tha
 taken for another's.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -139,7 +141,7 @@ class Client:
         return object_id
 
     def get(self, object_id: bytes) -> Any:
-        """Return an object's data, read-only and where it lies; it stays until the last view is gone.
+        """Return an object's data, read-only, where it lies; it stays until the last view is gone.
 
         Raises ObjectNotFoundError.
         """
@@ -178,7 +180,8 @@ class Client:
 
         message: kept for `get`, if given. A transient object goes when its last hold does, an owned
         one when this process ends, if it was not deleted before.
-        On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError, ObjectLostError.
+        On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
+        ObjectLostError.
         """
         self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
@@ -198,7 +201,9 @@ class Client:
         return self._hold(object_id)
 
     def allocations(self, object_id: bytes) -> Allocations:
-        """Return the allocations (segment, offset, size) of an object, which the caller must hold."""
+        """Return the allocations (segment, offset, size) of an object, which the caller must
+        hold.
+        """
         _, allocations = self._request("get", [object_id])
         self._hold(object_id)
         return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
@@ -402,10 +407,9 @@ class Client:
             with self._lock:
                 if self._closed:
                     return
-                try:
+                # A restarted store learns only of what is still held.
+                with contextlib.suppress(OSError):
                     protocol.send(self._socket, protocol.pack("release", 0, [ids]))
-                except OSError:
-                    pass  # a restarted store learns only of what is still held
 
     def _after_fork(self) -> None:
         if self._pid != os.getpid():
@@ -443,7 +447,5 @@ def _make_error(name: str, arguments: list[Any]) -> Exception:
 
 
 def _shut(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it may be down already
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it is down already

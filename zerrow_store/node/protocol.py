@@ -1,6 +1,7 @@
 """The node store's wire protocol: frames over a Unix socket.
 
-A frame is a little-endian uint32 length and a msgpack array [kind, request id, body]; descriptors travel by
+A frame is a little-endian uint32 length and a msgpack array [kind, request id, body]; descriptors
+travel by
 SCM_RIGHTS with the frame's first byte, and the body says how many belong to it. The socket has an
 abstract name, so that nothing is left in any file system; both ends check the other's user.
 """
@@ -38,7 +39,9 @@ def peer(connection: socket.socket) -> tuple[int, int]:
 
 
 def connect(name: str) -> socket.socket:
-    """Connect to the store `name`. Raises StoreUnavailableError if none answers, or it is not this user's."""
+    """Connect to the store `name`. Raises StoreUnavailableError if none answers, or it is not
+    this user's.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(address(name))
@@ -55,7 +58,7 @@ def connect(name: str) -> socket.socket:
 
 def pack(kind: str, request_id: int, body: Any) -> bytes:
     """Return a frame."""
-    payload = msgpack.packb([kind, request_id, body])
+    payload: bytes = msgpack.packb([kind, request_id, body])
     if len(payload) > MAX_FRAME:
         raise ProtocolError(f"a frame of {len(payload):,} bytes is larger than {MAX_FRAME:,}")
     return _LENGTH.pack(len(payload)) + payload

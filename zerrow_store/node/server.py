@@ -192,7 +192,9 @@ class Server:
             # Descriptors go with a frame's first byte: everything before has to be out.
             self._flush_all(connection)
             rights = struct.pack(f"{len(fds)}i", *fds)
-            sent = connection.socket.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            sent = connection.socket.sendmsg(
+                [frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+            )
             frame = frame[sent:]
         connection.unsent += frame
         self._flush(connection)
@@ -244,7 +246,9 @@ class Server:
                 for fd in fds:
                     os.close(fd)
 
-    def _on_hello(self, connection: Connection, version: int, role: str, identity: bytes) -> list[Any]:
+    def _on_hello(
+        self, connection: Connection, version: int, role: str, identity: bytes
+    ) -> list[Any]:
         if version != protocol.PROTOCOL_VERSION:
             raise ProtocolError(f"it speaks version {version}, not {protocol.PROTOCOL_VERSION}")
         connection.greeted = True
@@ -293,7 +297,9 @@ class Server:
         if not isinstance(object_id, bytes) or not (message is None or isinstance(message, bytes)):
             raise ProtocolError("an object's id and message are bytes")
         if object_id in self._books.objects:
-            raise ObjectExistsError(f"object {object_id.hex()} exists already; objects never change")
+            raise ObjectExistsError(
+                f"object {object_id.hex()} exists already; objects never change"
+            )
         allocations = [(segment_id, packed) for segment_id, packed in foreign if packed]
         for segment_id, packed in allocations:
             segment = self._books.segments.get(segment_id)
@@ -311,9 +317,9 @@ class Server:
         needed = self._books.new_bytes(allocations)
         if needed and self._books.bytes_stored + needed > self._budget:
             raise StoreFullError(needed=needed, used=self._books.bytes_stored, budget=self._budget)
-        body = [object_id, allocations, message, bool(transient)]
-        body += [connection.segment if owned else None, [shared, reshared, copied], time.time()]
-        self._change("put", body)
+        owner = connection.segment if owned else None
+        body = [object_id, allocations, message, bool(transient), owner]
+        self._change("put", [*body, [shared, reshared, copied], time.time()])
         if transient:
             self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
         return [self._supervisor_id]
@@ -361,7 +367,10 @@ class Server:
         if len(segment_ids) > protocol.MAX_DESCRIPTORS:
             raise ProtocolError("it asks for too many segments at once")
         # Reopened read-only: what is given away can neither be written nor truncated.
-        fds = [os.open(f"/proc/self/fd/{self._descriptors[s]}", os.O_RDONLY | os.O_CLOEXEC) for s in segment_ids]
+        fds = [
+            os.open(f"/proc/self/fd/{self._descriptors[s]}", os.O_RDONLY | os.O_CLOEXEC)
+            for s in segment_ids
+        ]
         return [[self._books.segments[s].size for s in segment_ids], fds]
 
     def _on_delete(self, connection: Connection, object_ids: list[bytes], missing_ok: bool) -> None:
@@ -465,7 +474,9 @@ class Server:
         self._punch_gaps(segment_id)
 
     def _punch_gaps(self, segment_id: bytes) -> None:
-        """Give back a dead process's memory that no object refers to; all of it ends the segment."""
+        """Give back a dead process's memory that no object refers to; all of it ends the
+        segment.
+        """
         segment = self._books.segments[segment_id]
         fd = self._descriptors[segment_id]
         if not segment.references:
@@ -568,7 +579,7 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         server = Server(

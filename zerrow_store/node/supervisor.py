@@ -1,8 +1,8 @@
 """The supervisor of a node store: keeps a copy of its books and descriptors, and starts it again.
 
 The server outlives its supervisor, and the other way round: a new supervisor is given the books by
-the running server, a new server is given them by the supervisor. Used inside an actor in Ray; run as
-`python -m zerrow_store.node.supervisor` by `zerrow start`, and by a server that lost its own.
+the running server, a new server is given them by the supervisor. Used inside an actor in Ray; run
+as `python -m zerrow_store.node.supervisor` by `zerrow start`, and by a server that lost its own.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Serving and fetching objects with Arrow Flight.
 
 An object travels as the bytes of its allocations, in the order of its message's allocation table,
-cut into batches of one uint8 column. The fetching side lands them in its own arena and publishes them, so
+cut into batches of one uint8 column. The fetching side lands them in its own arena and publishes
+them, so
 that the message can be decoded there with the table relocated. Every call carries the cluster's
 token.
 """
