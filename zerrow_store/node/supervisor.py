@@ -73,16 +73,39 @@ class Supervisor:
             try:
                 connection = protocol.connect(self._name)
             except StoreUnavailableError:
-                if (spawned := self._spawn()) is not None:
-                    return spawned
+                started = self._spawn()
             else:
-                # The server tells everything from the start.
-                self._forget()
-                hello = [protocol.PROTOCOL_VERSION, "supervisor", self.id]
-                protocol.send(connection, protocol.pack("hello", 1, hello))
-                return connection, protocol.FrameReader()
+                started = self._adopt(connection)
+            if started is not None:
+                return started
             time.sleep(0.05)
         raise StoreUnavailableError(f"the store {self._name!r} could not be started")
+
+    def _adopt(
+        self, connection: socket.socket
+    ) -> tuple[socket.socket, protocol.FrameReader] | None:
+        """Take over the books of a running server; None, and nothing lost, if it is just ending."""
+        known = self._books, self._descriptors
+        self._books, self._descriptors = Books(), {}
+        reader = protocol.FrameReader()
+        hello = [protocol.PROTOCOL_VERSION, "supervisor", self.id]
+        try:
+            protocol.send(connection, protocol.pack("hello", 1, hello))
+            kind = ""
+            while kind != "reply":
+                while (frame := reader.next()) is None:
+                    if not reader.feed(connection):
+                        raise ConnectionResetError("the server ended")
+                kind = frame[0]
+                self._apply(reader, *frame)
+        except (OSError, ProtocolError):
+            self._forget()
+            self._books, self._descriptors = known
+            connection.close()
+            return None
+        for fd in known[1].values():
+            os.close(fd)
+        return connection, reader
 
     def _spawn(self) -> tuple[socket.socket, protocol.FrameReader] | None:
         """Start a server and hand over what is known; None if another one was quicker."""
