@@ -39,7 +39,7 @@ class Session:
         try:
             return Client(name)
         except StoreUnavailableError:
-            _wait_for(self.actor.ready.remote())
+            ray.get(self.actor.ready.remote())
             return Client(name)
 
     def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef]:
@@ -89,7 +89,10 @@ class Session:
 
         Returns (where each allocation lies here, an owner that keeps it there).
         """
-        landed_id, relocated = _wait_for(self.actor.fetch.remote(node_id, object_id, allocations))
+        # In this thread, not in one of its own: Ray holds the worker's lock while it deserializes,
+        # and
+        # another thread's `ray.get` would wait for it.
+        landed_id, relocated = ray.get(self.actor.fetch.remote(node_id, object_id, allocations))
         owner = self.client.hold(landed_id)
         self.client.ensure_segments({segment for segment, _ in relocated})
         return relocated, owner
@@ -133,24 +136,6 @@ def start_nodes() -> None:
     for node in ray.nodes():
         if node["Alive"]:
             node_actor(node["NodeID"])
-
-
-def _wait_for(ref: ray.ObjectRef) -> Any:
-    """`ray.get` in a thread of its own: serialization may run on an async actor's event loop."""
-    result: list[Any] = []
-
-    def get() -> None:
-        try:
-            result.append(ray.get(ref))
-        except Exception as error:
-            result.append(error)
-
-    thread = threading.Thread(target=get, name="zerrow-wait", daemon=True)
-    thread.start()
-    thread.join()
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
 
 
 def warn_once(error: Exception) -> None:

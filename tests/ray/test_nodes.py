@@ -40,14 +40,13 @@ def keep_y(table):
 def two_nodes():
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 2, "resources": {"head": 100}, "node_ip_address": "127.0.0.1"},
+        head_node_args={"num_cpus": 2, "resources": {"head": 100}},
     )
-    other = cluster.add_node(num_cpus=2, resources={"other": 100}, node_ip_address="127.0.0.1")
+    other = cluster.add_node(num_cpus=2, resources={"other": 100})
     zerrow_ray.init(
         address=cluster.address,
         log_to_driver=False,
         logging_level="error",
-        _node_ip_address="127.0.0.1",
     )
     yield cluster, other
     ray.shutdown()
@@ -96,7 +95,7 @@ def test_results_of_a_dead_node_are_recomputed(two_nodes):
     ref = on(born, "other").remote(3)
     ray.wait([ref], fetch_local=False)
     cluster.remove_node(other, allow_graceful=False)
-    cluster.add_node(num_cpus=2, resources={"other": 100}, node_ip_address="127.0.0.1")
+    cluster.add_node(num_cpus=2, resources={"other": 100})
     assert ray.get(ref).equals(make(3))
 
 
