@@ -128,11 +128,11 @@ class Books:
         freed = []
         for segment_id, packed in self.objects.pop(object_id).allocations:
             references = self.segments[segment_id].references
-            for offset, size in unpack(packed):
+            for offset, _ in unpack(packed):
                 entry = references[offset]
                 entry[1] -= 1
                 if entry[1] == 0:
                     del references[offset]
-                    self.bytes_stored -= size
+                    self.bytes_stored -= entry[0]  # as it was counted
                     freed.append((segment_id, offset))
         return freed

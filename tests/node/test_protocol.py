@@ -1,0 +1,337 @@
+"""Garbage on the socket ends that connection; everyone else is unharmed."""
+
+import array
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.node.helpers import Store, descriptors, wait_until
+from zerrow_store.errors import ProtocolError
+from zerrow_store.node import protocol
+
+KINDS = ["hello", "attach", "put", "get", "hold", "release", "segments", "delete", "list", "stats"]
+SEGMENT = b"s" * 16
+
+
+class Raw:
+    """A connection that says what the test wants it to say."""
+
+    def __init__(self, name: str, *, greet: bool = True) -> None:
+        self.socket = protocol.connect(name)
+        self.reader = protocol.FrameReader()
+        if greet:
+            assert self.ask("hello", [protocol.PROTOCOL_VERSION, "client", b""])[0] == "reply"
+
+    def ask(self, kind: str, body: Any, fds: list[int] | None = None) -> tuple[str, Any]:
+        """Send a request; returns (kind, body) of what comes back, ("end", None) if it hangs up."""
+        return self.raw(protocol.pack(kind, 1, body), fds)
+
+    def raw(self, data: bytes, fds: list[int] | None = None) -> tuple[str, Any]:
+        try:
+            protocol.send(self.socket, data, fds or ())
+            while (frame := self.reader.next()) is None:
+                if not self.reader.feed(self.socket):
+                    return "end", None
+        except OSError:
+            return "end", None
+        return frame[0], frame[2]
+
+    def close(self) -> None:
+        self.socket.close()
+        self.reader.close()
+
+
+@pytest.fixture
+def raw(store: Store) -> Iterator[Raw]:
+    made = Raw(store.name)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def unharmed(store: Store) -> Iterator[None]:
+    """Somebody else's object is there before and after, and the server is the same process."""
+    client = store.connected()
+    table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
+    object_id = client.put(table)
+    before = client.stats()
+    yield
+    assert client.get(object_id).equals(table)
+    after = client.stats()
+    assert (after.pid, after.bytes_stored) == (before.pid, before.bytes_stored)
+    client.delete(object_id)
+
+
+def memfd(size: int = 1 << 20, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW) -> int:
+    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+_JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats()
+    | st.binary(max_size=40)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=12,
+)
+_RELAXED = settings(
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@_RELAXED
+@given(data=st.binary(min_size=1, max_size=200), greet=st.booleans())
+def test_random_bytes(store: Store, data: bytes, greet: bool) -> None:
+    with unharmed(store):
+        raw = Raw(store.name, greet=greet)
+        raw.socket.sendall(data)
+        raw.close()
+
+
+@_RELAXED
+@given(kind=st.sampled_from(KINDS) | st.text(max_size=8), body=_JUNK, attached=st.booleans())
+def test_well_formed_nonsense(store: Store, kind: str, body: Any, attached: bool) -> None:
+    with unharmed(store):
+        raw = Raw(store.name)
+        if attached:
+            fd = memfd()
+            raw.ask("attach", [SEGMENT, 1 << 20], [fd])
+            os.close(fd)
+        raw.ask(kind, body)
+        raw.close()
+
+
+@_RELAXED
+@given(
+    own=st.binary(max_size=64) | st.just(struct.pack("<2Q", 0, 4096)),
+    foreign=st.lists(st.tuples(st.sampled_from([SEGMENT, b"x"]), st.binary(max_size=32))) | _JUNK,
+    counters=st.lists(st.integers(-(1 << 63), (1 << 64) - 1), max_size=4) | _JUNK,
+    message=st.none() | st.binary(max_size=4),
+)
+def test_puts_of_nonsense(
+    store: Store, own: bytes, foreign: Any, counters: Any, message: bytes | None
+) -> None:
+    with unharmed(store):
+        raw = Raw(store.name)
+        fd = memfd()
+        assert raw.ask("attach", [SEGMENT, 1 << 20], [fd])[0] == "reply"
+        os.close(fd)
+        body = [b"junk", own, foreign, message, False, False, counters]
+        if raw.ask("put", body)[0] == "reply":
+            assert raw.ask("delete", [[b"junk"], False])[0] == "reply"
+        raw.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<I", protocol.MAX_FRAME + 1),
+        struct.pack("<I", 1) + b"\xc1",
+        struct.pack("<I", 0),
+        struct.pack("<I", 1) + msgpack.packb(7),
+        struct.pack("<I", 200_000) + b"\x91" * 200_000,
+    ],
+    ids=["too-large", "not-msgpack", "empty", "not-a-list", "nested-too-deep"],
+)
+def test_a_broken_frame_ends_the_connection(store: Store, raw: Raw, data: bytes) -> None:
+    with unharmed(store):
+        assert raw.raw(data)[0] == "end"
+
+
+def test_a_hello_comes_first_and_names_the_version(store: Store) -> None:
+    early, old = Raw(store.name, greet=False), Raw(store.name, greet=False)
+    assert early.ask("stats", [])[0] == "end"
+    assert old.ask("hello", [protocol.PROTOCOL_VERSION + 1, "client", b""])[0] == "end"
+    early.close()
+    old.close()
+
+
+def test_only_a_proper_memfd_is_a_segment(store: Store, tmp_path: Any) -> None:
+    unsealed, sealed = memfd(seals=0), memfd()
+    plain = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(plain, 1 << 20)
+    pipe, other_end = os.pipe()
+    attempts: list[tuple[list[Any], list[int]]] = [
+        ([SEGMENT, 1 << 20], []),
+        ([SEGMENT, 1 << 20], [unsealed]),
+        ([SEGMENT, 1 << 20], [plain]),
+        ([SEGMENT, 1 << 20], [pipe]),
+        ([SEGMENT, 1 << 21], [sealed]),
+        ([SEGMENT, float(1 << 20)], [sealed]),
+        ([b"short", 1 << 20], [sealed]),
+    ]
+    with unharmed(store):
+        for body, fds in attempts:
+            raw = Raw(store.name)
+            assert raw.ask("attach", body, fds)[0] == "end", body
+            raw.close()
+    for fd in (unsealed, sealed, plain, pipe, other_end):
+        os.close(fd)
+
+
+def test_counters_stay_countable(store: Store, raw: Raw) -> None:
+    with unharmed(store):
+        for i in range(3):
+            raw.ask("put", [b"%d" % i, b"", [], None, False, False, [(1 << 63), 0, 0]])
+        assert store.connected().stats().bytes_shared >= 0
+
+
+def test_nobody_publishes_what_is_not_theirs(store: Store, raw: Raw) -> None:
+    client = store.connected()
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    message_segment, allocations = raw.ask("get", [object_id])[1][1][0]
+    offset, size = struct.unpack_from("<2Q", allocations)
+    lie = struct.pack("<2Q", offset, size + 4096)
+    kind, error = raw.ask(
+        "put", [b"lie", b"", [(message_segment, lie)], None, False, False, [0, 0, 0]]
+    )
+    assert (kind, error[0]) == ("error", "ObjectLostError")
+    unknown = [(b"?" * 16, allocations)]
+    kind, error = raw.ask("put", [b"lie", b"", unknown, None, False, False, [0, 0, 0]])
+    assert (kind, error[0]) == ("error", "ObjectLostError")
+    # Without a segment of its own there is nothing of its own.
+    assert raw.ask("put", [b"lie", allocations, [], None, False, False, [0, 0, 0]])[0] == "end"
+
+
+def test_nobody_attaches_to_anothers_segment(store: Store, raw: Raw) -> None:
+    worker = store.worker()
+    object_id = worker.do("client.put(pa.table({'x': pc.add(pa.array(range(5000)), 1)}))")
+    segment = raw.ask("get", [object_id])[1][1][0][0]
+    fd = memfd()
+    assert raw.ask("attach", [segment, 1 << 20], [fd])[0] == "end"
+    os.close(fd)
+    assert store.connected().get(object_id).num_rows == 5000
+
+
+def test_what_is_not_held_cannot_be_released(store: Store, raw: Raw) -> None:
+    client = store.connected()
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    view = client.get(object_id)
+    client.delete(object_id)
+    assert raw.ask("release", [[object_id, object_id]])[0] == "end"
+    assert client.stats().bytes_stored > 0
+    assert view["x"][4999].as_py() == 5000
+
+
+def test_descriptors_given_away_are_read_only(store: Store, raw: Raw) -> None:
+    client = store.connected()
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    segment = raw.ask("get", [object_id])[1][1][0][0]
+    kind, (sizes,) = raw.ask("segments", [[segment]])
+    fd = raw.reader.take_descriptor()
+    assert kind == "reply"
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    assert os.fstat(fd).st_size == sizes[0]
+    with pytest.raises(OSError, match="Invalid argument|Operation not permitted"):
+        os.ftruncate(fd, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    read_write, shared = 3, 1
+    assert libc.mmap(None, 4096, read_write, shared, fd, 0) == ctypes.c_void_p(-1).value
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(fd, b"mine")
+    os.close(fd)
+
+
+def test_descriptors_nobody_asked_for_do_not_pile_up(store: Store) -> None:
+    client = store.connected()
+    client.stats()
+    before = descriptors(store.server_pid())
+    raw = Raw(store.name)
+    null = os.open(os.devnull, os.O_RDONLY)
+    stats = protocol.pack("stats", 1, [])
+    for _ in range(20):
+        if raw.raw(stats, [null] * protocol.MAX_DESCRIPTORS)[0] == "end":
+            break
+    assert descriptors(store.server_pid()) <= before + 1 + 2 * protocol.MAX_DESCRIPTORS
+    raw.close()
+    os.close(null)
+    wait_until(lambda: descriptors(store.server_pid()) == before)
+
+
+def test_who_does_not_read_neither_stops_nor_fills_the_store(store: Store) -> None:
+    client = store.connected()
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    (segment, _), *_ = Raw(store.name).ask("get", [object_id])[1][1]
+    lazy = Raw(store.name)
+    lazy.socket.settimeout(5)
+    # Many answers, with and without descriptors, and nobody takes them.
+    request = protocol.pack("list", 1, []) + protocol.pack("segments", 1, [[segment]])
+    with contextlib.suppress(OSError):
+        for _ in range(20_000):
+            lazy.socket.sendall(request)
+            if _ % 1000 == 0:
+                assert client.stats().objects == 1
+    assert client.stats().objects == 1
+    lazy.close()
+
+
+def test_a_server_out_of_descriptors_goes_on(store: Store) -> None:
+    client = store.connected()
+    server = store.server_pid()
+    limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (descriptors(server) + 4, limits[1]))
+    crowd = []
+    for _ in range(12):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(protocol.address(store.name))
+        crowd.append(connection)
+    assert client.stats().pid == server
+    resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+    for connection in crowd:
+        connection.close()
+    wait_until(lambda: client.stats().clients == 1)
+
+
+def test_a_frame_in_pieces_is_put_together() -> None:
+    ours, theirs = socket.socketpair()
+    reader = protocol.FrameReader()
+    frame = protocol.pack("put", 7, [b"x" * 300, None])
+    for byte in frame:
+        assert reader.next() is None
+        ours.send(bytes([byte]))
+        assert reader.feed(theirs)
+    assert reader.next() == ("put", 7, [b"x" * 300, None])
+    ours.close()
+    assert not reader.feed(theirs)
+    theirs.close()
+
+
+def test_descriptors_follow_their_frames() -> None:
+    ours, theirs = socket.socketpair()
+    reader = protocol.FrameReader()
+    files = [memfd(size) for size in (4096, 8192)]
+    for fd in files:
+        protocol.send(ours, protocol.pack("attach", 1, []), [fd])
+    while len(array.array("i", list(reader._descriptors))) < 2:
+        reader.feed(theirs)
+    for size in (4096, 8192):
+        assert reader.next() is not None
+        fd = reader.take_descriptor()
+        assert os.fstat(fd).st_size == size
+        os.close(fd)
+    with pytest.raises(ProtocolError, match="did not come"):
+        reader.take_descriptor()
+    for fd in files:
+        os.close(fd)
+    ours.close()
+    theirs.close()
