@@ -1,4 +1,4 @@
-"""A node store for a test: with a name of its own, supervised, and nothing left of it afterwards."""
+"""A node store for a test: of its own name, supervised, and nothing left of it afterwards."""
 
 import uuid
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the node tests share: a store, processes that do what they are told, and a look from outside.
+"""What the node tests share: a store, processes that obey, and a look from outside.
 
 What a test asserts about memory, descriptors and processes comes from /proc, never from the store.
 """

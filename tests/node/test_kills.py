@@ -129,7 +129,7 @@ def test_what_was_deleted_before_a_crash_stays_for_its_reader(store: Store) -> N
         kill(store.server_pid())
         client.stats()
     # Longer than the grace for readers to come back: this one did.
-    reader.do("client.stats()")
+    reader.do("client.stats().pid")
     reader.do("import time; time.sleep(12)")
     assert client.stats().bytes_stored > 0
     assert reader.do("pc.sum(view['x']).as_py()") == expected
@@ -162,7 +162,7 @@ def test_puts_go_on_while_the_server_is_killed_again_and_again(store: Store) -> 
     """)
     for _ in range(8):
         count = worker.do("len(done)")
-        wait_until(lambda count=count: worker.do("len(done) > %d or failed" % (count + 20)))
+        wait_until(lambda count=count: worker.do(f"len(done) > {count + 20} or failed"))
         kill(store.server_pid())
         wait_until(store.remains)
     worker.do("stop.set()\nfor thread in threads: thread.join()")
