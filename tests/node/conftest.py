@@ -11,10 +11,18 @@ import pyarrow as pa
 import pytest
 
 import zerrow_store
+from tests import arrow_strategies
 from zerrow_store.native import _native
 from zerrow_store.node.supervisor import Supervisor
 
 BUDGET = 1 << 30
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _extension_type() -> Iterator[None]:
+    pa.register_extension_type(arrow_strategies.PointType())
+    yield
+    pa.unregister_extension_type("zerrow.test.point")
 
 
 @pytest.fixture
