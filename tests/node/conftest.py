@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import zerrow_store
@@ -48,7 +49,7 @@ def client(name: str, supervisor: Supervisor) -> Iterator[zerrow_store.Client]:
 def table(rows: int = 100_000, start: int = 0) -> pa.Table:
     """A table of two int64 columns, born in the arena."""
     base = pa.array(range(start, start + rows), pa.int64())
-    return pa.table({"x": base, "y": pa.compute.multiply(base, 2)})
+    return pa.table({"x": base, "y": pc.multiply(base, 2)})
 
 
 def eventually(condition: Callable[[], Any], what: str) -> None:
