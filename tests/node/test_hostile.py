@@ -51,7 +51,10 @@ class Peer:
             assert self.ask("hello", HELLO)[0] == "reply"
 
     def ask(self, kind, body, fds=()):
-        protocol.send(self.socket, protocol.pack(kind, 1, body), fds)
+        try:
+            protocol.send(self.socket, protocol.pack(kind, 1, body), fds)
+        except BrokenPipeError:
+            return None
         return self.answer()
 
     def answer(self):
