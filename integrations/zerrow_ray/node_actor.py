@@ -12,6 +12,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,7 +21,7 @@ from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_store import memory
-from zerrow_store.errors import ObjectLostError
+from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
 from zerrow_store.node.budget import default_budget
 from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
@@ -29,9 +30,11 @@ from zerrow_store.transfer.flight import ObjectServer, fetch_object
 logger = logging.getLogger("zerrow_ray")
 
 Allocations = list[tuple[bytes, int, int]]
+Relocated = list[tuple[bytes, int]]
 
 _TOKEN_KEY = b"zerrow_ray:flight_token"
 _JOB_POLL_SECONDS = 1.0
+_LINGER_SECONDS = 5.0
 
 
 @ray.remote
@@ -49,6 +52,8 @@ class NodeActor:
         self._token = _cluster_token()
         self._server: ObjectServer | None = None
         self._landing: dict[bytes, Future[Any]] = {}
+        self._landed: dict[bytes, Relocated] = {}
+        self._lingering: deque[tuple[float, object]] = deque()
         self._landing_lock = threading.Lock()
         self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._orphans = [info.object_id for info in self._client.list()]
@@ -91,7 +96,7 @@ class NodeActor:
 
     def fetch(
         self, node_id: str, object_id: bytes, allocations: Allocations
-    ) -> tuple[bytes, list[tuple[bytes, int]]]:
+    ) -> tuple[bytes, Relocated]:
         """Land another node's object in this node's store, once, however many ask.
 
         Returns the landed object's id and, for each allocation, where it lies here. The landed
@@ -110,10 +115,25 @@ class NodeActor:
             finally:
                 with self._landing_lock:
                     del self._landing[object_id]
-        landed: tuple[bytes, list[tuple[bytes, int]]] = future.result()
+        landed: tuple[bytes, Relocated] = future.result()
         return landed
 
     def _land(self, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
+        if object_id not in self._landed or not self._linger(object_id):
+            self._landed[object_id] = self._transfer(node_id, object_id, allocations)
+            self._linger(object_id)
+        return object_id, self._landed[object_id]
+
+    def _linger(self, object_id: bytes) -> bool:
+        """Keep a landed object until whoever asked for it holds it; False if it is gone."""
+        try:
+            hold = self._client.hold(object_id)
+        except ObjectNotFoundError:
+            return False
+        self._lingering.append((time.monotonic() + _LINGER_SECONDS, hold))
+        return True
+
+    def _transfer(self, node_id: str, object_id: bytes, allocations: Allocations) -> Relocated:
         try:
             other = ray.get_actor(f"node-{node_id}", namespace=NAMESPACE)
             location = ray.get(other.location.remote())
@@ -138,9 +158,21 @@ class NodeActor:
             if self._orphans and not live & self._jobs_of_orphans:
                 self._client.delete(self._orphans, missing_ok=True)
                 self._orphans = []
+            self._tidy()
             time.sleep(_JOB_POLL_SECONDS)
+        if self._server is not None:
+            self._server.shutdown()
         self._supervisor.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    def _tidy(self) -> None:
+        now = time.monotonic()
+        while self._lingering and self._lingering[0][0] < now:
+            self._lingering.popleft()
+        if self._landed:
+            present = {info.object_id for info in self._client.list()}
+            for object_id in self._landed.keys() - present:
+                self._landed.pop(object_id, None)
 
 
 def _live_jobs() -> set[bytes]:

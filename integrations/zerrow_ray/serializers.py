@@ -29,7 +29,7 @@ Reduced = tuple[Any, ...]
 Reducer = Callable[[Any], Reduced]
 
 _ARROW_TYPES = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
-_registered: set[type] = set()
+_registered: dict[type, Reducer] = {}
 
 
 def register() -> None:
@@ -52,8 +52,9 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
     """
     dispatch = ray.cloudpickle.CloudPickler.dispatch
     if cls in _registered:
+        # Another ray.init in this process: Ray has put its own reducers back.
+        dispatch[cls] = _registered[cls]
         return
-    _registered.add(cls)
     own_path = dispatch.get(cls, _reduce_compact if issubclass(cls, _ARROW_TYPES) else None)
     context = ray._private.worker.global_worker.get_serialization_context
 
@@ -69,7 +70,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
         own: Reduced = own_path(value) if own_path else value.__reduce_ex__(5)
         return own
 
-    dispatch[cls] = reduce
+    dispatch[cls] = _registered[cls] = reduce
 
 
 def _by_reference(value: Any) -> Reduced | None:

@@ -248,7 +248,8 @@ def test_an_unexpected_numpy_handler_is_refused() -> None:
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
         table = get(core._ARRAY_API, None)
-        default = ctypes.cast(table, ctypes.POINTER(ctypes.c_void_p))[306]
+        variable = ctypes.cast(table, ctypes.POINTER(ctypes.c_void_p))[306]
+        default = ctypes.c_void_p.from_address(variable).value
         handler = get(ctypes.cast(default, ctypes.py_object).value, b"mem_handler")
         assert ctypes.string_at(handler) == b"default_allocator"
         ctypes.memmove(handler, b"somebody", 9)

@@ -30,12 +30,12 @@ def test_unused_memory_decays() -> None:
         """
         small = [fill(2000) for _ in range(10_000)]
         buffer = fill(64 << 20)
-        assert resident() >= 84 << 20
+        assert resident() >= 83 << 20
         del buffer, small
         assert _native.arena_stats()["warm"] >= 64 << 20
         while resident(): time.sleep(0.01)
         stats = _native.arena_stats()
-        assert stats["warm"] == stats["live"] == 0 and stats["punched"] >= 84 << 20
+        assert stats["warm"] == stats["live"] == 0 and stats["punched"] >= 83 << 20
         """,
         ZERROW_DECAY_MS="100",
     )
@@ -48,7 +48,8 @@ def test_memory_in_use_again_and_again_stays_warm() -> None:
         end = time.monotonic() + 1
         fill(64 << 20)
         while time.monotonic() < end: fill(64 << 20)
-        assert _native.arena_stats()["punched"] == 0
+        # What the imports left free may go, the buffer's memory may not.
+        assert _native.arena_stats()["punched"] < 64 << 20
         """,
         ZERROW_DECAY_MS="400",
     )

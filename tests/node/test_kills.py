@@ -1,265 +1,151 @@
-"""`kill -9` of everybody: nothing readable is lost, and nothing is left behind."""
+"""kill -9, at everything: nothing readable is lost, nothing is left behind."""
 
-import gc
 import os
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store, alive, kill, memfds, processes, wait_until
-from zerrow_store import Client, StoreUnavailableError, connect
-from zerrow_store.native import _native
+import zerrow_store
+from tests.node.conftest import alive, eventually, pinned, table
 
-ROWS = 2_000_000
-MAKE = f"table = pa.table({{'x': pc.add(pa.array([1]).take(pa.array([0] * {ROWS})), 1)}})"
-SIZE = ROWS * 8
-
-
-def test_the_objects_of_a_killed_producer_stay_readable(store: Store) -> None:
-    producer = store.worker()
-    producer.do(MAKE)
-    producer.do("other = pa.table({'y': pc.add(table['x'], 1)})")  # never published
-    object_id = producer.do("client.put(table)")
-    assert store.memory() >= 2 * SIZE
-    producer.kill()
-    client = store.connect()
-    got = client.get(object_id)
-    assert pc.sum(got["x"]).as_py() == 2 * ROWS
-    # What it had not published has gone, what it had published lies where it lay.
-    wait_until(lambda: SIZE <= store.memory() < SIZE + (1 << 20))
-    del got
-    client.delete(object_id)
-    wait_until(lambda: memfds(store.server_pid()) == [])
-    wait_until(lambda: client.stats().bytes_stored == 0)
-
-
-def test_a_dead_producers_segment_is_unmapped_by_its_readers(store: Store) -> None:
-    producer, reader = store.worker(), store.worker()
-    object_id = producer.do(f"{MAKE}\nclient.put(table)")
-    segment = producer.do("from zerrow_store.native import _native\n_native.arena_segment()[0]")
-    reader.do(f"from zerrow_store.native import _native\nview = client.get({object_id!r})['x']")
-    producer.kill()
-    store.connect().delete(object_id)
-    assert reader.do("pc.sum(view).as_py()") == 2 * ROWS
-    assert reader.do(f"{segment!r} in _native.mapped_segments()") is True
-    reader.do("del view; gc.collect()")
-    wait_until(lambda: reader.do(f"{segment!r} in _native.mapped_segments()") is False)
-
-
-def test_a_producer_killed_amid_puts_leaves_whole_objects(store: Store) -> None:
-    client = store.connect()
-    for after in (1, 7, 20):
-        producer = store.worker()
-        known = {info.object_id for info in client.list()}
-        producer.do("""
-            import threading
-            def work():
-                for i in range(1_000_000):
-                    client.put(pa.table({'x': pc.add(pa.array(range(5000)), i)}))
-            threading.Thread(target=work, daemon=True).start()
-        """)
-        wait_until(lambda known=known, after=after: len(client.list()) >= len(known) + after)
-        producer.kill()
-        for info in client.list():
-            column = client.get(info.object_id)["x"]
-            assert pc.subtract(column, column[0]).to_pylist() == list(range(5000))
-    client.delete([info.object_id for info in client.list()])
-    del column
-    gc.collect()
-    wait_until(lambda: memfds(store.server_pid()) == [])
-
-
-def test_a_killed_reader_holds_nothing(store: Store) -> None:
-    client = store.connect()
-    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    reader = store.worker()
-    reader.do(f"views = [client.get({object_id!r}) for _ in range(3)]")
-    client.delete(object_id)
-    assert client.stats().bytes_stored > 0
-    reader.kill()
-    wait_until(lambda: client.stats().bytes_stored == 0)
-
-
-def test_a_killed_server_is_started_again_with_everything(store: Store) -> None:
-    pinned = _native.arena_stats()["pinned"]
-    client = store.connect()
-    producer, reader, dead = store.worker(), store.worker(), store.worker()
-    ids = [worker.do(f"{MAKE}\nclient.put(table)") for worker in (producer, dead)]
-    ids.append(client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)})))
-    dead.kill()
-    for object_id in ids:
-        reader.do(f"views = globals().get('views', [])\nviews.append(client.get({object_id!r}))")
-    before = client.stats().as_dict()
-    kill(before["pid"])
-    after = client.stats().as_dict()
-    assert after["pid"] != before["pid"]
-    for name in ("objects", "bytes_stored", "bytes_shared", "bytes_copied", "segments"):
-        assert after[name] == before[name], name
-    # Old clients, new ones, and views taken before the crash.
-    fresh = store.worker()
-    for object_id in ids[:2]:
-        assert client.get(object_id).num_rows == ROWS
-        assert fresh.do(f"pc.sum(client.get({object_id!r})['x']).as_py()") == 2 * ROWS
-    client.delete(ids)
-    assert reader.do("[len(view) for view in views]") == [ROWS, ROWS, 5000]
-    assert reader.do("pc.sum(views[1]['x']).as_py()") == 2 * ROWS
-    # What is deleted now is given back as ever: to the dead one's segment and to the living.
-    reader.do("views.clear(); gc.collect()")
-    wait_until(lambda: client.stats().bytes_stored == 0)
-    wait_until(lambda: _native.arena_stats()["pinned"] == pinned)
-    code = "from zerrow_store.native import _native\n_native.arena_stats()['pinned']"
-    wait_until(lambda: producer.do(code) == 0)
-
-
-def test_what_was_deleted_before_a_crash_stays_for_its_reader(store: Store) -> None:
-    client = store.connect()
-    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    expected = sum(range(5000)) + 5000
-    reader = store.worker()
-    reader.do(f"view = client.get({object_id!r})")
-    client.delete(object_id)
-    for _ in range(2):
-        kill(store.server_pid())
-        client.stats()
-    # Longer than the grace for readers to come back: this one did.
-    reader.do("client.stats().pid")
-    reader.do("import time; time.sleep(12)")
-    assert client.stats().bytes_stored > 0
-    assert reader.do("pc.sum(view['x']).as_py()") == expected
-    reader.do("del view; gc.collect()")
-    wait_until(lambda: client.stats().bytes_stored == 0)
-
-
-def test_puts_go_on_while_the_server_is_killed_again_and_again(store: Store) -> None:
-    client = store.connect()
-    worker = store.worker()
-    worker.do("""
-        import threading
-        done, failed = [], []
-        stop = threading.Event()
-        def work(n):
-            i = 0
-            while not stop.is_set():
-                i += 1
-                try:
-                    table = pa.table({'x': pc.add(pa.array(range(2000)), n * 1000 + i)})
-                    object_id = client.put(table)
-                    assert client.get(object_id).equals(table)
-                    client.delete(object_id)
-                    done.append(1)
-                except BaseException as error:
-                    failed.append(repr(error))
-                    break
-        threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
-        for thread in threads: thread.start()
-    """)
-    for _ in range(8):
-        count = worker.do("len(done)")
-        wait_until(lambda count=count: worker.do(f"len(done) > {count + 20} or failed"))
-        kill(store.server_pid())
-        wait_until(store.remains)
-    worker.do("stop.set()\nfor thread in threads: thread.join()")
-    assert worker.do("failed") == []
-    wait_until(lambda: client.stats().bytes_stored == 0)
-    code = "from zerrow_store.native import _native\ngc.collect()\n_native.arena_stats()['pinned']"
-    wait_until(lambda: worker.do(code) == 0)
-
-
-@pytest.fixture
-def standalone() -> Iterator[str]:
-    """A store with a supervisor of its own, as `zerrow start` makes it."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", name]
-    supervisor = subprocess.Popen([*command, "--budget", str(1 << 30)], start_new_session=True)
-    wait_until(lambda: _answers(name))
-    yield name
-    if _answers(name):
-        client = Client(name)
-        client.shutdown()
-        client.close()
-    supervisor.wait()
-    wait_until(lambda: not processes("--name", name))
-    assert f"-{name}" not in Path("/proc/net/unix").read_text()
-
-
-def _answers(name: str) -> bool:
-    try:
-        Client(name).close()
-    except StoreUnavailableError:
-        return False
-    return True
-
-
-def _supervisor(name: str) -> int | None:
-    found = processes("zerrow_store.node.supervisor", name)
-    return found[0] if len(found) == 1 and alive(found[0]) else None
-
-
-def test_a_server_starts_a_new_supervisor_which_can_start_a_new_server(standalone: str) -> None:
-    client = connect(standalone)
-    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    for _ in range(2):
-        server, supervisor = client.stats().pid, _supervisor(standalone)
-        assert supervisor is not None
-        kill(supervisor)
-        wait_until(lambda dead=supervisor: _supervisor(standalone) not in (None, dead))
-        assert client.stats().pid == server
-        wait_until(lambda: client.stats().supervised)
-        kill(server)
-        assert client.stats().pid != server
-        assert client.get(object_id)["x"][4999].as_py() == 5000
-    client.close()
-
-
-def test_both_killed_at_once_is_the_end(standalone: str) -> None:
-    server, supervisor = Client(standalone).stats().pid, _supervisor(standalone)
-    assert supervisor is not None
-    os.kill(supervisor, signal.SIGSTOP)  # it must not see the server's end
-    kill(server)
-    kill(supervisor)
-    assert not _answers(standalone)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals(standalone: str, number: int) -> None:
-    client = Client(standalone)
-    server = client.stats().pid
-    os.kill(server, number)
-    if number == signal.SIGTERM:
-        # Meant: the supervisor ends as well.
-        wait_until(lambda: not processes("--name", standalone))
-    else:
-        assert client.stats().pid == server
-    client.close()
-
-
-def test_a_store_ends_with_the_process_it_watches() -> None:
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    watched = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    code = f"""
-import time
-from zerrow_store.node.supervisor import Supervisor
-supervisor = Supervisor({name!r}, budget=1 << 20, watch_pid={watched.pid})
-supervisor.start()
-print("started", flush=True)
-supervisor.wait()
+PRODUCER = """
+import sys, time, zerrow_store, pyarrow as pa
+from tests.node.conftest import table
+client = zerrow_store.connect(sys.argv[1])
+client.put(table(), object_id=b"made")
+unpublished = table(5_000_000)
+print("ready", flush=True)
+time.sleep(60)
 """
-    supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert supervisor.stdout is not None
-    assert supervisor.stdout.readline() == "started\n"
-    (server,) = processes("zerrow_store.node.server", name)
-    watched.kill()
-    watched.wait()
-    wait_until(lambda: not alive(server))
-    assert supervisor.wait() == 0
-    supervisor.stdout.close()
-    assert watched.stdin is not None
-    watched.stdin.close()
-    assert not processes("--name", name)
+
+CONSUMER = """
+import sys, time, zerrow_store
+client = zerrow_store.connect(sys.argv[1])
+view = client.get(b"held")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def spawn(code: str, name: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, name], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def memfd_bytes(pid: int) -> int:
+    """Memory of all memfds that a process has open, from their allocated blocks."""
+    total = 0
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        if "memfd:" in os.readlink(fd):
+            total += fd.stat().st_blocks * 512
+    return total
+
+
+def test_a_dead_producers_objects_stay_and_the_rest_is_given_back(client, name):
+    producer = spawn(PRODUCER, name)
+    server = client.stats().pid
+    before = memfd_bytes(server)
+    kill(producer)
+    eventually(
+        lambda: memfd_bytes(server) < before - 70_000_000, "unpublished memory is given back"
+    )
+    assert client.get(b"made").equals(table())
+    segments = client.stats().segments
+    client.delete(b"made")
+    eventually(lambda: client.stats().segments == segments - 1, "the segment is gone")
+
+
+def test_a_dead_consumers_holds_end(client, name):
+    client.put(table(), object_id=b"held")
+    consumer = spawn(CONSUMER, name)
+    client.delete(b"held")
+    assert client.stats().bytes_stored == table().nbytes
+    kill(consumer)
+    eventually(lambda: client.stats().bytes_stored == 0, "its holds have ended")
+
+
+def test_the_server_dies_and_nothing_is_lost(client, name):
+    before = pinned()
+    object_id = client.put(table())
+    view = client.get(object_id)
+    hidden = client.put(table(start=3))
+    hidden_view = client.get(hidden)
+    client.delete(hidden)
+    pid = client.stats().pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: client.stats().pid != pid, "the store is back")
+    assert view.equals(table())
+    assert hidden_view.equals(table(start=3))
+    assert client.get(object_id).equals(table())
+    other = zerrow_store.connect(name)
+    assert other.get(object_id).equals(table())
+    other.close()
+    assert client.get(client.put(table(start=7))).equals(table(start=7))
+    del view, hidden_view
+    client.delete([info.object_id for info in client.list()])
+    eventually(lambda: client.stats().bytes_stored == 0, "all is freed")
+    eventually(lambda: pinned() == before, "all is unpinned")
+
+
+def test_again_and_again(client):
+    kept = {i: client.put(table(1_000, i)) for i in range(20)}
+    for round_ in range(5):
+        pid = client.stats().pid
+        os.kill(pid, signal.SIGKILL)
+        kept[100 + round_] = client.put(table(1_000, 100 + round_))
+        for start, object_id in kept.items():
+            assert client.get(object_id).equals(table(1_000, start))
+
+
+def supervisor_of(name: str) -> int | None:
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = status.read_text().split("\0")
+        except OSError:
+            continue
+        if "zerrow_store.node.supervisor" in command and name in command:
+            return int(status.parent.name)
+    return None
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "zerrow_store.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_store_without_its_supervisor_gets_a_new_one(name):
+    assert run("start", "--name", name, "--memory", "1GiB").returncode == 0
+    client = zerrow_store.connect(name)
+    object_id = client.put(table())
+    server = client.stats().pid
+    first = supervisor_of(name)
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    eventually(
+        lambda: supervisor_of(name) not in (None, first) and client.stats().supervised,
+        "another supervisor is there",
+    )
+    assert client.stats().pid == server
+    # The new one has been given everything: now the server may die.
+    os.kill(server, signal.SIGKILL)
+    assert client.get(object_id).equals(table())
+    last = client.stats().pid
+    assert run("stop", "--name", name).returncode == 0
+    eventually(lambda: not alive(last) and supervisor_of(name) is None, "both have ended")
+    assert name not in Path("/proc/net/unix").read_text()
+    with pytest.raises(zerrow_store.StoreUnavailableError):
+        zerrow_store.connect(name)

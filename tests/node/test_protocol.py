@@ -2,7 +2,6 @@
 
 import array
 import contextlib
-import ctypes
 import fcntl
 import os
 import resource
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from tests.node.helpers import Store, descriptors, wait_until
 from zerrow_store.errors import ProtocolError
 from zerrow_store.node import protocol
+from zerrow_store.node.books import Books
 
 KINDS = ["hello", "attach", "put", "get", "hold", "release", "segments", "delete", "list", "stats"]
 SEGMENT = b"s" * 16
@@ -95,15 +95,6 @@ _JUNK = st.recursive(
 _RELAXED = settings(
     deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@_RELAXED
-@given(data=st.binary(min_size=1, max_size=200), greet=st.booleans())
-def test_random_bytes(store: Store, data: bytes, greet: bool) -> None:
-    with unharmed(store):
-        raw = Raw(store.name, greet=greet)
-        raw.socket.sendall(data)
-        raw.close()
 
 
 @_RELAXED
@@ -194,64 +185,6 @@ def test_counters_stay_countable(store: Store, raw: Raw) -> None:
         assert store.connected().stats().bytes_shared >= 0
 
 
-def test_nobody_publishes_what_is_not_theirs(store: Store, raw: Raw) -> None:
-    client = store.connected()
-    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    message_segment, allocations = raw.ask("get", [object_id])[1][1][0]
-    offset, size = struct.unpack_from("<2Q", allocations)
-    lie = struct.pack("<2Q", offset, size + 4096)
-    kind, error = raw.ask(
-        "put", [b"lie", b"", [(message_segment, lie)], None, False, False, [0, 0, 0]]
-    )
-    assert (kind, error[0]) == ("error", "ObjectLostError")
-    unknown = [(b"?" * 16, allocations)]
-    kind, error = raw.ask("put", [b"lie", b"", unknown, None, False, False, [0, 0, 0]])
-    assert (kind, error[0]) == ("error", "ObjectLostError")
-    # Without a segment of its own there is nothing of its own.
-    assert raw.ask("put", [b"lie", allocations, [], None, False, False, [0, 0, 0]])[0] == "end"
-
-
-def test_nobody_attaches_to_anothers_segment(store: Store, raw: Raw) -> None:
-    worker = store.worker()
-    object_id = worker.do("client.put(pa.table({'x': pc.add(pa.array(range(5000)), 1)}))")
-    segment = raw.ask("get", [object_id])[1][1][0][0]
-    fd = memfd()
-    assert raw.ask("attach", [segment, 1 << 20], [fd])[0] == "end"
-    os.close(fd)
-    assert store.connected().get(object_id).num_rows == 5000
-
-
-def test_what_is_not_held_cannot_be_released(store: Store, raw: Raw) -> None:
-    client = store.connected()
-    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    view = client.get(object_id)
-    client.delete(object_id)
-    assert raw.ask("release", [[object_id, object_id]])[0] == "end"
-    assert client.stats().bytes_stored > 0
-    assert view["x"][4999].as_py() == 5000
-
-
-def test_descriptors_given_away_are_read_only(store: Store, raw: Raw) -> None:
-    client = store.connected()
-    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    segment = raw.ask("get", [object_id])[1][1][0][0]
-    kind, (sizes,) = raw.ask("segments", [[segment]])
-    fd = raw.reader.take_descriptor()
-    assert kind == "reply"
-    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-    assert os.fstat(fd).st_size == sizes[0]
-    with pytest.raises(OSError, match=r"Invalid argument|Operation not permitted"):
-        os.ftruncate(fd, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    read_write, shared = 3, 1
-    assert libc.mmap(None, 4096, read_write, shared, fd, 0) == ctypes.c_void_p(-1).value
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.write(fd, b"mine")
-    os.close(fd)
-
-
 def test_descriptors_nobody_asked_for_do_not_pile_up(store: Store) -> None:
     client = store.connected()
     client.stats()
@@ -335,3 +268,13 @@ def test_descriptors_follow_their_frames() -> None:
         os.close(fd)
     ours.close()
     theirs.close()
+
+
+def test_an_object_that_names_an_allocation_twice_leaves_nothing() -> None:
+    books = Books()
+    books.apply("segment", [SEGMENT, 1 << 20, 7, 9])
+    twice = struct.pack("<4Q", 0, 100, 0, 200)
+    books.apply("put", [b"x", [(SEGMENT, twice)], None, False, None, [0, 0, 0], 0.0])
+    assert books.apply("remove", [b"x"]) == [(SEGMENT, 0)]
+    assert books.bytes_stored == 0
+    assert books.segments[SEGMENT].references == {}

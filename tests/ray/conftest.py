@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray
 
@@ -35,7 +36,7 @@ def big() -> pa.Table:
     """A table of 160 MB with ten columns, born in the arena."""
     rows = 2_000_000
     column = pa.array(range(1000)).take(pa.array([i % 1000 for i in range(1000)] * (rows // 1000)))
-    return pa.table({f"c{i}": pa.compute.add(column, i) for i in range(10)})
+    return pa.table({f"c{i}": pc.add(column, i) for i in range(10)})
 
 
 def total() -> dict[str, int]:

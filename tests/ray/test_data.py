@@ -12,6 +12,8 @@ from tests.ray.conftest import Moved
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
+# Ray Data warns of a setting of its own.
+@pytest.mark.filterwarnings("default::DeprecationWarning")
 def test_pipeline_gives_the_same_rows(tmp_path):
     rng = np.random.default_rng(0)
     source = tmp_path / "in"

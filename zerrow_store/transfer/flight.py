@@ -52,10 +52,10 @@ class ObjectServer(flight.FlightServerBase):  # type: ignore[misc]
 
 def fetch_object(
     client: Client, location: str, token: str, object_id: bytes, allocations: Allocations
-) -> tuple[bytes, list[tuple[bytes, int]]]:
+) -> list[tuple[bytes, int]]:
     """Land another store's object in `client`'s store as a transient object.
 
-    Returns its id here and where each allocation lies here. Raises ObjectLostError when the
+    Returns where each allocation lies here. Raises ObjectLostError when the
     other store is gone or has not got the object, StoreFullError when it does not fit.
     """
     try:
@@ -67,7 +67,7 @@ def fetch_object(
     encoded = _native.encode_buffers(b"", landed)
     relocated = [(s, offset) for s, offset, _ in _native.message_allocations(encoded.message)]
     client.publish(object_id, encoded, transient=True)
-    return object_id, relocated
+    return relocated
 
 
 def _receive(
