@@ -42,8 +42,8 @@ class Raw:
     def raw(self, data: bytes, fds: list[int] | None = None) -> tuple[str, Any]:
         try:
             protocol.send(self.socket, data, fds or ())
-            while (frame := self.reader.next()) is None:
-                if not self.reader.feed(self.socket):
+            while (frame := self.reader.next()) is None or frame[0] not in ("reply", "error"):
+                if frame is None and not self.reader.feed(self.socket):
                     return "end", None
         except OSError:
             return "end", None
@@ -204,15 +204,15 @@ def test_descriptors_nobody_asked_for_do_not_pile_up(store: Store) -> None:
 def test_who_does_not_read_neither_stops_nor_fills_the_store(store: Store) -> None:
     client = store.connected()
     object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    (segment, _), *_ = Raw(store.name).ask("get", [object_id])[1][1]
     lazy = Raw(store.name)
+    (segment, _), *_ = lazy.ask("get", [object_id])[1][1]
     lazy.socket.settimeout(5)
     # Many answers, with and without descriptors, and nobody takes them.
     request = protocol.pack("list", 1, []) + protocol.pack("segments", 1, [[segment]])
     with contextlib.suppress(OSError):
-        for _ in range(20_000):
+        for i in range(20_000):
             lazy.socket.sendall(request)
-            if _ % 1000 == 0:
+            if i % 1000 == 0:
                 assert client.stats().objects == 1
     assert client.stats().objects == 1
     lazy.close()
@@ -233,6 +233,7 @@ def test_a_server_out_of_descriptors_goes_on(store: Store) -> None:
     for connection in crowd:
         connection.close()
     wait_until(lambda: client.stats().clients == 1)
+    assert client.stats().pid == server
 
 
 def test_a_frame_in_pieces_is_put_together() -> None:

@@ -119,7 +119,8 @@ class Books:
 
     def _count(self, counters: list[int]) -> None:
         for name, increment in zip(COUNTERS, counters, strict=True):
-            self.counters[name] += increment
+            # They travel as 64 bits.
+            self.counters[name] = min(self.counters[name] + increment, (1 << 63) - 1)
 
     def _hide(self, object_id: bytes) -> None:
         self.objects[object_id].deleted = True

@@ -5,9 +5,13 @@ when
 the store was restarted, and sends again what was under way; another one releases what was held.
 What it publishes stays pinned in this process's arena for as long as the store's books refer to it.
 
-An allocation is registered by the first publication that names it and freed by one event; both are
-handled by the reading thread, in the order in which the store sent them, so that a pin is never
-taken for another's.
+An allocation is registered by the client's first publication that names it, one pin kept, and
+freed by one event; both are handled by the reading thread, in the order in which the store sent
+them, so that a pin is never taken for another's. A request that was interrupted is concluded by
+that thread all the same, which then undoes it.
+
+Locking: `_lock` guards the socket's sending side, the requests under way and what is held, so that
+what a restarted store is told is what was held at that moment.
 """
 
 import contextlib
@@ -21,7 +25,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -96,8 +100,10 @@ class _Request:
     kind: str
     body: Any
     own: bytes
+    fds: list[int]
     future: "Future[Any]"
     sent_before: bool = False
+    abandoned: bool = False
 
 
 class Client:
@@ -109,8 +115,8 @@ class Client:
         _clients.add(self)
 
     def _start(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()  # guards the socket's sending side and the two below
+        self._lock = threading.Lock()
+        self._attaching = threading.Lock()
         self._requests: dict[int, _Request] = {}
         self._ids = itertools.count(1)
         self._attached = False
@@ -118,8 +124,11 @@ class Client:
         self._held: Counter[bytes] = Counter()
         self._releases: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closed = False
-        self._socket, self._reader = self._greet()
-        threading.Thread(target=self._read, name="zerrow-client", daemon=True).start()
+        self._gone: set[bytes] = set()
+        _, self._reader = self._greet()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._read, name="zerrow-client", daemon=True)
+        self._thread.start()
         threading.Thread(target=self._release, name="zerrow-release", daemon=True).start()
 
     # --- objects ---
@@ -189,10 +198,10 @@ class Client:
         try:
             if encoded.own or owned:
                 self._attach()
-            (supervisor_id,) = self._request("put", body, own=encoded.own)
         except BaseException:
             _native.unpin(_offsets(encoded.own))
             raise
+        (supervisor_id,) = self._request("put", body, own=encoded.own)
         return bytes(supervisor_id)
 
     def hold(self, object_id: bytes) -> object:
@@ -225,6 +234,8 @@ class Client:
             self._closed = True
             self._releases.put(None)
             _shut(self._socket)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=1.0)  # it closes the socket; a store that hangs is left alone
 
     # --- connection ---
 
@@ -235,17 +246,46 @@ class Client:
         try:
             self._call(connection, reader, "hello", [protocol.PROTOCOL_VERSION, "client", b""])
             if self._attached:
-                (live,) = self._call(connection, reader, "attach", *_own_segment())
+                body, fds = _own_segment()
+                (live,) = self._call(connection, reader, "attach", body, fds)
                 gone = self._registered - {offset for (offset,) in struct.iter_unpack("<Q", live)}
-                self._registered -= gone
-                _native.unpin(struct.pack(f"<{len(gone)}Q", *gone))
-            for object_id, count in list(self._held.items()):
-                for _ in range(count):
+                self._unpin_registered(gone)
+            with self._lock:
+                held = Counter(self._held)
+            for object_id in list(held.elements()):
+                try:
                     self._call(connection, reader, "hold", [object_id])
-        except (OSError, ProtocolError) as error:
+                except errors.ObjectNotFoundError as error:
+                    logger.warning("a view outlived its object: %s", error)
+                    held[object_id] -= 1
+            with self._lock:
+                if self._closed:
+                    raise StoreUnavailableError("this client is closed")
+                released = held - self._held  # while this was under way
+                self._held &= held
+                if released:
+                    ids = list(released.elements())
+                    protocol.send(connection, protocol.pack("release", 0, [ids]))
+                self._resend(connection)
+        except (OSError, errors.ZerrowError) as error:
+            reader.close()
             connection.close()
             raise StoreUnavailableError(f"the store {self._name!r} hung up: {error}") from error
         return connection, reader
+
+    def _resend(self, connection: socket.socket) -> None:
+        """Make `connection` the client's, and send again what was under way."""
+        self._socket, previous = connection, getattr(self, "_socket", connection)
+        if previous is not connection:
+            _shut(previous)
+            previous.close()
+        for request_id, request in self._requests.items():
+            request.sent_before = True
+            body = request.body
+            if request.kind == "delete":  # it may have been done before the crash
+                body = [body[0], True]
+            frame = protocol.pack(request.kind, request_id, body)
+            protocol.send(connection, frame, request.fds)
 
     def _call(
         self,
@@ -256,7 +296,7 @@ class Client:
         fds: Iterable[int] = (),
     ) -> Any:
         """Send one request and wait for its reply, before the reading thread takes over."""
-        protocol.send(connection, protocol.pack(kind, 1, body), list(fds))
+        protocol.send(connection, protocol.pack(kind, 0xFFFFFFFF, body), list(fds))
         while True:
             while (frame := reader.next()) is None:
                 if not reader.feed(connection):
@@ -264,37 +304,55 @@ class Client:
             if frame[0] == "reply":
                 return frame[2]
             if frame[0] == "error":
-                logger.warning("the store did not take up %s again: %s", kind, frame[2])
-                return None
+                raise _make_error(*frame[2])
+            self._handle(*frame)
 
     def _attach(self) -> None:
-        with self._lock:
-            if self._attached:
-                return
-            self._attached = True
-        body, fds = _own_segment()
-        try:
-            self._request("attach", body, fds=fds)
-        except BaseException:
-            self._attached = False
-            raise
+        with self._attaching:
+            if not self._attached:
+                body, fds = _own_segment()
+                self._request("attach", body, fds=fds)
 
     def _request(self, kind: str, body: Any, *, own: bytes = b"", fds: Iterable[int] = ()) -> Any:
-        self._after_fork()
-        request = _Request(kind, body, own, Future())
+        """Send a request and wait for its conclusion. `own` is unpinned if it fails."""
+        request = _Request(kind, body, own, list(fds), Future())
+        try:
+            self._after_fork()
+            self._enter(request)
+        except BaseException:
+            _native.unpin(_offsets(own))
+            raise
+        try:
+            return request.future.result()
+        except BaseException:
+            with self._lock:
+                # Interrupted, by control-C or Ray's cancellation: the reading thread concludes it.
+                request.abandoned = not request.future.done()
+            if not request.abandoned and request.future.exception() is None:
+                self._undo(request)
+            raise
+
+    def _enter(self, request: _Request) -> None:
         with self._lock:
             if self._closed:
                 raise StoreUnavailableError(f"this client of the store {self._name!r} is closed")
             request_id = next(self._ids)
+            frame = protocol.pack(request.kind, request_id, request.body)
             self._requests[request_id] = request
-            try:
-                protocol.send(self._socket, protocol.pack(kind, request_id, body), list(fds))
-            except OSError:
-                pass  # the reading thread sees it too, and sends again once it has reconnected
-            except BaseException:
-                del self._requests[request_id]
-                raise
-        return request.future.result()
+            # If it fails, the reading thread sees it too, and sends again once it has reconnected.
+            with contextlib.suppress(OSError):
+                protocol.send(self._socket, frame, request.fds)
+
+    def _undo(self, request: _Request) -> None:
+        """Take back what an interrupted request has done."""
+        if request.kind == "put":
+            self._send_quietly("delete", [[request.body[0]], True])
+        elif request.kind in ("get", "hold"):
+            self._releases.put(request.body[0])
+
+    def _send_quietly(self, kind: str, body: Any) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            protocol.send(self._socket, protocol.pack(kind, 0, body))
 
     def _read(self) -> None:
         while True:
@@ -305,76 +363,90 @@ class Client:
                 self._handle(*frame)
             except (OSError, ProtocolError) as error:
                 if self._closed or not self._reconnect():
-                    self._fail(error)
-                    return
+                    return self._fail(error)
+            except Exception as error:
+                logger.exception("the connection to the store %s ends", self._name)
+                return self._fail(error)
 
     def _handle(self, kind: str, request_id: int, body: Any) -> None:
         if kind == "freed":
-            self._registered.difference_update(o for (o,) in struct.iter_unpack("<Q", body))
-            _native.unpin(body)
+            self._unpin_registered({offset for (offset,) in struct.iter_unpack("<Q", body)})
         elif kind == "segment_gone":
-            _native.unmap_segment(body)
+            self._unmap_gone(body)
         elif kind in ("reply", "error"):
             with self._lock:
                 request = self._requests.pop(request_id)
             try:
                 result = self._conclude(request, kind, body)
             except Exception as error:
-                request.future.set_exception(error)
-            else:
+                with self._lock:
+                    request.future.set_exception(error)
+                return
+            with self._lock:
                 request.future.set_result(result)
+            if request.abandoned:
+                self._undo(request)
         else:
             raise ProtocolError(f"the store sent {kind!r}")
 
     def _conclude(self, request: _Request, kind: str, body: Any) -> Any:
         if kind == "error":
-            name, arguments = body
-            error = _make_error(name, arguments)
+            error = _make_error(*body)
             # Sent twice around a crash of the store, and the first time has counted.
             if not (isinstance(error, ObjectExistsError) and request.sent_before):
+                _native.unpin(_offsets(request.own))
                 raise error
             body = [b""]
-        if request.kind == "put":
-            again = []
-            for offset, _ in unpack(request.own):
-                if offset in self._registered:
-                    again.append(offset)
-                self._registered.add(offset)
-            # One pin for each allocation in the books is enough.
-            _native.unpin(struct.pack(f"<{len(again)}Q", *again))
+        if request.kind == "attach":
+            self._attached = True
+        elif request.kind == "put":
+            self._register({offset for offset, _ in unpack(request.own)})
         elif request.kind in ("get", "hold"):
-            self._held[request.body[0]] += 1
+            with self._lock:
+                self._held[request.body[0]] += 1
         elif request.kind == "segments":
-            for segment_id, size in zip(request.body[0], body[0], strict=True):
-                fd = self._reader.take_descriptor()
-                try:
-                    _native.map_segment(segment_id, fd, size)
-                finally:
-                    os.close(fd)
+            self._map(request.body[0], body[0])
         return body
+
+    def _register(self, offsets: set[int]) -> None:
+        # One pin for each allocation in the books is enough.
+        _native.unpin(_pack(offsets & self._registered))
+        self._registered |= offsets
+
+    def _unpin_registered(self, offsets: set[int]) -> None:
+        _native.unpin(_pack(offsets & self._registered))
+        self._registered -= offsets
+
+    def _map(self, segment_ids: Sequence[bytes], sizes: Sequence[int]) -> None:
+        # All descriptors are taken before anything can fail: the next reply has its own.
+        fds = [self._reader.take_descriptor() for _ in segment_ids]
+        try:
+            for segment_id, fd, size in zip(segment_ids, fds, sizes, strict=True):
+                _native.map_segment(segment_id, fd, size)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _unmap_gone(self, *segment_ids: bytes) -> None:
+        """Unmap segments that the store has no more; those with views are tried again later."""
+        with self._lock:
+            self._gone.update(segment_ids)
+            if self._gone:
+                mapped = set(_native.mapped_segments())
+                self._gone = {s for s in self._gone & mapped if not _native.unmap_segment(s)}
 
     def _reconnect(self) -> bool:
         deadline = time.monotonic() + _RECONNECT_SECONDS
         wait = 0.02
         while time.monotonic() < deadline and not self._closed:
             try:
-                connection, reader = self._greet()
+                _, reader = self._greet()
             except StoreUnavailableError:
                 time.sleep(wait)
                 wait = min(2 * wait, 0.5)
                 continue
-            with self._lock:
-                _shut(self._socket)
-                self._socket.close()
-                self._reader.close()
-                self._socket, self._reader = connection, reader
-                for request_id, request in self._requests.items():
-                    request.sent_before = True
-                    body, fds = request.body, list[int]()
-                    if request.kind == "attach":
-                        body, fds = _own_segment()
-                    frame = protocol.pack(request.kind, request_id, body)
-                    protocol.send(connection, frame, fds)
+            self._reader.close()
+            self._reader = reader
             return True
         return False
 
@@ -387,6 +459,7 @@ class Client:
             self._reader.close()
             requests, self._requests = self._requests, {}
         for request in requests.values():
+            # A put may have counted: what it named stays pinned.
             reason = StoreUnavailableError(f"the store {self._name!r} is gone: {error}")
             request.future.set_exception(reason)
 
@@ -402,24 +475,32 @@ class Client:
                 if following is None:
                     return
                 ids.append(following)
-            self._held.subtract(ids)
-            self._held += Counter()
             with self._lock:
                 if self._closed:
                     return
+                # Not what a restarted store could not hold again.
+                known = Counter(ids) & self._held
+                self._held -= known
                 # A restarted store learns only of what is still held.
                 with contextlib.suppress(OSError):
-                    protocol.send(self._socket, protocol.pack("release", 0, [ids]))
+                    body = [list(known.elements())]
+                    protocol.send(self._socket, protocol.pack("release", 0, body))
+            self._unmap_gone()
 
     def _after_fork(self) -> None:
         if self._pid != os.getpid():
-            self._start()
+            with _forking:
+                if self._pid != os.getpid():
+                    self._start()
 
 
+_forking = threading.Lock()
 _clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
+    global _forking
+    _forking = threading.Lock()
     # The parent's connection is the parent's alone: its end must be seen when the parent ends.
     for client in _clients:
         client._socket.close()
@@ -435,6 +516,10 @@ def _own_segment() -> tuple[list[Any], list[int]]:
 
 def _offsets(pairs: bytes) -> bytes:
     return b"".join(pairs[i : i + 8] for i in range(0, len(pairs), 16))
+
+
+def _pack(offsets: set[int]) -> bytes:
+    return struct.pack(f"<{len(offsets)}Q", *offsets)
 
 
 def _make_error(name: str, arguments: list[Any]) -> Exception:

@@ -83,6 +83,8 @@ class FrameReader:
                 self._descriptors.extend(received)
         if flags & socket.MSG_CTRUNC:
             raise ProtocolError("descriptors were lost: this process has too many open files")
+        if len(self._descriptors) > 2 * MAX_DESCRIPTORS:
+            raise ProtocolError("more descriptors came than frames announce")
         self._buffer += data
         return bool(data)
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,19 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
-from zerrow_store.node.books import Books, Object, Packed, unpack
+from zerrow_store.node.books import COUNTERS, Books, Object, Packed, unpack
+from zerrow_store.node.outbox import MOST_UNSENT, Outbox
 
 logger = logging.getLogger("zerrow_store.server")
 
 ALREADY_RUNNING = 3
 """Exit code when a store of this name is running already."""
 
-_MOST_UNSENT = 64 << 20
 _GRACE_SECONDS = 10.0
 _SUPERVISOR_SECONDS = 30.0
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _PAGE = 4096
+_MOST_COUNTED = 1 << 50
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -59,7 +60,7 @@ class Connection:
         self.socket = sock
         self.pid, self.uid = protocol.peer(sock)
         self.reader = protocol.FrameReader()
-        self.unsent = bytearray()
+        self.outbox = Outbox(sock)
         self.greeted = False
         self.holds: Counter[bytes] = Counter()
         self.segment: bytes | None = None
@@ -75,7 +76,7 @@ class Server:
         self._respawn = respawn
         self._books = Books()
         self._descriptors: dict[bytes, int] = {}
-        self._owners: dict[bytes, Connection] = {}
+        self._owners: defaultdict[bytes, set[Connection]] = defaultdict(set)
         self._dead: set[bytes] = set()
         self._holders: Counter[bytes] = Counter()
         self._orphaned: dict[bytes, float] = {}
@@ -87,6 +88,8 @@ class Server:
         self._running = True
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(protocol.address(name))
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._stop_reading, self._stop_writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def restore(self, supervisor: socket.socket) -> None:
         """Take over the books that the supervisor kept, over a socket that it made for that."""
@@ -119,25 +122,43 @@ class Server:
         """Serve until stopped."""
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._stop_reading, selectors.EVENT_READ, self._stop)
         if self._watched is not None:
             pidfd = _pidfd(self._watched)
             if pidfd is None:
                 return
-            self._selector.register(pidfd, selectors.EVENT_READ, self.stop)
+            self._selector.register(pidfd, selectors.EVENT_READ, self._stop)
         while self._running:
             for key, events in self._selector.select(timeout=1.0):
                 key.data(key.fileobj, events)
             self._tick()
 
+    def stop(self, *_: Any) -> None:
+        """End `run` soon; from a signal handler, which must not send amid what is being sent."""
+        os.write(self._stop_writing, b"!")
+
     # --- connections ---
 
     def _accept(self, *_: Any) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             sock, _ = self._listener.accept()
-            connection = self._add(sock)
-            if connection.uid != os.getuid():
-                logger.warning("refused a process of user %d", connection.uid)
-                self._drop(connection)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._refuse(error)
+            return
+        connection = self._add(sock)
+        if connection.uid != os.getuid():
+            logger.warning("refused a process of user %d", connection.uid)
+            self._drop(connection)
+
+    def _refuse(self, error: OSError) -> None:
+        """Without descriptors left, a spare one serves to hang up: nobody waits for an answer."""
+        logger.warning("cannot take a connection: %s", error)
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._listener.accept()[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _add(self, sock: socket.socket) -> Connection:
         sock.setblocking(False)
@@ -173,54 +194,44 @@ class Server:
         self._selector.unregister(connection.socket)
         connection.socket.close()
         connection.reader.close()
+        connection.outbox.close()
         if connection is self._supervisor:
             self._supervisor, self._supervisor_id = None, b""
             self._alone_since = time.monotonic()
             if self._respawn and self._running:
                 self._respawn_supervisor()
-        if connection.segment is not None and self._owners.get(connection.segment) is connection:
-            del self._owners[connection.segment]
+        if connection.segment is not None:
+            self._owners[connection.segment].discard(connection)
+            if not self._owners[connection.segment]:
+                del self._owners[connection.segment]
         for object_id, count in connection.holds.items():
             self._release(object_id, count)
 
     def _send(
-        self, connection: Connection, kind: str, request_id: int, body: Any, fds: Iterable[int] = ()
+        self,
+        connection: Connection,
+        kind: str,
+        request_id: int,
+        body: Any,
+        fds: Sequence[int] = (),
     ) -> None:
-        frame = protocol.pack(kind, request_id, body)
-        fds = list(fds)
-        if fds:
-            # Descriptors go with a frame's first byte: everything before has to be out.
-            self._flush_all(connection)
-            rights = struct.pack(f"{len(fds)}i", *fds)
-            sent = connection.socket.sendmsg(
-                [frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-            )
-            frame = frame[sent:]
-        connection.unsent += frame
+        connection.outbox.put(protocol.pack(kind, request_id, body), fds)
         self._flush(connection)
 
     def _flush(self, connection: Connection) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while connection.unsent:
-                sent = connection.socket.send(connection.unsent)
-                del connection.unsent[:sent]
-        if len(connection.unsent) > _MOST_UNSENT:
-            raise ProtocolError("it does not read what is sent to it")
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        connection.outbox.flush()
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.outbox else 0)
         key = self._selector.get_key(connection.socket)
         if key.events != wanted:
             self._selector.modify(connection.socket, wanted, key.data)
 
-    def _flush_all(self, connection: Connection) -> None:
-        if connection.unsent:
-            connection.socket.settimeout(5.0)
-            try:
-                connection.socket.sendall(connection.unsent)
-            except TimeoutError as error:
-                raise ProtocolError("it does not read what is sent to it") from error
-            finally:
-                connection.socket.setblocking(False)
-            connection.unsent.clear()
+    def _tell(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
+        """Send an event; who cannot be told is dropped."""
+        try:
+            self._send(connection, kind, 0, body, fds)
+        except (OSError, ProtocolError) as error:
+            logger.info("lost process %d: %s", connection.pid, error)
+            self._drop(connection)
 
     # --- requests ---
 
@@ -253,17 +264,27 @@ class Server:
             raise ProtocolError(f"it speaks version {version}, not {protocol.PROTOCOL_VERSION}")
         connection.greeted = True
         if role == "supervisor":
-            previous, self._supervisor = self._supervisor, None
-            if previous is not None:
-                self._drop(previous)
-            for kind, body in self._books.snapshot():
-                fds = [self._descriptors[body[0]]] if kind == "segment" else []
-                self._send(connection, kind, 0, body, fds)
-            self._supervisor, self._supervisor_id = connection, identity
+            self._hand_over(connection)
+            self._supervisor_id = identity
         return [protocol.PROTOCOL_VERSION, os.getpid()]
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Make this connection the supervisor; the one before it, if any, is told to let go."""
+        previous, self._supervisor = self._supervisor, connection
+        if previous is not None and previous is not connection:
+            self._tell(previous, "stopping", [])
+            self._drop(previous)
+        connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
+        for kind, body in self._books.snapshot():
+            fds = [self._descriptors[body[0]]] if kind == "segment" else []
+            self._send(connection, kind, 0, body, fds)
+        connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
 
     def _on_attach(self, connection: Connection, segment_id: bytes, size: int) -> list[bytes]:
         fd = connection.reader.take_descriptor()
+        if connection.segment not in (None, segment_id):
+            os.close(fd)
+            raise ProtocolError("a process has one segment")
         known = self._books.segments.get(segment_id)
         if known is not None:
             os.close(fd)
@@ -277,9 +298,16 @@ class Server:
                 raise
             self._descriptors[segment_id] = fd
             self._change("segment", [segment_id, size, connection.pid, _start_time(connection.pid)])
-            self._watch_process(segment_id)
+            try:
+                self._watch_process(segment_id)
+            except OSError:  # out of descriptors: unwatched, it would stay for ever
+                self._change("segment_gone", [segment_id])
+                os.close(self._descriptors.pop(segment_id))
+                raise
+            if segment_id not in self._books.segments:
+                raise ProtocolError("its process is gone already")
         connection.segment = segment_id
-        self._owners[segment_id] = connection
+        self._owners[segment_id].add(connection)
         references = self._books.segments[segment_id].references
         return [struct.pack(f"<{len(references)}Q", *references)]
 
@@ -313,13 +341,16 @@ class Server:
             raise ProtocolError("it publishes without having attached a segment")
         if own:
             allocations.append((self._check_own(connection, own), own))
-        shared, reshared, copied = (int(count) for count in counters)
+        if len(counters) != len(COUNTERS) or any(type(count) is not int for count in counters):
+            raise ProtocolError("counters are numbers of bytes")
+        if any(not 0 <= count <= _MOST_COUNTED for count in counters):
+            raise ProtocolError("counters are numbers of bytes that a machine can have")
         needed = self._books.new_bytes(allocations)
         if needed and self._books.bytes_stored + needed > self._budget:
             raise StoreFullError(needed=needed, used=self._books.bytes_stored, budget=self._budget)
         owner = connection.segment if owned else None
         body = [object_id, allocations, message, bool(transient), owner]
-        self._change("put", [*body, [shared, reshared, copied], time.time()])
+        self._change("put", [*body, counters, time.time()])
         if transient:
             self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
         return [self._supervisor_id]
@@ -367,10 +398,15 @@ class Server:
         if len(segment_ids) > protocol.MAX_DESCRIPTORS:
             raise ProtocolError("it asks for too many segments at once")
         # Reopened read-only: what is given away can neither be written nor truncated.
-        fds = [
-            os.open(f"/proc/self/fd/{self._descriptors[s]}", os.O_RDONLY | os.O_CLOEXEC)
-            for s in segment_ids
-        ]
+        fds: list[int] = []
+        try:
+            for segment_id in segment_ids:
+                path = f"/proc/self/fd/{self._descriptors[segment_id]}"
+                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
         return [[self._books.segments[s].size for s in segment_ids], fds]
 
     def _on_delete(self, connection: Connection, object_ids: list[bytes], missing_ok: bool) -> None:
@@ -402,7 +438,7 @@ class Server:
         }
 
     def _on_shutdown(self, connection: Connection) -> None:
-        self.stop()
+        self._stop()
 
     # --- lives ---
 
@@ -412,10 +448,7 @@ class Server:
         supervisor = self._supervisor
         if supervisor is not None:
             fds = [self._descriptors[body[0]]] if kind == "segment" else []
-            try:
-                self._send(supervisor, kind, 0, body, fds)
-            except (OSError, ProtocolError):
-                self._drop(supervisor)
+            self._tell(supervisor, kind, body, fds)
         return freed
 
     def _delete(self, object_id: bytes) -> None:
@@ -442,14 +475,12 @@ class Server:
         for segment_id, offset in self._change("remove", [object_id]):
             freed[segment_id].append(offset)
         for segment_id, offsets in freed.items():
-            owner = self._owners.get(segment_id)
             if segment_id in self._dead:
                 self._punch_gaps(segment_id)
-            elif owner is not None:
-                try:
-                    self._send(owner, "freed", 0, struct.pack(f"<{len(offsets)}Q", *offsets))
-                except (OSError, ProtocolError):
-                    self._drop(owner)
+                continue
+            # Each client of the owning process unpins what it has pinned itself.
+            for owner in list(self._owners.get(segment_id, ())):
+                self._tell(owner, "freed", struct.pack(f"<{len(offsets)}Q", *offsets))
 
     def _watch_process(self, segment_id: bytes) -> None:
         segment = self._books.segments[segment_id]
@@ -485,10 +516,7 @@ class Server:
             self._dead.discard(segment_id)
             for connection in list(self._connections.values()):
                 if connection.greeted and connection is not self._supervisor:
-                    try:
-                        self._send(connection, "segment_gone", 0, segment_id)
-                    except (OSError, ProtocolError):
-                        self._drop(connection)
+                    self._tell(connection, "segment_gone", segment_id)
             return
         start = 0
         for offset in sorted(segment.references):
@@ -498,7 +526,10 @@ class Server:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        for object_id in [o for o, until in self._orphaned.items() if until < now]:
+        # In the order in which they were orphaned: most often the first is not due.
+        while (object_id := next(iter(self._orphaned), None)) is not None:
+            if self._orphaned[object_id] >= now:
+                break
             del self._orphaned[object_id]
             entry = self._books.objects.get(object_id)
             if entry is not None and not self._holders[object_id]:
@@ -506,19 +537,18 @@ class Server:
         alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
         if alone and not self._respawn:
             logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
-            self.stop()
+            self._stop()
 
     def _respawn_supervisor(self) -> None:
         command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
         command += ["--budget", str(self._budget)]
         subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
 
-    def stop(self, *_: Any) -> None:
+    def _stop(self, *_: Any) -> None:
         """End the store, and tell the supervisor that it is meant."""
         self._running = False
         if self._supervisor is not None:
-            with contextlib.suppress(OSError, ProtocolError):
-                self._send(self._supervisor, "stopping", 0, [])
+            self._tell(self._supervisor, "stopping", [])
 
 
 def _describe(error: ZerrowError) -> list[Any]:
@@ -531,8 +561,8 @@ def _describe(error: ZerrowError) -> list[Any]:
 
 
 def _check_segment(segment_id: bytes, fd: int, size: int) -> None:
-    if not isinstance(segment_id, bytes) or len(segment_id) != 16:
-        raise ProtocolError("a segment's id has 16 bytes")
+    if not isinstance(segment_id, bytes) or len(segment_id) != 16 or type(size) is not int:
+        raise ProtocolError("a segment has an id of 16 bytes and a size")
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size != size:
         raise ProtocolError("a segment is a file of the announced size")

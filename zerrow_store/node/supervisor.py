@@ -6,6 +6,7 @@ as `python -m zerrow_store.node.supervisor` by `zerrow start`, and by a server t
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
@@ -60,7 +61,8 @@ class Supervisor:
     def stop(self) -> None:
         """End the store, and supervision."""
         self._stopping = True
-        protocol.send(self._connection, protocol.pack("shutdown", 0, []))
+        with contextlib.suppress(OSError):  # it may be gone, or just being started again
+            protocol.send(self._connection, protocol.pack("shutdown", 0, []))
         self.wait()
 
     def wait(self) -> None:
@@ -161,11 +163,13 @@ class Supervisor:
                     return
                 logger.warning("the store %s is started again: %s", self._name, error)
                 self._connection, self._reader = self._adopt_or_spawn()
+                if self._stopping:
+                    protocol.send(self._connection, protocol.pack("shutdown", 0, []))
 
     def _apply(self, reader: protocol.FrameReader, kind: str, _: int, body: list[Any]) -> None:
         if kind == "reply":
             return
-        if kind == "stopping":
+        if kind == "stopping":  # the store's end is meant, or another supervisor took over
             self._stopping = True
             return
         if kind == "segment":
