@@ -15,6 +15,7 @@ import pytest
 
 from tests.node.helpers import Store, alive, kill, memfds, processes, wait_until
 from zerrow_store import Client, StoreUnavailableError, connect
+from zerrow_store.node.supervisor import Supervisor
 
 ROWS = 2_000_000
 MAKE = f"table = pa.table({{'x': pc.add(pa.array([1]).take(pa.array([0] * {ROWS})), 1)}})"
@@ -202,3 +203,31 @@ supervisor.wait()
     assert watched.stdin is not None
     watched.stdin.close()
     assert not processes("--name", name)
+
+
+def test_two_supervisors_do_not_fight(standalone: str) -> None:
+    client = Client(standalone)
+    server = client.stats().pid
+    newcomer = Supervisor(standalone, budget=1 << 30)
+    newcomer.start()
+    # The one before lets go, and the store goes on.
+    wait_until(lambda: _supervisor(standalone) is None)
+    stats = client.stats()
+    assert (stats.pid, stats.supervised) == (server, True)
+    kill(server)
+    assert client.stats().pid != server
+    client.close()
+    newcomer.stop()
+
+
+def test_a_supervisor_that_hangs_does_not_stop_the_store(standalone: str) -> None:
+    supervisor = _supervisor(standalone)
+    assert supervisor is not None
+    client = connect(standalone)
+    os.kill(supervisor, signal.SIGSTOP)
+    table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
+    for _ in range(3000):
+        client.delete(client.put(table))
+    assert client.get(client.put(table)).equals(table)
+    os.kill(supervisor, signal.SIGCONT)
+    client.close()

@@ -26,12 +26,13 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 @dataclass
 class Segment:
     """A memfd of a process; `references` counts, for each offset, [size, objects that refer to
-    it].
+    it]. shared: other stores refer to it, too.
     """
 
     size: int
     pid: int
     started: int
+    shared: bool = False
     references: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -71,6 +72,8 @@ class Books:
         """Iterate over events that make equal books out of empty ones."""
         for segment_id, segment in self.segments.items():
             yield "segment", [segment_id, segment.size, segment.pid, segment.started]
+            if segment.shared:
+                yield "share", [segment_id]
         for object_id, entry in self.objects.items():
             body = [object_id, entry.allocations, entry.message, entry.transient, entry.owner]
             yield "put", [*body, [0, 0, 0], entry.created]
@@ -89,6 +92,9 @@ class Books:
 
     def _segment(self, segment_id: bytes, size: int, pid: int, started: int) -> None:
         self.segments[segment_id] = Segment(size, pid, started)
+
+    def _share(self, segment_id: bytes) -> None:
+        self.segments[segment_id].shared = True
 
     def _segment_gone(self, segment_id: bytes) -> None:
         del self.segments[segment_id]

@@ -35,7 +35,7 @@ import pyarrow as pa
 from zerrow_store import errors
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
 from zerrow_store.native import _native
-from zerrow_store.node import protocol
+from zerrow_store.node import forking, protocol
 from zerrow_store.node.books import unpack
 
 logger = logging.getLogger("zerrow_store")
@@ -116,7 +116,6 @@ class Client:
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._attaching = threading.Lock()
         self._requests: dict[int, _Request] = {}
         self._ids = itertools.count(1)
         self._attached = False
@@ -308,10 +307,26 @@ class Client:
             self._handle(*frame)
 
     def _attach(self) -> None:
-        with self._attaching:
-            if not self._attached:
-                body, fds = _own_segment()
-                self._request("attach", body, fds=fds)
+        with _attaching:
+            if self._attached:
+                return
+            others = _stores - {self._name}
+            _stores.add(self._name)
+            self._announce()
+            # Another store must not give back, at this process's end, what only this one knows of.
+            for client in [c for c in _clients if c._attached and c._name in others]:
+                with contextlib.suppress(StoreUnavailableError):
+                    client._announce()
+                    others.discard(client._name)
+            for name in others:
+                with contextlib.suppress(StoreUnavailableError):
+                    told = Client(name)
+                    told._announce()
+                    told.close()
+
+    def _announce(self) -> None:
+        body, fds = _own_segment()
+        self._request("attach", body, fds=fds)
 
     def _request(self, kind: str, body: Any, *, own: bytes = b"", fds: Iterable[int] = ()) -> Any:
         """Send a request and wait for its conclusion. `own` is unpinned if it fails."""
@@ -497,21 +512,39 @@ class Client:
 _forking = threading.Lock()
 _clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
+_attaching = threading.Lock()
+_stores: set[str] = set()
+"""The stores that this process's arena was attached to; guarded by `_attaching`."""
 
-def _close_in_child() -> None:
-    global _forking
-    _forking = threading.Lock()
+
+def _before_fork() -> None:
+    for client in list(_clients):
+        if client._pid == os.getpid() and not client._closed and client._held:
+            with client._lock:
+                held = Counter(client._held)
+            forking.guard(client._name, held)
+
+
+def _after_in_child() -> None:
+    global _attaching, _forking
+    _attaching, _forking = threading.Lock(), threading.Lock()
+    _stores.clear()  # the child's arena is another
+    forking.keep_guards()
     # The parent's connection is the parent's alone: its end must be seen when the parent ends.
     for client in _clients:
         client._socket.close()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=forking.release_guards,
+    after_in_child=_after_in_child,
+)
 
 
 def _own_segment() -> tuple[list[Any], list[int]]:
     segment_id, fd, size = _native.arena_segment()
-    return [segment_id, size], [fd]
+    return [segment_id, size, len(_stores) > 1], [fd]
 
 
 def _offsets(pairs: bytes) -> bytes:

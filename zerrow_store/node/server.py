@@ -45,6 +45,7 @@ ALREADY_RUNNING = 3
 
 _GRACE_SECONDS = 10.0
 _SUPERVISOR_SECONDS = 30.0
+_PATIENCE_SECONDS = 5.0
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _PAGE = 4096
 _MOST_COUNTED = 1 << 50
@@ -132,6 +133,11 @@ class Server:
             for key, events in self._selector.select(timeout=1.0):
                 key.data(key.fileobj, events)
             self._tick()
+        if self._supervisor is not None:
+            # It has to read that the end is meant, after all that it has not read yet.
+            self._supervisor.socket.settimeout(_PATIENCE_SECONDS)
+            with contextlib.suppress(OSError):
+                self._supervisor.outbox.flush()
 
     def stop(self, *_: Any) -> None:
         """End `run` soon; from a signal handler, which must not send amid what is being sent."""
@@ -280,7 +286,9 @@ class Server:
             self._send(connection, kind, 0, body, fds)
         connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
 
-    def _on_attach(self, connection: Connection, segment_id: bytes, size: int) -> list[bytes]:
+    def _on_attach(
+        self, connection: Connection, segment_id: bytes, size: int, shared: bool = False
+    ) -> list[bytes]:
         fd = connection.reader.take_descriptor()
         if connection.segment not in (None, segment_id):
             os.close(fd)
@@ -306,6 +314,8 @@ class Server:
                 raise
             if segment_id not in self._books.segments:
                 raise ProtocolError("its process is gone already")
+        if shared and not self._books.segments[segment_id].shared:
+            self._change("share", [segment_id])
         connection.segment = segment_id
         self._owners[segment_id].add(connection)
         references = self._books.segments[segment_id].references
@@ -517,6 +527,8 @@ class Server:
             for connection in list(self._connections.values()):
                 if connection.greeted and connection is not self._supervisor:
                     self._tell(connection, "segment_gone", segment_id)
+            return
+        if segment.shared:  # another store may refer to what this one does not
             return
         start = 0
         for offset in sorted(segment.references):
