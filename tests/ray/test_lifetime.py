@@ -68,7 +68,7 @@ def usage(pids):
 
 @pytest.mark.slow
 def test_ten_thousand_tables_leave_nothing():
-    rows = 300_000
+    rows = 600_000
 
     @ray.remote
     class Pipe:
