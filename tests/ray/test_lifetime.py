@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from tests.ray.conftest import eventually, store_pids, total
+from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -48,6 +49,18 @@ def test_a_view_alone_keeps_the_bytes():
     np.testing.assert_array_equal(view, np.arange(10, 110))
     del view
     eventually(lambda: total()["bytes_stored"] == before, "the view's bytes are freed")
+
+
+def test_memory_goes_back_to_the_kernel():
+    def resident() -> int:
+        return os.fstat(_native.arena_segment()[1]).st_blocks * 512
+
+    eventually(lambda: _native.arena_stats()["warm"] == 0, "what other tests freed has gone")
+    before = resident()
+    ref = ray.put(make())
+    assert resident() >= before + 8 * ROWS
+    del ref
+    eventually(lambda: resident() <= before, "the pages have gone back")
 
 
 def test_put_in_a_driver_is_freed():
