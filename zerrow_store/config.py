@@ -46,7 +46,7 @@ class MemoryConfig:
         return cls(
             arena_capacity=_size(environ, "ZERROW_ARENA_CAPACITY", 2 * memory),
             warm_limit=_size(environ, "ZERROW_WARM_LIMIT", min(4 * _GIB, memory // 8)),
-            decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 1000),
+            decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 500),
             capture_arrow=_switch(environ, "ZERROW_CAPTURE_ARROW"),
             capture_numpy=_switch(environ, "ZERROW_CAPTURE_NUMPY"),
         )

@@ -22,7 +22,7 @@ class PluginConfig:
         `benchmarks/hop.py` finds the break-even.
     """
 
-    threshold: int = 2 << 20
+    threshold: int = 4 << 20
 
 
 @cache

@@ -52,7 +52,7 @@ def test_defaults_follow_the_machine() -> None:
     config = MemoryConfig.from_environment({})
     assert config.arena_capacity == 2 * machine_memory()
     assert config.warm_limit == min(4 << 30, machine_memory() // 8)
-    assert config.decay_ms == 1000
+    assert config.decay_ms == 500
     assert config.capture_arrow
     assert config.capture_numpy
 

@@ -79,12 +79,22 @@ def test_nothing_stays_warm_at_zero(setting: str) -> None:
     )
 
 
-def test_a_process_that_frees_nothing_has_no_thread_of_ours() -> None:
+def test_the_arena_has_one_thread_and_starts_it_with_the_first_free() -> None:
     run(
         """
-        threads = len(os.listdir("/proc/self/task"))
-        kept = [np.ones(MIB := 1 << 20) for _ in range(3)]
-        assert _native.arena_stats()["live"] >= 3 * MIB
+        memory.stop()
+        def threads(): return len(os.listdir("/proc/self/task"))
+        # In a child, whose arena is new and has freed nothing.
+        pid = os.fork()
+        if not pid:
+            assert threads() == 1
+            probe = _native.ArenaProbe
+            addresses = [probe.allocate(100_000) for _ in range(100)]
+            assert threads() == 1
+            for address in addresses: probe.free(address)
+            assert threads() == 2
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         """
     )
 
@@ -95,9 +105,7 @@ def test_the_thread_leaves_signals_to_the_program() -> None:
         import signal
         hits = []
         signal.signal(signal.SIGUSR1, lambda *_: hits.append(1))
-        before = set(os.listdir("/proc/self/task"))
         fill(1 << 20)
-        new = set(os.listdir("/proc/self/task")) - before
         while True:
             masks = [
                 line.split()[1]

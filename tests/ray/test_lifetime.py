@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from tests.ray.conftest import eventually, store_pids, total
+from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -50,6 +51,18 @@ def test_a_view_alone_keeps_the_bytes():
     eventually(lambda: total()["bytes_stored"] == before, "the view's bytes are freed")
 
 
+def test_memory_goes_back_to_the_kernel():
+    def resident() -> int:
+        return os.fstat(_native.arena_segment()[1]).st_blocks * 512
+
+    eventually(lambda: _native.arena_stats()["warm"] == 0, "what other tests freed has gone")
+    before = resident()
+    ref = ray.put(make())
+    assert resident() >= before + 8 * ROWS
+    del ref
+    eventually(lambda: resident() <= before, "the pages have gone back")
+
+
 def test_put_in_a_driver_is_freed():
     before = total()["bytes_stored"]
     for _ in range(20):
@@ -68,7 +81,7 @@ def usage(pids):
 
 @pytest.mark.slow
 def test_ten_thousand_tables_leave_nothing():
-    rows = 300_000
+    rows = 600_000
 
     @ray.remote
     class Pipe:

@@ -294,3 +294,24 @@ def test_stats_add_up():
         assert answer["total"][key] == sum(node[key] for node in answer["nodes"].values())
     assert answer["total"]["objects"] >= 1
     del ref
+
+
+def test_what_does_not_fit_takes_rays_own_path_with_one_warning():
+    code = """
+    import logging, numpy as np, pyarrow as pa, ray, zerrow_ray
+    from tests.ray.conftest import RAY_OPTIONS
+    warnings = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    logging.getLogger("zerrow_ray").addHandler(handler)
+    zerrow_ray.init(**RAY_OPTIONS)
+    big = pa.table({"x": np.arange(10_000_000)})
+    small = pa.table({"x": np.arange(1_000_000)})
+    refs = [ray.put(big), ray.put(big), ray.put(small)]
+    assert all(ray.get(ref).equals(table) for ref, table in zip(refs, [big, big, small]))
+    assert zerrow_ray.stats()["total"]["bytes_stored"] == small.nbytes
+    (warning,) = warnings
+    print(warning)
+    """
+    out = run_driver(code, ZERROW_MEMORY="16MiB")
+    assert "StoreFullError: the store is full: 80,000,000 bytes needed, 0 of 16,777,216" in out

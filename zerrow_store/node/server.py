@@ -8,22 +8,18 @@ change of the books is sent to the supervisor before the client is answered.
 
 import argparse
 import contextlib
-import ctypes
-import fcntl
 import logging
 import os
 import resource
 import selectors
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from zerrow_store.errors import (
@@ -36,7 +32,9 @@ from zerrow_store.errors import (
 )
 from zerrow_store.node import protocol
 from zerrow_store.node.books import COUNTERS, Books, Object, Packed, unpack
-from zerrow_store.node.outbox import MOST_UNSENT, Outbox
+from zerrow_store.node.connection import Connection
+from zerrow_store.node.outbox import MOST_UNSENT
+from zerrow_store.node.segments import check_segment, open_pidfd, punch, start_time
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -46,25 +44,7 @@ ALREADY_RUNNING = 3
 _GRACE_SECONDS = 10.0
 _SUPERVISOR_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
-_PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-_PAGE = 4096
 _MOST_COUNTED = 1 << 50
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-class Connection:
-    """A client or the supervisor at the other end of a socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self.pid, self.uid = protocol.peer(sock)
-        self.reader = protocol.FrameReader()
-        self.outbox = Outbox(sock)
-        self.greeted = False
-        self.holds: Counter[bytes] = Counter()
-        self.segment: bytes | None = None
 
 
 class Server:
@@ -125,7 +105,7 @@ class Server:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._stop_reading, selectors.EVENT_READ, self._stop)
         if self._watched is not None:
-            pidfd = _pidfd(self._watched)
+            pidfd = open_pidfd(self._watched)
             if pidfd is None:
                 return
             self._selector.register(pidfd, selectors.EVENT_READ, self._stop)
@@ -167,18 +147,14 @@ class Server:
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _add(self, sock: socket.socket) -> Connection:
-        sock.setblocking(False)
-        connection = Connection(sock)
+        connection = Connection(sock, self._selector, self._serve)
         self._connections[sock.fileno()] = connection
-        self._selector.register(
-            sock, selectors.EVENT_READ, lambda _, events: self._serve(connection, events)
-        )
         return connection
 
     def _serve(self, connection: Connection, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
-                self._flush(connection)
+                connection.flush()
             if events & selectors.EVENT_READ:
                 with contextlib.suppress(BlockingIOError):
                     if not connection.reader.feed(connection.socket):
@@ -197,10 +173,7 @@ class Server:
         if connection.socket.fileno() < 0:
             return
         del self._connections[connection.socket.fileno()]
-        self._selector.unregister(connection.socket)
-        connection.socket.close()
-        connection.reader.close()
-        connection.outbox.close()
+        connection.close()
         if connection is self._supervisor:
             self._supervisor, self._supervisor_id = None, b""
             self._alone_since = time.monotonic()
@@ -213,28 +186,10 @@ class Server:
         for object_id, count in connection.holds.items():
             self._release(object_id, count)
 
-    def _send(
-        self,
-        connection: Connection,
-        kind: str,
-        request_id: int,
-        body: Any,
-        fds: Sequence[int] = (),
-    ) -> None:
-        connection.outbox.put(protocol.pack(kind, request_id, body), fds)
-        self._flush(connection)
-
-    def _flush(self, connection: Connection) -> None:
-        connection.outbox.flush()
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.outbox else 0)
-        key = self._selector.get_key(connection.socket)
-        if key.events != wanted:
-            self._selector.modify(connection.socket, wanted, key.data)
-
     def _tell(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
         """Send an event; who cannot be told is dropped."""
         try:
-            self._send(connection, kind, 0, body, fds)
+            connection.send(kind, 0, body, fds)
         except (OSError, ProtocolError) as error:
             logger.info("lost process %d: %s", connection.pid, error)
             self._drop(connection)
@@ -251,14 +206,14 @@ class Server:
             if isinstance(error, ProtocolError):
                 raise
             reply = None
-            self._send(connection, "error", request_id, _describe(error))
+            connection.send("error", request_id, _describe(error))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, struct.error) as error:
             raise ProtocolError(f"malformed {kind!r}: {error!r}") from error
         else:
             fds = reply.pop() if kind == "segments" else ()
             try:
                 if request_id:
-                    self._send(connection, "reply", request_id, reply, fds)
+                    connection.send("reply", request_id, reply, fds)
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -283,7 +238,7 @@ class Server:
         connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
         for kind, body in self._books.snapshot():
             fds = [self._descriptors[body[0]]] if kind == "segment" else []
-            self._send(connection, kind, 0, body, fds)
+            connection.send(kind, 0, body, fds)
         connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
 
     def _on_attach(
@@ -300,12 +255,12 @@ class Server:
                 raise ProtocolError("a segment belongs to the process that made it")
         else:
             try:
-                _check_segment(segment_id, fd, size)
+                check_segment(segment_id, fd, size)
             except ProtocolError:
                 os.close(fd)
                 raise
             self._descriptors[segment_id] = fd
-            self._change("segment", [segment_id, size, connection.pid, _start_time(connection.pid)])
+            self._change("segment", [segment_id, size, connection.pid, start_time(connection.pid)])
             try:
                 self._watch_process(segment_id)
             except OSError:  # out of descriptors: unwatched, it would stay for ever
@@ -494,8 +449,8 @@ class Server:
 
     def _watch_process(self, segment_id: bytes) -> None:
         segment = self._books.segments[segment_id]
-        pidfd = _pidfd(segment.pid)
-        if pidfd is None or _start_time(segment.pid) != segment.started:
+        pidfd = open_pidfd(segment.pid)
+        if pidfd is None or start_time(segment.pid) != segment.started:
             if pidfd is not None:
                 os.close(pidfd)
             self._process_gone(segment_id)
@@ -532,9 +487,9 @@ class Server:
             return
         start = 0
         for offset in sorted(segment.references):
-            _punch(fd, start, offset)
+            punch(fd, start, offset)
             start = max(start, offset + segment.references[offset][0])
-        _punch(fd, start, segment.size)
+        punch(fd, start, segment.size)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -570,41 +525,6 @@ def _describe(error: ZerrowError) -> list[Any]:
     if isinstance(error, ObjectNotFoundError):
         return ["ObjectNotFoundError", [error.object_id]]
     return [type(error).__name__, [str(error)]]
-
-
-def _check_segment(segment_id: bytes, fd: int, size: int) -> None:
-    if not isinstance(segment_id, bytes) or len(segment_id) != 16 or type(size) is not int:
-        raise ProtocolError("a segment has an id of 16 bytes and a size")
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-        raise ProtocolError("a segment is a file of the announced size")
-    try:
-        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError as error:
-        raise ProtocolError("a segment is a memfd") from error
-    if not seals & fcntl.F_SEAL_SHRINK:
-        raise ProtocolError("a segment is sealed against shrinking")
-
-
-def _punch(fd: int, start: int, end: int) -> None:
-    start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
-    if end > start and _libc.fallocate(fd, _PUNCH_HOLE, start, end - start) != 0:
-        logger.warning("could not give memory back: %s", os.strerror(ctypes.get_errno()))
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _start_time(pid: int) -> int:
-    """Start of a process in clock ticks after boot (proc(5), field 22), 0 if it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except OSError:
-        return 0
 
 
 def main() -> int:
