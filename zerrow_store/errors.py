@@ -51,5 +51,16 @@ class ObjectLostError(ZerrowError):
     """An object's bytes are gone with the process or the machine that held them."""
 
 
+class DecodeError(ZerrowError):
+    """The process that decoded a file for others failed. `kind`: the class of its error."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return DecodeError, (self.kind, str(self))
+
+
 class ProtocolError(ZerrowError):
     """A peer sent what the protocol does not allow."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from zerrow_store.node.cache_index import CacheIndex, Entry
+
 _PAIR = struct.Struct("<QQ")
 
 Packed = list[tuple[bytes, bytes]]
@@ -58,6 +60,7 @@ class Books:
     def __init__(self) -> None:
         self.segments: dict[bytes, Segment] = {}
         self.objects: dict[bytes, Object] = {}
+        self.cache = CacheIndex()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.bytes_stored = 0
 
@@ -76,7 +79,11 @@ class Books:
                 yield "share", [segment_id]
         for object_id, entry in self.objects.items():
             body = [object_id, entry.allocations, entry.message, entry.transient, entry.owner]
-            yield "put", [*body, [0, 0, 0], entry.created]
+            put = [*body, [0, 0, 0], entry.created]
+            if cached := self.cache.entries.get(object_id):
+                yield "cache", [put, list(vars(cached).values())]
+            else:
+                yield "put", put
             if entry.deleted:
                 yield "hide", [object_id]
         yield "count", [list(self.counters.values())]
@@ -128,10 +135,20 @@ class Books:
             # They travel as 64 bits.
             self.counters[name] = min(self.counters[name] + increment, (1 << 63) - 1)
 
+    def _cache(self, put: list[Any], entry: list[Any]) -> None:
+        self._put(*put)
+        file, path, unit, *rest = entry
+        self.cache.add(put[0], Entry(file, path, tuple(unit), *rest))
+
+    def _cache_used(self, object_ids: list[bytes], now: float) -> None:
+        self.cache.use(object_ids, now)
+
     def _hide(self, object_id: bytes) -> None:
+        self.cache.forget(object_id)
         self.objects[object_id].deleted = True
 
     def _remove(self, object_id: bytes) -> list[tuple[bytes, int]]:
+        self.cache.forget(object_id)
         freed = []
         for segment_id, packed in self.objects.pop(object_id).allocations:
             references = self.segments[segment_id].references

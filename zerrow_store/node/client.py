@@ -37,6 +37,7 @@ from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailab
 from zerrow_store.native import _native
 from zerrow_store.node import forking, protocol
 from zerrow_store.node.books import unpack
+from zerrow_store.node.cache_calls import CacheCalls
 
 logger = logging.getLogger("zerrow_store")
 
@@ -106,7 +107,7 @@ class _Request:
     abandoned: bool = False
 
 
-class Client:
+class Client(CacheCalls):
     """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
 
     def __init__(self, name: str) -> None:
@@ -154,7 +155,7 @@ class Client:
         Raises ObjectNotFoundError.
         """
         message, _ = self._request("get", [object_id])
-        hold = self._hold(object_id)
+        hold = self._held_by(object_id)
         if message is None:
             raise errors.ObjectNotFoundError(object_id)
         self.ensure_segments(_native.message_segments(message))
@@ -206,14 +207,14 @@ class Client:
     def hold(self, object_id: bytes) -> object:
         """Return something that keeps the object in the store until it is collected."""
         self._request("hold", [object_id])
-        return self._hold(object_id)
+        return self._held_by(object_id)
 
     def allocations(self, object_id: bytes) -> Allocations:
         """Return the allocations (segment, offset, size) of an object, which the caller must
         hold.
         """
         _, allocations = self._request("get", [object_id])
-        self._hold(object_id)
+        self._held_by(object_id)
         return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
@@ -222,6 +223,11 @@ class Client:
         for start in range(0, len(missing), protocol.MAX_DESCRIPTORS):
             part = missing[start : start + protocol.MAX_DESCRIPTORS]
             self._request("segments", [part])
+
+    @property
+    def closed(self) -> bool:
+        """Whether this client was closed, or its store is gone for good."""
+        return self._closed
 
     def shutdown(self) -> None:
         """End the store, supervised or not."""
@@ -347,6 +353,15 @@ class Client:
                 self._undo(request)
             raise
 
+    def _request_publication(self, kind: str, body: Any, own: bytes) -> Any:
+        try:
+            self._after_fork()
+            self._attach()
+        except BaseException:
+            _native.unpin(_offsets(own))
+            raise
+        return self._request(kind, body, own=own)
+
     def _enter(self, request: _Request) -> None:
         with self._lock:
             if self._closed:
@@ -364,6 +379,14 @@ class Client:
             self._send_quietly("delete", [[request.body[0]], True])
         elif request.kind in ("get", "hold"):
             self._releases.put(request.body[0])
+        elif request.kind == "cache_open":
+            for hit in request.future.result()[0]:
+                self._releases.put(hit[1])
+            self.cache_release(request.body[0])
+        elif request.kind == "cache_publish":
+            for column, admitted in zip(request.body[3], request.future.result(), strict=True):
+                if admitted:
+                    self._releases.put(column[3])
 
     def _send_quietly(self, kind: str, body: Any) -> None:
         with self._lock, contextlib.suppress(OSError):
@@ -419,9 +442,24 @@ class Client:
         elif request.kind in ("get", "hold"):
             with self._lock:
                 self._held[request.body[0]] += 1
+        elif request.kind == "cache_open":
+            with self._lock:
+                self._held.update(hit[1] for hit in body[0])
+        elif request.kind == "cache_publish":
+            self._conclude_columns(request.body[3], body)
         elif request.kind == "segments":
             self._map(request.body[0], body[0])
         return body
+
+    def _conclude_columns(self, columns: Sequence[Any], admitted: Sequence[bool]) -> None:
+        # One at a time: columns share allocations, and each has pinned them.
+        for (_, _, _, object_id, own, *_), ok in zip(columns, admitted, strict=True):
+            if ok:
+                self._register({offset for offset, _ in unpack(own)})
+                with self._lock:
+                    self._held[object_id] += 1
+            else:
+                _native.unpin(_offsets(own))
 
     def _register(self, offsets: set[int]) -> None:
         # One pin for each allocation in the books is enough.
@@ -478,7 +516,7 @@ class Client:
             reason = StoreUnavailableError(f"the store {self._name!r} is gone: {error}")
             request.future.set_exception(reason)
 
-    def _hold(self, object_id: bytes) -> _Hold:
+    def _held_by(self, object_id: bytes) -> _Hold:
         return _Hold(object_id, self._releases)
 
     def _release(self) -> None:

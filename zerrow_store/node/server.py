@@ -8,6 +8,7 @@ change of the books is sent to the supervisor before the client is answered.
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zerrow_store.errors import (
+    DecodeError,
     ObjectExistsError,
     ObjectLostError,
     ObjectNotFoundError,
@@ -32,6 +34,7 @@ from zerrow_store.errors import (
 )
 from zerrow_store.node import protocol
 from zerrow_store.node.books import COUNTERS, Books, Object, Packed, unpack
+from zerrow_store.node.cache import DEFERRED, REQUESTS, Cache
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.segments import check_segment, open_pidfd, punch, start_time
@@ -61,6 +64,16 @@ class Server:
         self._dead: set[bytes] = set()
         self._holders: Counter[bytes] = Counter()
         self._orphaned: dict[bytes, float] = {}
+        self._returning_until = 0.0
+        self._cache = Cache(
+            self._books,
+            self._holders,
+            hold=self._take_hold,
+            change=self._change,
+            delete=self._delete,
+            admit=self._admit,
+            answer=self._answer_later,
+        )
         self._connections: dict[int, Connection] = {}
         self._supervisor: Connection | None = None
         self._supervisor_id = b""
@@ -88,7 +101,7 @@ class Server:
         connection = self._add(supervisor)
         connection.greeted, connection.reader = True, reader
         self._supervisor, self._supervisor_id = connection, body
-        until = time.monotonic() + _GRACE_SECONDS
+        self._returning_until = until = time.monotonic() + _GRACE_SECONDS
         for object_id, entry in self._books.objects.items():
             if entry.deleted or entry.transient:
                 self._orphaned[object_id] = until
@@ -185,6 +198,17 @@ class Server:
                 del self._owners[connection.segment]
         for object_id, count in connection.holds.items():
             self._release(object_id, count)
+        self._cache.dropped(connection)
+
+    def _answer_later(self, connection: Connection, request_id: int, reply: Any) -> None:
+        """Answer a request that was deferred; an error, if `reply` is one."""
+        failed = isinstance(reply, ZerrowError)
+        kind, body = ("error", _describe(reply)) if failed else ("reply", reply)
+        try:
+            connection.send(kind, request_id, body)
+        except (OSError, ProtocolError) as error:
+            logger.info("lost process %d: %s", connection.pid, error)
+            self._drop(connection)
 
     def _tell(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
         """Send an event; who cannot be told is dropped."""
@@ -198,6 +222,8 @@ class Server:
 
     def _answer(self, connection: Connection, kind: str, request_id: int, body: Any) -> None:
         handler: Callable[..., Any] | None = getattr(self, f"_on_{kind}", None)
+        if kind in REQUESTS:
+            handler = functools.partial(getattr(self._cache, REQUESTS[kind]), request_id)
         if handler is None or not (connection.greeted or kind == "hello"):
             raise ProtocolError(f"unexpected frame {kind!r}")
         try:
@@ -212,7 +238,7 @@ class Server:
         else:
             fds = reply.pop() if kind == "segments" else ()
             try:
-                if request_id:
+                if request_id and reply is not DEFERRED:
                     connection.send("reply", request_id, reply, fds)
             finally:
                 for fd in fds:
@@ -287,6 +313,24 @@ class Server:
         owned: bool,
         counters: list[int],
     ) -> list[bytes]:
+        put = self._admit(connection, object_id, own, foreign, message, counters, transient, owned)
+        self._change("put", put)
+        if transient:
+            self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
+        return [self._supervisor_id]
+
+    def _admit(
+        self,
+        connection: Connection,
+        object_id: bytes,
+        own: bytes,
+        foreign: Packed,
+        message: bytes | None,
+        counters: list[int],
+        transient: bool = False,
+        owned: bool = False,
+    ) -> list[Any]:
+        """Check a publication and make room for it; returns the event that enters it."""
         if not isinstance(object_id, bytes) or not (message is None or isinstance(message, bytes)):
             raise ProtocolError("an object's id and message are bytes")
         if object_id in self._books.objects:
@@ -311,14 +355,16 @@ class Server:
         if any(not 0 <= count <= _MOST_COUNTED for count in counters):
             raise ProtocolError("counters are numbers of bytes that a machine can have")
         needed = self._books.new_bytes(allocations)
-        if needed and self._books.bytes_stored + needed > self._budget:
+        excess = self._books.bytes_stored + needed - self._budget
+        if needed and excess > 0 and not (self._all_returned() and self._cache.evict(excess)):
             raise StoreFullError(needed=needed, used=self._books.bytes_stored, budget=self._budget)
         owner = connection.segment if owned else None
         body = [object_id, allocations, message, bool(transient), owner]
-        self._change("put", [*body, counters, time.time()])
-        if transient:
-            self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
-        return [self._supervisor_id]
+        return [*body, counters, time.time()]
+
+    def _all_returned(self) -> bool:
+        """Whether the readers that a restarted store had before have had the time to come back."""
+        return time.monotonic() >= self._returning_until
 
     def _check_own(self, connection: Connection, own: bytes) -> bytes:
         assert connection.segment is not None
@@ -422,6 +468,9 @@ class Server:
             return
         if self._holders[object_id]:
             self._change("hide", [object_id])
+        elif not self._all_returned():
+            self._change("hide", [object_id])
+            self._orphaned[object_id] = self._returning_until
         else:
             self._remove(object_id)
 
@@ -524,6 +573,8 @@ def _describe(error: ZerrowError) -> list[Any]:
         return ["StoreFullError", [error.needed, error.used, error.budget]]
     if isinstance(error, ObjectNotFoundError):
         return ["ObjectNotFoundError", [error.object_id]]
+    if isinstance(error, DecodeError):
+        return ["DecodeError", [error.kind, str(error)]]
     return [type(error).__name__, [str(error)]]
 
 

@@ -1,0 +1,189 @@
+"""Getting decoded columns: from the cache what is there, by decoding what is not.
+
+A read decodes what it was granted, hands it over, and only then waits for what others decode: so
+nobody waits in a circle. What the store does not take, because it is full or gone, is the reader's
+alone; a read never fails for that. A file that changes meanwhile is not cached and not returned.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+import pyarrow as pa
+
+from zerrow_store.decache.files import OpenFile
+from zerrow_store.decache.store import warn_once
+from zerrow_store.errors import DecodeError, ZerrowError
+from zerrow_store.native import _native
+from zerrow_store.node.cache_calls import CacheHit, DecodedColumn
+from zerrow_store.node.cache_index import Unit
+from zerrow_store.node.client import Client
+
+logger = logging.getLogger("zerrow_store")
+
+Wanted = Mapping[Unit, Sequence[int]]
+"""Parts of units; see `zerrow_store.node.cache_index`."""
+
+Chunks = list[pa.Array]
+"""A part of a unit; one chunk at least."""
+
+Decoded = dict[Unit, dict[int, Chunks]]
+
+Decode = Callable[[Wanted], Decoded]
+
+
+class DecodeFailedError(Exception):
+    """Decoding failed for these parts, because of what is in the file."""
+
+    def __init__(self, errors: Mapping[tuple[Unit, int], Exception]) -> None:
+        super().__init__(str(next(iter(errors.values()))))
+        self.errors = errors
+
+
+def fetch(client: Client | None, file: OpenFile, wanted: Wanted, decode: Decode) -> Decoded:
+    """Return the wanted parts of a file, each from the cache or through `decode`.
+
+    Raises what pyarrow raises for the file (whoever decoded it), and FileChangedError.
+    """
+    decoded: Decoded = {unit: {} for unit in wanted}
+    if client is not None and file.identity is not None:
+        try:
+            _Read(client, file, file.identity, decode).run(wanted, decoded)
+        except DecodeError as error:
+            _raise_as_decoder_did(error)
+        except ZerrowError as error:
+            warn_once(error)
+    missing = {
+        unit: [part for part in parts if part not in decoded[unit]]
+        for unit, parts in wanted.items()
+    }
+    if missing := {unit: parts for unit, parts in missing.items() if parts}:
+        _merge(decoded, _decode(file, missing, decode))
+    return decoded
+
+
+def _decode(file: OpenFile, wanted: Wanted, decode: Decode) -> Decoded:
+    """Decode without the cache."""
+    try:
+        decoded = decode(wanted)
+    except DecodeFailedError as failure:
+        file.check_unchanged()
+        raise next(iter(failure.errors.values())) from None
+    file.check_unchanged()
+    return decoded
+
+
+class _Read:
+    """One read of a file through the cache. `token` stands for its claims."""
+
+    def __init__(self, client: Client, file: OpenFile, identity: bytes, decode: Decode) -> None:
+        self._client = client
+        self._file = file
+        self._identity = identity
+        self._decode = decode
+        self._token = os.urandom(8)
+
+    def run(self, wanted: Wanted, decoded: Decoded) -> None:
+        """Fill `decoded` with all that is wanted."""
+        missing = [(unit, list(parts)) for unit, parts in wanted.items()]
+        while missing:
+            answer = self._client.cache_open(
+                self._token, self._identity, self._file.path, missing
+            )
+            granted = {missing[index][0]: parts for index, parts in answer.granted}
+            try:
+                self._take(answer.hits, missing, decoded)
+                if granted:
+                    _merge(decoded, self._decode_and_publish(granted))
+            except BaseException:
+                self._client.cache_release(self._token)
+                raise
+            self._log(answer.held)
+            missing = [(missing[index][0], parts) for index, parts, _ in answer.held]
+
+    def _take(
+        self, hits: list[CacheHit], missing: list[tuple[Unit, list[int]]], decoded: Decoded
+    ) -> None:
+        self._client.ensure_segments(
+            {s for hit in hits for s in _native.message_segments(hit.message)}
+        )
+        for hit in hits:
+            column = _native.decode(hit.message, hit.hold)
+            parts = _split(column, hit.layout)
+            decoded[missing[hit.index][0]].update((part, parts[part]) for part in hit.parts)
+
+    def _decode_and_publish(self, granted: Wanted) -> Decoded:
+        started = time.monotonic()
+        try:
+            decoded = self._decode(granted)
+        except DecodeFailedError as failure:
+            self._file.check_unchanged()
+            for (unit, part), error in failure.errors.items():
+                self._client.cache_fail(self._token, self._identity, [(unit, [part])], error)
+            raise next(iter(failure.errors.values())) from None
+        self._file.check_unchanged()
+        return self._publish(decoded, time.monotonic() - started)
+
+    def _publish(self, decoded: Decoded, seconds: float) -> Decoded:
+        """Hand decoded columns over; returns views of what was taken, and what was not."""
+        columns = []
+        sizes = {
+            unit: sum(chunk.nbytes for chunks in parts.values() for chunk in chunks)
+            for unit, parts in decoded.items()
+        }
+        total = max(1, sum(sizes.values()))
+        for unit, parts in decoded.items():
+            layout = [[part, len(chunks)] for part, chunks in parts.items()]
+            data = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
+            try:
+                encoded = _native.encode(data)
+            except (ValueError, MemoryError) as error:
+                # Arrow's schema message cannot describe the type, or the arena is full.
+                logger.debug("%s of %s is not cached: %s", unit[1], self._file.path, error)
+                continue
+            cost = seconds * sizes[unit] / total
+            columns.append(DecodedColumn(unit, layout, cost, os.urandom(16), encoded))
+        holds = self._client.cache_publish(
+            self._token, self._identity, self._file.path, columns
+        )
+        if len(columns) < len(decoded):
+            self._client.cache_release(self._token)
+        taken = [(c, hold) for c, hold in zip(columns, holds, strict=True) if hold is not None]
+        self._client.ensure_segments(
+            {s for c, _ in taken for s in _native.message_segments(c.encoded.message)}
+        )
+        views = {
+            column.unit: _split(_native.decode(column.encoded.message, hold), column.layout)
+            for column, hold in taken
+        }
+        return {unit: views.get(unit, parts) for unit, parts in decoded.items()}
+
+    def _log(self, held: list[list[object]]) -> None:
+        if held:
+            logger.debug(
+                "%s: waiting for %d columns that process %s decodes",
+                self._file.path,
+                len(held),
+                held[0][2],
+            )
+
+
+def _split(column: pa.ChunkedArray, layout: list[list[int]]) -> dict[int, Chunks]:
+    chunks = iter(column.chunks)
+    return {part: [next(chunks) for _ in range(count)] for part, count in layout}
+
+
+def _merge(decoded: Decoded, more: Decoded) -> None:
+    for unit, parts in more.items():
+        decoded[unit].update(parts)
+
+
+def _raise_as_decoder_did(error: DecodeError) -> NoReturn:
+    cls = getattr(pa.lib, error.kind, None)
+    if error.kind == "OSError":
+        raise OSError(str(error)) from None
+    if isinstance(cls, type) and issubclass(cls, pa.ArrowException):
+        raise cls(str(error)) from None
+    raise error

@@ -1,0 +1,176 @@
+"""Files as the cache knows them: opened for reading, with an identity that changes when they do.
+
+Opening comes first: a process that may not read a file gets nothing of it, cached or not. A local
+file is read through the descriptor that was identified, so that what replaces it meanwhile under
+its name is not taken for it. Timestamps have the resolution of the kernel's clock tick: of a file
+that was changed a moment ago, a further change might not be seen, so identifying it waits that
+moment out.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+_TICK_NS = 20_000_000  # a kernel tick is 10 ms at most
+_SECOND_NS = 1_000_000_000
+# File systems whose contents are this process's alone.
+_PRIVATE_PROTOCOLS = {"memory", "dir", "reference"}
+
+
+class FileChangedError(Exception):
+    """A file changed while it was read: what was read is no version of it."""
+
+
+class OpenFile(ABC):
+    """A file that this process may read. `identity` is None if no change of it would be seen."""
+
+    def __init__(self, path: str, identity: bytes | None) -> None:
+        self.path = path
+        self.identity = identity
+
+    @abstractmethod
+    def open(self) -> pa.NativeFile:
+        """Return a new handle of the file for reading."""
+
+    @abstractmethod
+    def current_identity(self) -> bytes | None:
+        """Return the identity that the file has now."""
+
+    def check_unchanged(self) -> None:
+        """Raise FileChangedError if the file is not what it was when it was opened."""
+        if self.identity is not None and self.current_identity() != self.identity:
+            raise FileChangedError(self.path)
+
+
+class LocalFile(OpenFile):
+    """A local file, identified by device, inode, size and times of change."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            super().__init__(os.path.abspath(path), self._settled_identity())
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def open(self) -> pa.NativeFile:
+        return pa.OSFile(f"/proc/self/fd/{self._fd}")
+
+    def current_identity(self) -> bytes | None:
+        return _local_identity(os.fstat(self._fd))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _settled_identity(self) -> bytes | None:
+        """The identity; None if a change within the resolution of its times is still possible."""
+        status = os.fstat(self._fd)
+        age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+        if status.st_mtime_ns % _SECOND_NS == 0 and abs(age) < 2 * _SECOND_NS:
+            return None  # the file system may count in seconds
+        if 0 <= age < _TICK_NS:
+            time.sleep((_TICK_NS - age) / _SECOND_NS)
+            status = os.fstat(self._fd)
+        return _local_identity(status)
+
+
+class RemoteFile(OpenFile):
+    """A file of a pyarrow file system, identified by size and ETag, version or time of change."""
+
+    def __init__(self, path: str, filesystem: pafs.FileSystem) -> None:
+        self._filesystem = filesystem
+        self._name = path
+        filesystem.open_input_file(path).close()
+        super().__init__(f"{_scheme(filesystem)}://{path}", None)
+        self.identity = self.current_identity()
+
+    def open(self) -> pa.NativeFile:
+        return self._filesystem.open_input_file(self._name)
+
+    def current_identity(self) -> bytes | None:
+        place = _place(self._filesystem)
+        version = _version(self._filesystem, self._name)
+        if place is None or version is None:
+            return None
+        return _digest("remote", place, self._name, version)
+
+
+@contextlib.contextmanager
+def opened(path: str, filesystem: pafs.FileSystem | None = None) -> Iterator[OpenFile]:
+    """Open a file for the `with` block. Raises OSError as `open` does."""
+    if filesystem is None or (local := local_path(path, filesystem)) is not None:
+        file = LocalFile(path if filesystem is None else str(local))
+        try:
+            yield file
+        finally:
+            file.close()
+    else:
+        yield RemoteFile(path, filesystem)
+
+
+def local_path(path: str, filesystem: pafs.FileSystem) -> str | None:
+    """Return where a file lies on this machine, or None."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return path
+    if isinstance(filesystem, pafs.SubTreeFileSystem):
+        return local_path(filesystem.base_path + path, filesystem.base_fs)
+    return None
+
+
+def _local_identity(status: os.stat_result) -> bytes:
+    fields = (status.st_dev, status.st_ino, status.st_size)
+    return _digest("local", *fields, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _digest(*parts: Any) -> bytes:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+
+
+def _fsspec(filesystem: pafs.FileSystem) -> Any:
+    handler = getattr(filesystem, "handler", None)
+    return handler.fs if isinstance(handler, pafs.FSSpecHandler) else None
+
+
+def _scheme(filesystem: pafs.FileSystem) -> str:
+    fs = _fsspec(filesystem)
+    if fs is None:
+        return str(filesystem.type_name)
+    protocol = fs.protocol
+    return protocol if isinstance(protocol, str) else str(protocol[0])
+
+
+def _place(filesystem: pafs.FileSystem) -> str | None:
+    """What tells two file systems apart in all processes; None if this one is the process's own."""
+    fs = _fsspec(filesystem)
+    if fs is not None:
+        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        return None if protocols & _PRIVATE_PROTOCOLS else str(fs.to_json())
+    if filesystem.type_name in ("mock", "py"):
+        return None
+    try:
+        return hashlib.sha256(pickle.dumps(filesystem)).hexdigest()
+    except (TypeError, pickle.PicklingError):
+        return None
+
+
+def _version(filesystem: pafs.FileSystem, path: str) -> str | None:
+    """Size and what else changes with the file, as far as it is told; None if nothing is."""
+    fs = _fsspec(filesystem)
+    if fs is not None:
+        info = fs.info(path)
+        names = ("ETag", "etag", "version_id", "version", "generation", "mtime", "LastModified")
+        told = {name: str(info[name]) for name in (*names, "last_modified") if info.get(name)}
+        return json.dumps([info.get("size"), told]) if told else None
+    info = filesystem.get_file_info(path)
+    if info.mtime_ns is None or info.mtime_ns > time.time_ns() - 2 * _SECOND_NS:
+        return None  # a further change within the same second might not be seen
+    return json.dumps([info.size, info.mtime_ns])

@@ -1,0 +1,331 @@
+"""`read_parquet`: what `pyarrow.parquet.read_table` returns, its columns from the cache.
+
+A read is planned as pyarrow does it: fragments are pruned by their partitions, row groups by their
+statistics; what is left is fetched by column; partition columns and columns that a file has not got
+are pyarrow's own, and filters and projections are run by its engine over the cached columns.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from zerrow_store.decache.fetch import Decoded, fetch
+from zerrow_store.decache.files import FileChangedError, OpenFile, opened
+from zerrow_store.decache.nested import Path, join
+from zerrow_store.decache.parquet_file import (
+    Column,
+    Decoder,
+    Footer,
+    ParquetOptions,
+    UncacheableFileError,
+    read_footer,
+)
+from zerrow_store.decache.projection import Projection
+from zerrow_store.decache.store import default_client
+from zerrow_store.node.client import Client
+
+_ATTEMPTS = 10
+_NO_FILTER = ds.scalar(True)
+
+
+def read_parquet(
+    source: Any,
+    *,
+    columns: Sequence[str] | None = None,
+    use_threads: bool = True,
+    schema: pa.Schema | None = None,
+    use_pandas_metadata: bool = False,
+    read_dictionary: Sequence[str] | None = None,
+    binary_type: pa.DataType | None = None,
+    list_type: Any = None,
+    partitioning: Any = "hive",
+    filesystem: Any = None,
+    filters: Any = None,
+    ignore_prefixes: Sequence[str] | None = None,
+    coerce_int96_timestamp_unit: str | None = None,
+    page_checksum_verification: bool = False,
+    arrow_extensions_enabled: bool = True,
+    share_strings: bool = False,
+    client: Client | None = None,
+) -> pa.Table:
+    """Read a table from Parquet, each column decoded once on this machine.
+
+    The arguments, the result and the errors are those of `pyarrow.parquet.read_table`, except:
+
+    source: may also be a glob pattern of local files ("lineitem/*.parquet").
+    share_strings: keep string columns dictionary-encoded, with one dictionary for the whole file,
+        so that what is made of them by filter, take, sort or join refers to it.
+    client: the connection to the store whose cache is used; by default to the store "default".
+        Without one, files are decoded as usual.
+
+    Encrypted files are refused.
+    """
+    read = _Read(
+        client if client is not None else default_client(),
+        list(columns) if columns is not None else None,
+        pq.filters_to_expression(filters) if filters is not None else None,
+        schema,
+        use_threads,
+        use_pandas_metadata,
+    )
+    options = ParquetOptions(
+        read_dictionary=frozenset(read_dictionary or ()),
+        binary_type=binary_type,
+        list_type=list_type,
+        coerce_int96_timestamp_unit=coerce_int96_timestamp_unit,
+        page_checksum_verification=page_checksum_verification,
+        arrow_extensions_enabled=arrow_extensions_enabled,
+        share_strings=share_strings,
+    )
+    source = _expanded(source)
+    plain_file = isinstance(source, str | os.PathLike) and os.path.isfile(source)
+    if plain_file and (filesystem is None or isinstance(filesystem, pafs.LocalFileSystem)):
+        try:
+            return read.file(os.fspath(source), options)
+        except UncacheableFileError:
+            pass
+
+    def dataset(options: ParquetOptions) -> pq.ParquetDataset:
+        return pq.ParquetDataset(
+            source,
+            schema=schema,
+            filesystem=filesystem,
+            filters=filters,
+            partitioning=partitioning,
+            ignore_prefixes=ignore_prefixes,
+            **options.reader(),
+        )
+
+    found = dataset(options)
+    if share_strings:
+        options = with_shared_strings(options, found.schema)
+        found = dataset(options)
+    try:
+        return read.dataset(found, options)
+    except UncacheableFileError:
+        return found.read(columns, use_threads, use_pandas_metadata)
+
+
+def with_shared_strings(options: ParquetOptions, schema: pa.Schema) -> ParquetOptions:
+    """Return options that keep all string columns of a schema dictionary-encoded."""
+    strings = {field.name for field in schema if _is_string(field.type)}
+    return ParquetOptions(
+        **{**vars_of(options), "read_dictionary": options.read_dictionary | strings}
+    )
+
+
+def vars_of(options: ParquetOptions) -> dict[str, Any]:
+    """The options by name."""
+    return {name: getattr(options, name) for name in ParquetOptions.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class _Fragment:
+    """A file of a dataset. partition: what its place says about its rows."""
+
+    path: str
+    filesystem: pafs.FileSystem | None
+    partition: ds.Expression
+
+
+@dataclass(frozen=True)
+class _Read:
+    client: Client | None
+    columns: list[str] | None
+    filter: ds.Expression | None
+    schema: pa.Schema | None
+    use_threads: bool
+    use_pandas_metadata: bool
+
+    def file(self, path: str, options: ParquetOptions) -> pa.Table:
+        """Read one local file."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with opened(path) as file:
+                    return self._open_file(file, options)
+            except FileChangedError:
+                if attempt == _ATTEMPTS - 1:
+                    raise OSError(f"{path} changes all the time: it cannot be read") from None
+        raise AssertionError
+
+    def _open_file(self, file: OpenFile, options: ParquetOptions) -> pa.Table:
+        footer = read_footer(file, options)
+        if options.share_strings:
+            options = with_shared_strings(options, footer.schema)
+            footer = read_footer(file, options)
+        schema = self.schema or footer.schema
+        columns = self._with_index(schema.metadata)
+        projection = Projection.of(schema, columns, self.filter)
+        table = self._table(file, footer, options, _NO_FILTER, schema, projection)
+        return projection.apply(table)
+
+    def dataset(self, dataset: pq.ParquetDataset, options: ParquetOptions) -> pa.Table:
+        """Read many files, or one of another file system."""
+        whole = dataset._dataset
+        fragments = [
+            _Fragment(fragment.path, fragment.filesystem, fragment.partition_expression)
+            for fragment in whole.get_fragments(filter=self.filter)
+        ]
+        if not all(fragment.path for fragment in fragments):
+            raise UncacheableFileError("an open file")
+        metadata = whole.schema.metadata or {}
+        common = None
+        if self.use_pandas_metadata and b"pandas" not in metadata:
+            common = dataset._get_common_pandas_metadata()
+        columns = self._with_index(common or metadata)
+        projection = Projection.of(whole.schema, columns, self.filter)
+
+        def read(fragment: _Fragment) -> pa.Table:
+            return self._fragment(fragment, options, whole.schema, projection)
+
+        threads = min(len(fragments), pa.cpu_count()) if self.use_threads else 1
+        if threads > 1:
+            with ThreadPoolExecutor(threads, "zerrow-read") as pool:
+                tables = list(pool.map(read, fragments))
+        else:
+            tables = [read(fragment) for fragment in fragments]
+        empty = projection.schema.empty_table()
+        table = projection.apply(pa.concat_tables(tables) if tables else empty)
+        if common and b"pandas" in common:
+            own = dict(table.schema.metadata or {})
+            table = table.replace_schema_metadata({**own, b"pandas": common[b"pandas"]})
+        return table
+
+    def _fragment(
+        self,
+        fragment: _Fragment,
+        options: ParquetOptions,
+        schema: pa.Schema,
+        projection: Projection,
+    ) -> pa.Table:
+        for attempt in range(_ATTEMPTS):
+            try:
+                with opened(fragment.path, fragment.filesystem) as file:
+                    footer = read_footer(file, options)
+                    return self._table(
+                        file, footer, options, fragment.partition, schema, projection
+                    )
+            except FileChangedError:
+                if attempt == _ATTEMPTS - 1:
+                    raise OSError(f"{fragment.path} changes all the time") from None
+        raise AssertionError
+
+    def _with_index(self, metadata: Any) -> list[str] | None:
+        """The columns that are asked for, and those of a pandas index if that is wanted."""
+        if self.columns is None or not self.use_pandas_metadata:
+            return self.columns
+        if not metadata or b"pandas" not in metadata:
+            return self.columns
+        index = [c for c in pq.core._get_pandas_index_columns(metadata) if isinstance(c, str)]
+        return self.columns + list(set(index) - set(self.columns))
+
+    def _table(
+        self,
+        file: OpenFile,
+        footer: Footer,
+        options: ParquetOptions,
+        partition: ds.Expression,
+        schema: pa.Schema,
+        projection: Projection,
+    ) -> pa.Table:
+        """Return what the projection needs of a file, in the types of the dataset's schema."""
+        row_groups = footer.row_groups
+        if self.filter is not None:
+            row_groups = _pruned(file, options, partition, self.filter, schema)
+        there = [name for name in projection.fields if name in footer.leaves]
+        virtual = [name for name in projection.fields if name not in footer.leaves]
+        columns = {
+            name: footer.units(options, name, projection.fields[name]) for name in there
+        }
+        wanted = [column for units in columns.values() for column in units]
+        decoder = Decoder(file, footer, options, wanted, self.use_threads)
+        decoded: Decoded = {}
+        if footer.row_groups and row_groups:
+            parts = {
+                c.unit: footer.row_groups if c.leaf.path[0] in footer.shared else row_groups
+                for c in wanted
+            }
+            decoded = fetch(self.client, file, parts, decoder.decode)
+        arrays = {
+            name: _assembled(footer.schema.field(name), units, decoded, row_groups)
+            for name, units in columns.items()
+        }
+        for name, array in arrays.items():
+            whole = footer.schema.field(name).type
+            if whole != schema.field(name).type:
+                arrays[name] = _cast(array, schema.field(name).type)
+        if virtual:
+            fragment = options.format().make_fragment(
+                file.open(), partition_expression=partition, row_groups=row_groups
+            )
+            constant = fragment.to_table(columns=virtual, schema=schema)
+            arrays |= {name: constant.column(name) for name in virtual}
+        if not arrays:
+            return _rows_only(footer, row_groups)
+        fields = [
+            projection.schema.field(name).with_type(arrays[name].type)
+            for name in projection.fields
+        ]
+        return pa.table(
+            [arrays[name] for name in projection.fields],
+            pa.schema(fields, projection.schema.metadata),
+        )
+
+
+def _pruned(
+    file: OpenFile,
+    options: ParquetOptions,
+    partition: ds.Expression,
+    condition: ds.Expression,
+    schema: pa.Schema,
+) -> list[int]:
+    """Return the row groups that may have matching rows, by their statistics."""
+    fragment = options.format().make_fragment(file.open(), partition_expression=partition)
+    return [group.id for group in fragment.subset(filter=condition, schema=schema).row_groups]
+
+
+def _assembled(
+    field: pa.Field, columns: list[Column], decoded: Decoded, row_groups: list[int]
+) -> pa.ChunkedArray:
+    """A field's units of these row groups, as one column."""
+    if not decoded:
+        return pa.chunked_array([], field.type)
+    if len(columns) == 1:
+        parts = decoded[columns[0].unit]
+        return pa.chunked_array([chunk for part in row_groups for chunk in parts[part]])
+    order: list[Path] = [column.leaf.path for column in columns]
+    chunks = []
+    for part in row_groups:
+        units = {}
+        for column in columns:
+            pieces = decoded[column.unit][part]
+            units[column.leaf.path] = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
+        chunks.append(join(units, order))
+    return pa.chunked_array(chunks)
+
+
+def _cast(array: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
+    if array.type.num_fields or type_.num_fields:
+        raise UncacheableFileError("a nested type that differs from the dataset's")
+    return array.cast(type_)
+
+
+def _rows_only(footer: Footer, row_groups: list[int]) -> pa.Table:
+    """A table without columns that has the right number of rows."""
+    rows = sum(footer.metadata.row_group(group).num_rows for group in row_groups)
+    return pa.table({"": pa.nulls(rows)}).select([])
+
+
+def _expanded(source: Any) -> Any:
+    """A glob pattern as a list of files; anything else as it is."""
+    if isinstance(source, str) and glob.has_magic(source) and not os.path.exists(source):
+        return sorted(glob.glob(source, recursive=True)) or source
+    return source

@@ -1,0 +1,266 @@
+"""One Parquet file: its footer, cut into units, and the decoding of row groups.
+
+A part is a row group. Row groups are decoded in parallel, each into chunks of its own, so that a
+reader of some of them refers to no others. Errors carry the file's path, and are told apart by unit
+and row group, so that a damaged column does not fail the readers of others.
+"""
+
+import hashlib
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from zerrow_store.decache.errors import is_decode_error, with_path
+from zerrow_store.decache.fetch import Chunks, DecodeFailedError, Decoded, Wanted
+from zerrow_store.decache.files import OpenFile
+from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
+from zerrow_store.node.cache_index import Unit
+
+_KEPT_FOOTERS = 256
+
+
+@dataclass(frozen=True)
+class ParquetOptions:
+    """How columns are decoded; pyarrow's names and meanings.
+
+    share_strings: string columns have one dictionary for the whole file.
+    """
+
+    read_dictionary: frozenset[str] = frozenset()
+    binary_type: pa.DataType | None = None
+    list_type: Any = None
+    coerce_int96_timestamp_unit: str | None = None
+    page_checksum_verification: bool = False
+    arrow_extensions_enabled: bool = True
+    share_strings: bool = False
+
+    def reader(self) -> dict[str, Any]:
+        """The arguments of `pyarrow.parquet.ParquetFile`."""
+        return {
+            "read_dictionary": sorted(self.read_dictionary) or None,
+            "binary_type": self.binary_type,
+            "list_type": self.list_type,
+            "coerce_int96_timestamp_unit": self.coerce_int96_timestamp_unit,
+            "page_checksum_verification": self.page_checksum_verification,
+            "arrow_extensions_enabled": self.arrow_extensions_enabled,
+        }
+
+    def format(self) -> ds.ParquetFileFormat:
+        """The same for datasets."""
+        return ds.ParquetFileFormat(
+            dictionary_columns=sorted(self.read_dictionary),
+            binary_type=self.binary_type,
+            list_type=self.list_type,
+            coerce_int96_timestamp_unit=self.coerce_int96_timestamp_unit,
+            page_checksum_verification=self.page_checksum_verification,
+            arrow_extensions_enabled=self.arrow_extensions_enabled,
+        )
+
+    @cached_property
+    def common_variant(self) -> str:
+        """What of this applies to all columns."""
+        given = [
+            f"{name}={value.__name__ if isinstance(value, type) else value}"
+            for name, value in self.reader().items()
+            if name != "read_dictionary"
+            and value is not getattr(ParquetOptions, name)
+        ]
+        return ",".join(["parquet", *given])
+
+    def variant(self, column: str, shared: bool) -> str:
+        """How a column is decoded, as a part of its key."""
+        names = [n for n in self.read_dictionary if f"{n}.".startswith(f"{column}.")]
+        if shared:
+            return f"{self.common_variant},shared"
+        return ",".join([self.common_variant, *(f"dictionary={n}" for n in sorted(names))])
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a file says about itself, as decoded with some options. leaves: by top-level field."""
+
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    leaves: Mapping[str, list[Leaf]]
+    row_groups: list[int]
+    shared: frozenset[str]
+
+    def units(self, options: ParquetOptions, name: str, under: list[Path] | None) -> list["Column"]:
+        """Return the units of a top-level field: all, or those at or below one of some paths."""
+        shared = name in self.shared
+        return [
+            Column((options.variant(label, shared), label), leaf)
+            for leaf in self.leaves[name]
+            if under is None or any(leaf.path[: len(p)] == p for p in under)
+            for label in [".".join(part.replace(".", "\\.") for part in leaf.path)]
+        ]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A unit of a file, and where it lies."""
+
+    unit: Unit
+    leaf: Leaf
+
+
+_footers: OrderedDict[tuple[bytes, ParquetOptions], Footer] = OrderedDict()
+_lock = threading.Lock()
+
+
+class UncacheableFileError(Exception):
+    """The file's schema is one that only pyarrow's own reader knows how to handle."""
+
+
+def read_footer(file: OpenFile, options: ParquetOptions) -> Footer:
+    """Return a file's footer, read once by this process for each state of the file.
+
+    Raises UncacheableFileError, FileChangedError, and pyarrow's errors with the path in them.
+    """
+    key = (file.identity or b"", options)
+    with _lock:
+        if footer := _footers.get(key):
+            _footers.move_to_end(key)
+            return footer
+    try:
+        with pq.ParquetFile(file.open(), **options.reader()) as opened:
+            footer = _footer(opened, options)
+    except (pa.ArrowException, OSError) as error:
+        file.check_unchanged()
+        raise with_path(error, f"Could not open Parquet input source '{file.path}'") from None
+    file.check_unchanged()
+    if file.identity is not None:
+        with _lock:
+            _footers[key] = footer
+            if len(_footers) > _KEPT_FOOTERS:
+                _footers.popitem(last=False)
+    return footer
+
+
+def _footer(opened: pq.ParquetFile, options: ParquetOptions) -> Footer:
+    schema = opened.schema_arrow
+    names = schema.names
+    if len(set(names)) < len(names):
+        raise UncacheableFileError("fields with the same name")
+    leaves = {}
+    first = 0
+    for field in schema:
+        leaves[field.name] = leaves_of(field, first)
+        first += count_leaves(field.type)
+    if first != opened.metadata.num_columns:
+        raise UncacheableFileError("a type whose columns are not known")
+    shared = {f.name for f in schema if options.share_strings and pa.types.is_dictionary(f.type)}
+    row_groups = list(range(opened.num_row_groups))
+    return Footer(opened.metadata, schema, leaves, row_groups, frozenset(shared))
+
+
+class Decoder:
+    """Decodes columns of a file; `decode` is what `fetch` wants. Used by one read."""
+
+    def __init__(
+        self,
+        file: OpenFile,
+        footer: Footer,
+        options: ParquetOptions,
+        columns: Sequence[Column],
+        use_threads: bool,
+    ) -> None:
+        self._file = file
+        self._footer = footer
+        self._options = options
+        self._leaves = {column.unit: column.leaf for column in columns}
+        self._threads = pa.cpu_count() if use_threads else 1
+        self._handles: queue.SimpleQueue[pq.ParquetFile] = queue.SimpleQueue()
+        self._errors: dict[tuple[Unit, int], Exception] = {}
+
+    def decode(self, wanted: Wanted) -> Decoded:
+        """Decode row groups of units. Raises DecodeFailedError, or what else went wrong."""
+        tasks: dict[int, list[Unit]] = {}
+        for unit, parts in wanted.items():
+            for part in parts:
+                tasks.setdefault(part, []).append(unit)
+        workers = min(self._threads, len(tasks))
+        try:
+            if workers == 1:
+                tables = [self._decode_part(part, units) for part, units in tasks.items()]
+            else:
+                with ThreadPoolExecutor(workers, "zerrow-decode") as pool:
+                    tables = list(pool.map(self._decode_part, tasks.keys(), tasks.values()))
+        finally:
+            while not self._handles.empty():
+                self._handles.get().close()
+        if self._errors:
+            raise DecodeFailedError(self._errors)
+        decoded: Decoded = {unit: {} for unit in wanted}
+        for part, columns in zip(tasks, tables, strict=True):
+            for unit, chunks in columns.items():
+                decoded[unit][part] = chunks
+        for unit in decoded:
+            if self._leaves[unit].path[0] in self._footer.shared:
+                decoded[unit] = _share_dictionary(decoded[unit])
+        return decoded
+
+    def _decode_part(self, part: int, units: list[Unit]) -> dict[Unit, Chunks]:
+        # Another row group has failed: this one is not needed any more.
+        if self._errors:
+            return {}
+        try:
+            return self._read(part, units)
+        except (pa.ArrowException, OSError) as error:
+            if not is_decode_error(error):
+                raise
+        decoded = {}
+        for unit in units:
+            try:
+                decoded |= self._read(part, [unit])
+            except (pa.ArrowException, OSError) as error:
+                if not is_decode_error(error):
+                    raise
+                what = f"Could not read Parquet file '{self._file.path}'"
+                self._errors[unit, part] = with_path(error, what)
+        return decoded
+
+    def _read(self, part: int, units: list[Unit]) -> dict[Unit, Chunks]:
+        indices = sorted({i for unit in units for i in self._leaves[unit].indices})
+        try:
+            handle = self._handles.get_nowait()
+        except queue.Empty:
+            metadata = self._footer.metadata
+            handle = pq.ParquetFile(
+                self._file.open(), metadata=metadata, **self._options.reader()
+            )
+        try:
+            alone = self._footer.metadata.num_row_groups < self._threads
+            table = handle.reader.read_row_groups(
+                [part], column_indices=indices, use_threads=alone and self._threads > 1
+            )
+        finally:
+            self._handles.put(handle)
+        return {unit: _chunks(table, self._leaves[unit].path) for unit in units}
+
+
+def _chunks(table: pa.Table, path: Path) -> Chunks:
+    column = table.column(table.schema.get_field_index(path[0]))
+    chunks = column.chunks or [pa.array([], column.type)]
+    return [cut(chunk, path) for chunk in chunks]
+
+
+def _share_dictionary(parts: dict[int, Chunks]) -> dict[int, Chunks]:
+    """Give all chunks of a dictionary-encoded column one dictionary."""
+    column = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
+    unified = iter(column.unify_dictionaries().chunks)
+    return {part: [next(unified) for _ in chunks] for part, chunks in parts.items()}
+
+
+def digest(text: str) -> str:
+    """A short name for a long list of options."""
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

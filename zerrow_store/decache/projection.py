@@ -1,0 +1,96 @@
+"""What a read needs of its files: the fields that its columns and its filter refer to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from zerrow_store.decache.nested import Path
+
+
+@dataclass(frozen=True)
+class Projection:
+    """fields: the needed top-level fields in the schema's order, and of structs the paths below
+    which something is needed (None: all of it). schema: of these fields.
+    """
+
+    fields: Mapping[str, list[Path] | None]
+    schema: pa.Schema
+    columns: list[str] | None
+    filter: ds.Expression | None
+
+    @classmethod
+    def of(
+        cls, schema: pa.Schema, columns: list[str] | None, condition: ds.Expression | None
+    ) -> "Projection":
+        """Find out what is needed. What is not understood needs everything: pyarrow decides."""
+        needed: dict[str, list[Path] | None] = {}
+        for column in columns if columns is not None else schema.names:
+            path = _resolve(schema, column)
+            if path is None:
+                needed = dict.fromkeys(schema.names)
+                break
+            _add(needed, path)
+        if condition is not None:
+            for name in _fields_of(condition, schema):
+                needed[name] = None
+        fields = {name: needed[name] for name in schema.names if name in needed}
+        kept = pa.schema([schema.field(name) for name in fields], schema.metadata)
+        return cls(fields, kept, columns, condition)
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        """Filter and project a table of the needed fields, as pyarrow's datasets do it."""
+        if self.filter is None:
+            names = list(self.fields) if self.columns is None else self.columns
+            if len(set(names)) == len(names) and set(names) <= set(self.fields):
+                return table if names == table.column_names else table.select(names)
+        columns = self.schema.names if self.columns is None else self.columns
+        return ds.dataset(table).to_table(columns=columns, filter=self.filter)
+
+
+def _resolve(schema: pa.Schema, column: str) -> Path | None:
+    """The path of a field that a dataset's scanner finds under this name, if it is a plain one."""
+    if column in schema.names:
+        return (column,)
+    path = tuple(column.split("."))
+    type_ = pa.struct(list(schema))
+    for name in path:
+        if not pa.types.is_struct(type_) or type_.get_field_index(name) < 0:
+            return None
+        type_ = type_.field(name).type
+    return path
+
+
+def _add(needed: dict[str, list[Path] | None], path: Path) -> None:
+    name = path[0]
+    if len(path) == 1:
+        needed[name] = None
+    elif name not in needed:
+        needed[name] = [path]
+    elif (paths := needed[name]) is not None:
+        paths.append(path)
+
+
+def _fields_of(condition: ds.Expression, schema: pa.Schema) -> list[str]:
+    """The top-level fields that an expression refers to. Raises ArrowInvalid if it does not fit
+    the schema.
+
+    pyarrow does not say, but refuses to bind an expression if a field is missing.
+    """
+    _bind(condition, schema)
+    text = str(condition)
+    if "FieldPath" in text:
+        return list(schema.names)
+    fields = []
+    for i, field in enumerate(schema):
+        if field.name in text or not field.name.isidentifier():
+            try:
+                _bind(condition, schema.remove(i))
+            except (pa.ArrowException, ValueError):
+                fields.append(field.name)
+    return fields
+
+
+def _bind(condition: ds.Expression, schema: pa.Schema) -> None:
+    ds.dataset(schema.empty_table()).scanner(filter=condition)

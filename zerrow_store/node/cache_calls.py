@@ -1,0 +1,139 @@
+"""The client's side of the deserialization cache's requests.
+
+A read has a token; its claims end by publication, by failure, by release, or with the connection.
+What an answer hands out is held: whoever gets it makes a hold of it.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from zerrow_store.native._native import Encoded
+from zerrow_store.node.cache_index import Unit
+
+
+@dataclass(frozen=True)
+class CacheHit:
+    """Decoded parts of the wanted unit `index`, in an object that `hold` keeps.
+
+    layout: (part, number of chunks) in the object's order; parts: those that were wanted.
+    """
+
+    index: int
+    message: bytes
+    layout: list[list[int]]
+    parts: list[int]
+    hold: object
+
+
+@dataclass(frozen=True)
+class CacheAnswer:
+    """hits; (index, parts) that are the caller's to decode; (index, parts, pid) that process pid
+    decodes.
+    """
+
+    hits: list[CacheHit]
+    granted: list[list[Any]]
+    held: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class DecodedColumn:
+    """What a reader publishes of one unit; `object_id` is a new one."""
+
+    unit: Unit
+    layout: list[list[int]]
+    seconds: float
+    object_id: bytes
+    encoded: Encoded
+
+    def body(self) -> list[Any]:
+        """As it travels."""
+        e = self.encoded
+        counters = [e.bytes_shared, e.bytes_reshared, e.bytes_copied]
+        column = [self.unit, self.layout, self.seconds, self.object_id]
+        return [*column, e.own, e.foreign, e.message, counters]
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """An entry of the cache, as `zerrow cache` shows it. parts: row groups, or 1 for a whole file.
+
+    readers: how many views there are of it. seconds: what its decoding took.
+    """
+
+    object_id: bytes
+    path: str
+    variant: str
+    column: str
+    parts: int
+    nbytes: int
+    readers: int
+    hits: int
+    seconds: float
+    created: float
+    used: float
+
+
+class CacheCalls(ABC):
+    """The part of `Client` that speaks to the cache."""
+
+    @abstractmethod
+    def _request(self, kind: str, body: Any) -> Any: ...
+
+    @abstractmethod
+    def _request_publication(self, kind: str, body: Any, own: bytes) -> Any: ...
+
+    @abstractmethod
+    def _send_quietly(self, kind: str, body: Any) -> None: ...
+
+    @abstractmethod
+    def _held_by(self, object_id: bytes) -> object: ...
+
+    def cache_open(
+        self, token: bytes, file: bytes, path: str, wanted: list[tuple[Unit, list[int]]]
+    ) -> CacheAnswer:
+        """Ask for parts of units of a file; waits while others decode all that is missing.
+
+        Raises DecodeError when the one who decodes fails.
+        """
+        hits, granted, held = self._request("cache_open", [token, file, path, wanted])
+        found = [
+            CacheHit(index, message, layout, parts, self._held_by(object_id))
+            for index, object_id, message, layout, parts in hits
+        ]
+        return CacheAnswer(found, granted, held)
+
+    def cache_publish(
+        self, token: bytes, file: bytes, path: str, columns: list[DecodedColumn]
+    ) -> list[object | None]:
+        """Give decoded columns to the cache; returns a hold of each, None for what does not fit.
+
+        What the cache does not take is the caller's alone.
+        """
+        own = b"".join(column.encoded.own for column in columns)
+        body = [token, file, path, [column.body() for column in columns]]
+        admitted = self._request_publication("cache_publish", body, own)
+        return [
+            self._held_by(column.object_id) if ok else None
+            for column, ok in zip(columns, admitted, strict=True)
+        ]
+
+    def cache_fail(
+        self, token: bytes, file: bytes, failed: list[tuple[Unit, list[int]]], error: Exception
+    ) -> None:
+        """Give up claims because decoding fails; whoever waits is told."""
+        self._send_quietly("cache_fail", [token, file, failed, [type(error).__name__, str(error)]])
+
+    def cache_release(self, token: bytes) -> None:
+        """Give up a read's claims; the next who waits decodes."""
+        self._send_quietly("cache_release", [token])
+
+    def cache_list(self) -> list[CacheEntry]:
+        """Return the cache's entries."""
+        return [CacheEntry(*entry) for entry in self._request("cache_list", [])]
+
+    def cache_drop(self, path: str | None = None) -> int:
+        """Drop the entries of a file, or all; returns how many. Views of them stay."""
+        dropped: int = self._request("cache_drop", [path])
+        return dropped

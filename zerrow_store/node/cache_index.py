@@ -1,0 +1,86 @@
+"""The deserialization cache's part of the books: which object holds which decoded column.
+
+Pure data, changed by events only, like the books that it belongs to. A *file* is an identity (bytes
+that change when the file does), a *unit* a (variant, column): how it was decoded, and what. A unit
+is cut into *parts* (a Parquet file's row groups); an entry is one store object with some parts of
+one unit. A part is in one entry at most.
+"""
+
+from dataclasses import dataclass
+
+Unit = tuple[str, str]
+"""(variant, column)"""
+
+
+@dataclass
+class Entry:
+    """What one object holds. layout: (part, number of its chunks) in the object's order.
+
+    seconds: what the decoding took. used: when it was last read, hits: how often.
+    """
+
+    file: bytes
+    path: str
+    unit: Unit
+    layout: list[list[int]]
+    seconds: float
+    hits: int
+    used: float
+
+
+class CacheIndex:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self._parts: dict[bytes, dict[Unit, dict[int, bytes]]] = {}
+        self._files: dict[str, set[bytes]] = {}
+
+    def add(self, object_id: bytes, entry: Entry) -> None:
+        """Enter an object."""
+        self.entries[object_id] = entry
+        parts = self._parts.setdefault(entry.file, {}).setdefault(entry.unit, {})
+        parts.update((part, object_id) for part, _ in entry.layout)
+        self._files.setdefault(entry.path, set()).add(entry.file)
+
+    def forget(self, object_id: bytes) -> None:
+        """Take an object out, if it is in."""
+        entry = self.entries.pop(object_id, None)
+        if entry is None:
+            return
+        units = self._parts[entry.file]
+        for part, _ in entry.layout:
+            del units[entry.unit][part]
+        if not units[entry.unit]:
+            del units[entry.unit]
+        if not units:
+            del self._parts[entry.file]
+            for path in [p for p, files in self._files.items() if entry.file in files]:
+                self._files[path].discard(entry.file)
+                if not self._files[path]:
+                    del self._files[path]
+
+    def use(self, object_ids: list[bytes], now: float) -> None:
+        """Note that objects were read."""
+        for object_id in object_ids:
+            if entry := self.entries.get(object_id):
+                entry.hits += 1
+                entry.used = now
+
+    def parts(self, file: bytes, unit: Unit) -> dict[int, bytes]:
+        """Return the object of each part of a unit that is there."""
+        return self._parts.get(file, {}).get(unit, {})
+
+    def outdated(self, file: bytes, path: str) -> list[bytes]:
+        """Return the objects of what `path` was before it was `file`."""
+        others = self._files.get(path, set()) - {file}
+        return [o for other in others for o in self._objects(other)]
+
+    def objects_at(self, path: str | None) -> list[bytes]:
+        """Return the objects of the files at `path`, or of all files."""
+        if path is None:
+            return list(self.entries)
+        return [o for file in self._files.get(path, set()) for o in self._objects(file)]
+
+    def _objects(self, file: bytes) -> set[bytes]:
+        return {o for parts in self._parts[file].values() for o in parts.values()}
