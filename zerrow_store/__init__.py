@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zerrow_store.connection import connect
+    from zerrow_store.decache import read_csv, read_feather, read_ipc, read_json, read_parquet
     from zerrow_store.errors import (
         ObjectExistsError,
         ObjectLostError,
@@ -33,6 +34,11 @@ __all__ = [
     "StoreUnavailableError",
     "ZerrowError",
     "connect",
+    "read_csv",
+    "read_feather",
+    "read_ipc",
+    "read_json",
+    "read_parquet",
 ]
 
 _MODULES = {
@@ -40,7 +46,9 @@ _MODULES = {
     "Client": "zerrow_store.node.client",
     "ObjectInfo": "zerrow_store.node.client",
     "StoreStats": "zerrow_store.node.client",
-}
+} | dict.fromkeys(
+    ["read_csv", "read_feather", "read_ipc", "read_json", "read_parquet"], "zerrow_store.decache"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,29 @@ and `ray.put`, `ray.get`, task arguments and results carry tables without copyin
 no change of code, `RAY_RUNTIME_ENV_HOOK=zerrow_ray.runtime_env_hook`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
+from zerrow_ray.reading import read_parquet
 from zerrow_ray.stats import stats
 
-__all__ = ["init", "register", "runtime_env_hook", "stats", "worker_setup"]
+if TYPE_CHECKING:
+    from zerrow_ray.datasource import read_parquet_dataset
+
+__all__ = [
+    "init",
+    "read_parquet",
+    "read_parquet_dataset",
+    "register",
+    "runtime_env_hook",
+    "stats",
+    "worker_setup",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Ray Data takes long to load: only those who use it wait for it.
+    if name != "read_parquet_dataset":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module("zerrow_ray.datasource").read_parquet_dataset

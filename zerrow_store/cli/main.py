@@ -1,4 +1,4 @@
-"""`zerrow start | stop | status | objects | doctor`."""
+"""`zerrow start | stop | status | objects | cache | doctor`."""
 
 import argparse
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from zerrow_store.cli import cache
 from zerrow_store.cli.doctor import examine
 from zerrow_store.cli.output import print_fields, print_rows
 from zerrow_store.errors import StoreUnavailableError, ZerrowError
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     objects = commands.add_parser("objects", parents=[common, formatted], help="what it holds")
     objects.set_defaults(run=_objects)
+    cache.add_commands(commands, common, formatted)
     doctor = commands.add_parser("doctor", parents=[formatted], help="what this machine can do")
     doctor.set_defaults(run=_doctor)
     return parser

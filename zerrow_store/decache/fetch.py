@@ -89,9 +89,7 @@ class _Read:
         """Fill `decoded` with all that is wanted."""
         missing = [(unit, list(parts)) for unit, parts in wanted.items()]
         while missing:
-            answer = self._client.cache_open(
-                self._token, self._identity, self._file.path, missing
-            )
+            answer = self._client.cache_open(self._token, self._identity, self._file.path, missing)
             granted = {missing[index][0]: parts for index, parts in answer.granted}
             try:
                 self._take(answer.hits, missing, decoded)
@@ -145,9 +143,7 @@ class _Read:
                 continue
             cost = seconds * sizes[unit] / total
             columns.append(DecodedColumn(unit, layout, cost, os.urandom(16), encoded))
-        holds = self._client.cache_publish(
-            self._token, self._identity, self._file.path, columns
-        )
+        holds = self._client.cache_publish(self._token, self._identity, self._file.path, columns)
         if len(columns) < len(decoded):
             self._client.cache_release(self._token)
         taken = [(c, hold) for c, hold in zip(columns, holds, strict=True) if hold is not None]

@@ -65,6 +65,10 @@ class LocalFile(OpenFile):
     def open(self) -> pa.NativeFile:
         return pa.OSFile(f"/proc/self/fd/{self._fd}")
 
+    def map(self) -> pa.NativeFile:
+        """Return the file, mapped."""
+        return pa.memory_map(f"/proc/self/fd/{self._fd}")
+
     def current_identity(self) -> bytes | None:
         return _local_identity(os.fstat(self._fd))
 

@@ -15,7 +15,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A unit of a file: its path, and the indices of the file's leaf columns that it consists of."""
+    """A unit of a file: its path, and the indices of the leaf columns that it consists of."""
 
     path: Path
     indices: tuple[int, ...]
@@ -66,7 +66,7 @@ def join(units: Mapping[Path, pa.Array], order: Sequence[Path]) -> pa.Array:
     for path in order:
         children.setdefault(path[1], []).append(path)
     arrays, fields = [], []
-    for name, paths in children.items():
+    for paths in children.values():
         below = {path[1:]: units[path].field(0) for path in paths}
         arrays.append(join(below, [path[1:] for path in paths]))
         fields.append(units[paths[0]].type.field(0).with_type(arrays[-1].type))

@@ -9,7 +9,7 @@ import glob
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from zerrow_store.decache.fetch import Decoded, fetch
-from zerrow_store.decache.files import FileChangedError, OpenFile, opened
+from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Path, join
 from zerrow_store.decache.parquet_file import (
     Column,
@@ -29,10 +29,10 @@ from zerrow_store.decache.parquet_file import (
     read_footer,
 )
 from zerrow_store.decache.projection import Projection
+from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
 from zerrow_store.node.client import Client
 
-_ATTEMPTS = 10
 _NO_FILTER = ds.scalar(True)
 
 
@@ -106,7 +106,7 @@ def read_parquet(
 
     found = dataset(options)
     if share_strings:
-        options = with_shared_strings(options, found.schema)
+        options = _with_shared_strings(options, found.schema)
         found = dataset(options)
     try:
         return read.dataset(found, options)
@@ -114,17 +114,35 @@ def read_parquet(
         return found.read(columns, use_threads, use_pandas_metadata)
 
 
-def with_shared_strings(options: ParquetOptions, schema: pa.Schema) -> ParquetOptions:
-    """Return options that keep all string columns of a schema dictionary-encoded."""
+def read_fragment(
+    path: str,
+    *,
+    filesystem: pafs.FileSystem | None,
+    columns: Sequence[str] | None,
+    filter: ds.Expression | None,
+    schema: pa.Schema | None,
+    options: ParquetOptions,
+    use_threads: bool,
+    client: Client | None,
+) -> pa.Table:
+    """Read one file as `pyarrow.dataset.ParquetFileFragment.to_table` does, through the cache.
+
+    Raises UncacheableFileError for what only pyarrow can read.
+    """
+    columns = list(columns) if columns is not None else None
+    read = _Read(client, columns, filter, schema, use_threads, False)
+    return read_stable(path, filesystem, lambda file: read.open_file(file, options))
+
+
+def _with_shared_strings(options: ParquetOptions, schema: pa.Schema) -> ParquetOptions:
+    """Options that keep all string columns of a schema dictionary-encoded."""
     strings = {field.name for field in schema if _is_string(field.type)}
-    return ParquetOptions(
-        **{**vars_of(options), "read_dictionary": options.read_dictionary | strings}
-    )
+    return replace(options, read_dictionary=options.read_dictionary | strings)
 
 
-def vars_of(options: ParquetOptions) -> dict[str, Any]:
-    """The options by name."""
-    return {name: getattr(options, name) for name in ParquetOptions.__dataclass_fields__}
+def _is_string(type_: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(type_) for is_kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -147,19 +165,13 @@ class _Read:
 
     def file(self, path: str, options: ParquetOptions) -> pa.Table:
         """Read one local file."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                with opened(path) as file:
-                    return self._open_file(file, options)
-            except FileChangedError:
-                if attempt == _ATTEMPTS - 1:
-                    raise OSError(f"{path} changes all the time: it cannot be read") from None
-        raise AssertionError
+        return read_stable(path, None, lambda file: self.open_file(file, options))
 
-    def _open_file(self, file: OpenFile, options: ParquetOptions) -> pa.Table:
+    def open_file(self, file: OpenFile, options: ParquetOptions) -> pa.Table:
+        """Read an open file."""
         footer = read_footer(file, options)
         if options.share_strings:
-            options = with_shared_strings(options, footer.schema)
+            options = _with_shared_strings(options, footer.schema)
             footer = read_footer(file, options)
         schema = self.schema or footer.schema
         columns = self._with_index(schema.metadata)
@@ -206,17 +218,11 @@ class _Read:
         schema: pa.Schema,
         projection: Projection,
     ) -> pa.Table:
-        for attempt in range(_ATTEMPTS):
-            try:
-                with opened(fragment.path, fragment.filesystem) as file:
-                    footer = read_footer(file, options)
-                    return self._table(
-                        file, footer, options, fragment.partition, schema, projection
-                    )
-            except FileChangedError:
-                if attempt == _ATTEMPTS - 1:
-                    raise OSError(f"{fragment.path} changes all the time") from None
-        raise AssertionError
+        def read(file: OpenFile) -> pa.Table:
+            footer = read_footer(file, options)
+            return self._table(file, footer, options, fragment.partition, schema, projection)
+
+        return read_stable(fragment.path, fragment.filesystem, read)
 
     def _with_index(self, metadata: Any) -> list[str] | None:
         """The columns that are asked for, and those of a pandas index if that is wanted."""
@@ -242,9 +248,7 @@ class _Read:
             row_groups = _pruned(file, options, partition, self.filter, schema)
         there = [name for name in projection.fields if name in footer.leaves]
         virtual = [name for name in projection.fields if name not in footer.leaves]
-        columns = {
-            name: footer.units(options, name, projection.fields[name]) for name in there
-        }
+        columns = {name: footer.units(options, name, projection.fields[name]) for name in there}
         wanted = [column for units in columns.values() for column in units]
         decoder = Decoder(file, footer, options, wanted, self.use_threads)
         decoded: Decoded = {}
@@ -271,8 +275,7 @@ class _Read:
         if not arrays:
             return _rows_only(footer, row_groups)
         fields = [
-            projection.schema.field(name).with_type(arrays[name].type)
-            for name in projection.fields
+            projection.schema.field(name).with_type(arrays[name].type) for name in projection.fields
         ]
         return pa.table(
             [arrays[name] for name in projection.fields],

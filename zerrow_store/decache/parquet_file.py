@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from zerrow_store.decache.errors import is_decode_error, with_path
-from zerrow_store.decache.fetch import Chunks, DecodeFailedError, Decoded, Wanted
+from zerrow_store.decache.fetch import Chunks, Decoded, DecodeFailedError, Wanted
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
 from zerrow_store.node.cache_index import Unit
@@ -71,8 +71,7 @@ class ParquetOptions:
         given = [
             f"{name}={value.__name__ if isinstance(value, type) else value}"
             for name, value in self.reader().items()
-            if name != "read_dictionary"
-            and value is not getattr(ParquetOptions, name)
+            if name != "read_dictionary" and value is not getattr(ParquetOptions, name)
         ]
         return ",".join(["parquet", *given])
 
@@ -218,7 +217,7 @@ class Decoder:
         except (pa.ArrowException, OSError) as error:
             if not is_decode_error(error):
                 raise
-        decoded = {}
+        decoded: dict[Unit, Chunks] = {}
         for unit in units:
             try:
                 decoded |= self._read(part, [unit])
@@ -235,9 +234,7 @@ class Decoder:
             handle = self._handles.get_nowait()
         except queue.Empty:
             metadata = self._footer.metadata
-            handle = pq.ParquetFile(
-                self._file.open(), metadata=metadata, **self._options.reader()
-            )
+            handle = pq.ParquetFile(self._file.open(), metadata=metadata, **self._options.reader())
         try:
             alone = self._footer.metadata.num_row_groups < self._threads
             table = handle.reader.read_row_groups(

@@ -1,0 +1,123 @@
+"""`read_csv` and `read_json`: the whole file is decoded, once, and cached as one struct column."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.json as json
+
+from zerrow_store.decache.errors import is_decode_error, with_path
+from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
+from zerrow_store.decache.files import OpenFile
+from zerrow_store.decache.parquet_file import digest
+from zerrow_store.decache.sources import read_stable
+from zerrow_store.decache.store import default_client
+from zerrow_store.node.cache_index import Unit
+from zerrow_store.node.client import Client
+
+
+def read_csv(
+    source: Any,
+    read_options: csv.ReadOptions | None = None,
+    parse_options: csv.ParseOptions | None = None,
+    convert_options: csv.ConvertOptions | None = None,
+    *,
+    filesystem: Any = None,
+    client: Client | None = None,
+) -> pa.Table:
+    """Read a table from CSV, decoded once on this machine for the same options.
+
+    The arguments and the result are those of `pyarrow.csv.read_csv`; files are decompressed by
+    their extension, as there. client: as for `read_parquet`.
+    """
+    options = [read_options, parse_options, convert_options]
+
+    def decode(stream: Any) -> pa.Table:
+        return csv.read_csv(stream, *options)
+
+    return _read(source, filesystem, client, "csv", options, decode)
+
+
+def read_json(
+    source: Any,
+    read_options: json.ReadOptions | None = None,
+    parse_options: json.ParseOptions | None = None,
+    *,
+    filesystem: Any = None,
+    client: Client | None = None,
+) -> pa.Table:
+    """Read a table from lines of JSON, decoded once on this machine for the same options.
+
+    The arguments and the result are those of `pyarrow.json.read_json`; files are decompressed by
+    their extension, as there. client: as for `read_parquet`.
+    """
+    options = [read_options, parse_options]
+
+    def decode(stream: Any) -> pa.Table:
+        return json.read_json(stream, *options)
+
+    return _read(source, filesystem, client, "json", options, decode)
+
+
+def _read(
+    source: Any,
+    filesystem: Any,
+    client: Client | None,
+    form: str,
+    options: list[Any],
+    decode: Callable[[Any], pa.Table],
+) -> pa.Table:
+    client = client if client is not None else default_client()
+    described = _described(options)
+    unit: Unit = (f"{form},{digest(described or '')}", "*")
+
+    def read(file: OpenFile) -> pa.Table:
+        def decode_file(_: Wanted) -> Decoded:
+            try:
+                with _decompressed(file) as stream:
+                    table = decode(stream)
+            except (pa.ArrowException, OSError) as error:
+                if not is_decode_error(error):
+                    raise
+                failed = with_path(error, f"Could not read '{file.path}'")
+                raise DecodeFailedError({(unit, 0): failed}) from None
+            empty = pa.RecordBatch.from_pylist([], table.schema)
+            batches = table.to_batches() or [empty]
+            return {unit: {0: [batch.to_struct_array() for batch in batches]}}
+
+        known = client if described is not None else None
+        (chunks,) = fetch(known, file, {unit: [0]}, decode_file)[unit].values()
+        return pa.Table.from_struct_array(pa.chunked_array(chunks))
+
+    return read_stable(source, filesystem, read)
+
+
+def _described(options: list[Any]) -> str | None:
+    """All options in words; None if there is one that means something to this process only."""
+    parts = []
+    for given in options:
+        names = [] if given is None else [n for n in dir(given) if not n.startswith("_")]
+        for name in names:
+            value = getattr(given, name)
+            if name == "invalid_row_handler" and value is not None:
+                return None
+            if name == "timestamp_parsers":
+                value = ["ISO8601" if parser is csv.ISO8601 else parser for parser in value]
+            if isinstance(value, pa.Schema):
+                value = value.serialize().to_pybytes()
+            elif callable(value):
+                continue
+            parts.append(f"{name}={value!r}")
+    text = ";".join(parts)
+    return None if " at 0x" in text else text
+
+
+def _decompressed(file: OpenFile) -> Any:
+    handle = file.open()
+    try:
+        codec = pa.Codec.detect(os.path.basename(file.path))
+    except ValueError:
+        return handle
+    return pa.CompressedInputStream(handle, codec.name)

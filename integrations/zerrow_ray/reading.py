@@ -1,0 +1,33 @@
+"""Reading Parquet in a task or in the driver, through the node's cache."""
+
+from typing import TYPE_CHECKING, Any
+
+from ray.exceptions import RayError
+
+from zerrow_ray.session import current_session, warn_once
+from zerrow_store.errors import ZerrowError
+from zerrow_store.node.client import Client
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def read_parquet(source: Any, **options: Any) -> "pa.Table":
+    """Read a table from Parquet, each column decoded once on this node for all tasks of all jobs.
+
+    The arguments, the result and the errors are those of `zerrow_store.read_parquet`, which are
+    those of `pyarrow.parquet.read_table`. What a task returns of the table is stored by reference.
+    """
+    # pyarrow.dataset is loaded by those who read.
+    from zerrow_store.decache import read_parquet
+
+    return read_parquet(source, client=node_client(), **options)
+
+
+def node_client() -> Client | None:
+    """The node's store; None, said once, if there is none: files are decoded as usual."""
+    try:
+        return current_session().client
+    except (ZerrowError, RayError) as error:
+        warn_once(error)
+        return None

@@ -1,0 +1,40 @@
+"""Where a single file lies, and reading it until it holds still."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pyarrow.fs as pafs
+
+from zerrow_store.decache.files import FileChangedError, OpenFile, opened
+
+T = TypeVar("T")
+
+_ATTEMPTS = 10
+
+
+def read_stable(source: Any, filesystem: Any, read: Callable[[OpenFile], T]) -> T:
+    """Open a file and `read` it, again if it changes meanwhile.
+
+    source: a path, or a URI of a file system that pyarrow knows. Raises OSError as `open` does,
+    also if the file changes all the time.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"a path is needed, not {type(source).__name__}")
+    place, path = _resolve(source, filesystem)
+    for _ in range(_ATTEMPTS):
+        try:
+            with opened(path, place) as file:
+                return read(file)
+        except FileChangedError:
+            continue
+    raise OSError(f"{path} changes all the time: it cannot be read")
+
+
+def _resolve(source: Any, filesystem: Any) -> tuple[pafs.FileSystem | None, str]:
+    path = os.fspath(source)
+    if filesystem is None and os.path.exists(path):
+        return None, path
+    # pyarrow's own resolution; private, but of the one version that the store runs with.
+    place, path = pafs._resolve_filesystem_and_path(path, filesystem)
+    return place, path
