@@ -11,8 +11,9 @@ from ray.data._internal.util import RetryingPyFileSystem
 from ray.data.datasource import Partitioning, PathPartitionFilter
 
 from zerrow_ray.reading import node_client
+from zerrow_store.decache.errors import UncacheableFileError
 from zerrow_store.decache.parquet import read_fragment
-from zerrow_store.decache.parquet_file import ParquetOptions, UncacheableFileError
+from zerrow_store.decache.parquet_file import ParquetOptions
 
 
 def read_parquet_dataset(
@@ -93,7 +94,7 @@ class CachedParquetDatasource(ParquetDatasource):  # type: ignore[misc]
 
     def __init__(self, paths: str | list[str], **arguments: Any) -> None:
         super().__init__(paths, **arguments)
-        fragments: list[Any] = self._pq_fragments
+        fragments: Any = getattr(self, "_pq_fragments")  # noqa: B009  (untyped in Ray)
         self._pq_fragments = [_ShippedFragment(fragment) for fragment in fragments]
 
     def get_name(self) -> str:

@@ -181,4 +181,4 @@ def _buffers(batch: pa.RecordBatch) -> list[pa.Buffer]:
 
 
 def _chunks(column: pa.ChunkedArray) -> Chunks:
-    return column.chunks or [column.combine_chunks()]
+    return column.chunks or [pa.nulls(0, column.type)]

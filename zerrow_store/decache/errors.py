@@ -3,6 +3,10 @@
 import pyarrow as pa
 
 
+class UncacheableFileError(Exception):
+    """A file, or a request, that only pyarrow's own reader knows how to handle."""
+
+
 def is_decode_error(error: Exception) -> bool:
     """Whether an error is about what is in the file, so that another reader would have it, too."""
     if isinstance(error, pa.ArrowMemoryError | pa.ArrowCancelled):

@@ -5,6 +5,7 @@ statistics; what is left is fetched by column; partition columns and columns tha
 are pyarrow's own, and filters and projections are run by its engine over the cached columns.
 """
 
+import contextlib
 import glob
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from zerrow_store.decache.errors import UncacheableFileError
 from zerrow_store.decache.fetch import Decoded, fetch
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Path, join
@@ -25,7 +27,6 @@ from zerrow_store.decache.parquet_file import (
     Decoder,
     Footer,
     ParquetOptions,
-    UncacheableFileError,
     read_footer,
 )
 from zerrow_store.decache.projection import Projection
@@ -88,10 +89,8 @@ def read_parquet(
     source = _expanded(source)
     plain_file = isinstance(source, str | os.PathLike) and os.path.isfile(source)
     if plain_file and (filesystem is None or isinstance(filesystem, pafs.LocalFileSystem)):
-        try:
+        with contextlib.suppress(UncacheableFileError):
             return read.file(os.fspath(source), options)
-        except UncacheableFileError:
-            pass
 
     def dataset(options: ParquetOptions) -> pq.ParquetDataset:
         return pq.ParquetDataset(
@@ -108,10 +107,11 @@ def read_parquet(
     if share_strings:
         options = _with_shared_strings(options, found.schema)
         found = dataset(options)
-    try:
-        return read.dataset(found, options)
-    except UncacheableFileError:
-        return found.read(columns, use_threads, use_pandas_metadata)
+    if isinstance(source, str | os.PathLike | list):
+        with contextlib.suppress(UncacheableFileError):
+            return read.dataset(found, options)
+    table = found.read(columns, use_threads, use_pandas_metadata)
+    return table.unify_dictionaries() if share_strings else table
 
 
 def read_fragment(
@@ -186,8 +186,6 @@ class _Read:
             _Fragment(fragment.path, fragment.filesystem, fragment.partition_expression)
             for fragment in whole.get_fragments(filter=self.filter)
         ]
-        if not all(fragment.path for fragment in fragments):
-            raise UncacheableFileError("an open file")
         metadata = whole.schema.metadata or {}
         common = None
         if self.use_pandas_metadata and b"pandas" not in metadata:
@@ -204,7 +202,7 @@ class _Read:
                 tables = list(pool.map(read, fragments))
         else:
             tables = [read(fragment) for fragment in fragments]
-        empty = projection.schema.empty_table()
+        empty = pa.Table.from_batches([], projection.schema)
         table = projection.apply(pa.concat_tables(tables) if tables else empty)
         if common and b"pandas" in common:
             own = dict(table.schema.metadata or {})
@@ -273,10 +271,10 @@ class _Read:
             constant = fragment.to_table(columns=virtual, schema=schema)
             arrays |= {name: constant.column(name) for name in virtual}
         if not arrays:
-            return _rows_only(footer, row_groups)
-        fields = [
-            projection.schema.field(name).with_type(arrays[name].type) for name in projection.fields
-        ]
+            return _rows_only(footer, row_groups, schema)
+        # A whole field's type is the schema's own: the names of a map's entries count there only.
+        own = [projection.schema.field(name) for name in projection.fields]
+        fields = [f if f.type == (t := arrays[f.name].type) else f.with_type(t) for f in own]
         return pa.table(
             [arrays[name] for name in projection.fields],
             pa.schema(fields, projection.schema.metadata),
@@ -321,10 +319,10 @@ def _cast(array: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
     return array.cast(type_)
 
 
-def _rows_only(footer: Footer, row_groups: list[int]) -> pa.Table:
-    """A table without columns that has the right number of rows."""
+def _rows_only(footer: Footer, row_groups: list[int], schema: pa.Schema) -> pa.Table:
+    """The right number of rows, in a column that no projection takes."""
     rows = sum(footer.metadata.row_group(group).num_rows for group in row_groups)
-    return pa.table({"": pa.nulls(rows)}).select([])
+    return pa.table({"": pa.nulls(rows)}, metadata=schema.metadata)
 
 
 def _expanded(source: Any) -> Any:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from zerrow_store.decache.errors import is_decode_error, with_path
+from zerrow_store.decache.errors import UncacheableFileError, is_decode_error, with_path
 from zerrow_store.decache.fetch import Chunks, Decoded, DecodeFailedError, Wanted
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
@@ -114,10 +114,6 @@ class Column:
 
 _footers: OrderedDict[tuple[bytes, ParquetOptions], Footer] = OrderedDict()
 _lock = threading.Lock()
-
-
-class UncacheableFileError(Exception):
-    """The file's schema is one that only pyarrow's own reader knows how to handle."""
 
 
 def read_footer(file: OpenFile, options: ParquetOptions) -> Footer:
@@ -247,7 +243,7 @@ class Decoder:
 
 def _chunks(table: pa.Table, path: Path) -> Chunks:
     column = table.column(table.schema.get_field_index(path[0]))
-    chunks = column.chunks or [pa.array([], column.type)]
+    chunks = column.chunks or [pa.nulls(0, column.type)]
     return [cut(chunk, path) for chunk in chunks]
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 
+from zerrow_store.decache.errors import UncacheableFileError
 from zerrow_store.decache.nested import Path
 
 
@@ -24,7 +26,12 @@ class Projection:
     def of(
         cls, schema: pa.Schema, columns: list[str] | None, condition: ds.Expression | None
     ) -> "Projection":
-        """Find out what is needed. What is not understood needs everything: pyarrow decides."""
+        """Find out what is needed. What is not understood needs everything: pyarrow decides.
+
+        Raises UncacheableFileError.
+        """
+        if len(set(schema.names)) < len(schema.names):
+            raise UncacheableFileError("fields with the same name")
         needed: dict[str, list[Path] | None] = {}
         for column in columns if columns is not None else schema.names:
             path = _resolve(schema, column)
@@ -93,4 +100,5 @@ def _fields_of(condition: ds.Expression, schema: pa.Schema) -> list[str]:
 
 
 def _bind(condition: ds.Expression, schema: pa.Schema) -> None:
-    ds.dataset(schema.empty_table()).scanner(filter=condition)
+    nothing = ds.FileSystemDataset([], schema, ds.ParquetFileFormat(), pafs.LocalFileSystem())
+    nothing.scanner(filter=condition)

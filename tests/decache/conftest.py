@@ -1,0 +1,59 @@
+"""A store of each test's own, and the comparison of what is read with what pyarrow reads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.node.helpers import Store
+from zerrow_store.decache import read_parquet
+from zerrow_store.node.client import Client
+
+Outcome = pa.Table | Exception
+
+
+@pytest.fixture
+def client(store: Store) -> Client:
+    return store.connected()
+
+
+def outcome(action: Callable[[], pa.Table]) -> Outcome:
+    """What an action returns or raises."""
+    try:
+        return action()
+    except Exception as error:
+        return error
+
+
+def assert_same(got: Outcome, expected: Outcome) -> None:
+    """Equal tables, types and metadata included; or errors of the same class."""
+    if isinstance(expected, Exception):
+        assert type(got) is type(expected), f"{got!r} instead of {expected!r}"
+        return
+    if isinstance(got, Exception):
+        raise got
+    assert got.schema.equals(expected.schema, check_metadata=True), (got.schema, expected.schema)
+    assert got.num_rows == expected.num_rows
+    assert _comparable(got).equals(_comparable(expected))
+    got.validate(full=True)
+
+
+def assert_reads_like_pyarrow(client: Client, source: Any, **options: Any) -> Outcome:
+    """Read a file without and with what the first read has left in the cache."""
+    expected = outcome(lambda: pq.read_table(source, **options))
+    for _ in range(2):
+        assert_same(outcome(lambda: read_parquet(source, client=client, **options)), expected)
+    return expected
+
+
+def _comparable(table: pa.Table) -> pa.Table:
+    """With one dictionary for each column: equal chunks may have differing dictionaries."""
+    columns = []
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            columns.append(column.cast(column.type.value_type))
+        else:
+            columns.append(column)
+    return pa.table(columns, names=[str(i) for i in range(len(columns))])
