@@ -101,7 +101,9 @@ class Server:
         connection = self._add(supervisor)
         connection.greeted, connection.reader = True, reader
         self._supervisor, self._supervisor_id = connection, body
-        self._returning_until = until = time.monotonic() + _GRACE_SECONDS
+        until = time.monotonic() + _GRACE_SECONDS
+        if self._books.objects:
+            self._returning_until = until
         for object_id, entry in self._books.objects.items():
             if entry.deleted or entry.transient:
                 self._orphaned[object_id] = until
