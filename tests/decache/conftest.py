@@ -52,8 +52,7 @@ def _comparable(table: pa.Table) -> pa.Table:
     """With one dictionary for each column: equal chunks may have differing dictionaries."""
     columns = []
     for column in table.columns:
-        if pa.types.is_dictionary(column.type):
-            columns.append(column.cast(column.type.value_type))
-        else:
-            columns.append(column)
+        if pa.types.is_dictionary(column.type) and column.type.value_type.num_fields == 0:
+            column = column.cast(column.type.value_type)
+        columns.append(column)
     return pa.table(columns, names=[str(i) for i in range(len(columns))])

@@ -1,6 +1,5 @@
 """Reading processes that can be watched and held up while they decode."""
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,5 +96,3 @@ def digest(table: pa.Table) -> str:
         for column in batch.columns:
             sink.update(column.buffers()[1])
     return sink.hexdigest()
-
-

@@ -73,7 +73,12 @@ def read_feather(
                 table = feather.read_table(handle, columns, use_threads=use_threads)
             file.check_unchanged()
             return table
-        return _ArrowFile(file, use_threads).read(client, columns)
+        arrow = _ArrowFile(file, use_threads)
+        # As pyarrow does it: none are all, and names in alphabetical order come as in the file.
+        wanted = list(columns) if columns else None
+        if wanted and sorted(set(wanted), key=str) == wanted:
+            wanted.sort(key=arrow.index)
+        return arrow.read(client, wanted)
 
     return read_stable(source, filesystem, read)
 
@@ -109,16 +114,17 @@ class _ArrowFile:
             pa.schema([self._schema.field(i) for i in indices], self._schema.metadata),
         )
 
+    def index(self, column: str | int) -> int:
+        """Return the index of a field. Raises KeyError."""
+        index = column if isinstance(column, int) else self._schema.get_field_index(column)
+        if not 0 <= index < len(self._schema):
+            raise KeyError(f"Field {column!r} does not exist once in '{self._file.path}'")
+        return index
+
     def _indices(self, columns: Sequence[str | int] | None) -> list[int]:
         if columns is None:
             return list(range(len(self._schema)))
-        indices = []
-        for column in columns:
-            index = column if isinstance(column, int) else self._schema.get_field_index(column)
-            if not 0 <= index < len(self._schema):
-                raise KeyError(f"Field {column!r} does not exist once in '{self._file.path}'")
-            indices.append(index)
-        return indices
+        return [self.index(column) for column in columns]
 
     def _decode(self, wanted: Wanted) -> Decoded:
         indices = sorted(int(unit[1].partition(":")[0]) for unit in wanted)

@@ -126,23 +126,25 @@ class _Read:
 
     def _publish(self, decoded: Decoded, seconds: float) -> Decoded:
         """Hand decoded columns over; returns views of what was taken, and what was not."""
-        columns = []
-        sizes = {
-            unit: sum(chunk.nbytes for chunks in parts.values() for chunk in chunks)
-            for unit, parts in decoded.items()
-        }
-        total = max(1, sum(sizes.values()))
+        encoded = {}
         for unit, parts in decoded.items():
-            layout = [[part, len(chunks)] for part, chunks in parts.items()]
             data = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
             try:
-                encoded = _native.encode(data)
+                encoded[unit] = _native.encode(data)
             except (ValueError, MemoryError) as error:
                 # Arrow's schema message cannot describe the type, or the arena is full.
                 logger.debug("%s of %s is not cached: %s", unit[1], self._file.path, error)
-                continue
-            cost = seconds * sizes[unit] / total
-            columns.append(DecodedColumn(unit, layout, cost, os.urandom(16), encoded))
+        total = max(1, sum(map(_size, encoded.values())))
+        columns = [
+            DecodedColumn(
+                unit,
+                [[part, len(chunks)] for part, chunks in decoded[unit].items()],
+                seconds * _size(message) / total,
+                os.urandom(16),
+                message,
+            )
+            for unit, message in encoded.items()
+        ]
         holds = self._client.cache_publish(self._token, self._identity, self._file.path, columns)
         if len(columns) < len(decoded):
             self._client.cache_release(self._token)
@@ -164,6 +166,11 @@ class _Read:
                 len(held),
                 held[0][2],
             )
+
+
+def _size(encoded: _native.Encoded) -> int:
+    # Not pyarrow's nbytes, which crashes for arrays whose offsets are absent, as empty ones' may be.
+    return encoded.bytes_shared + encoded.bytes_reshared + encoded.bytes_copied
 
 
 def _split(column: pa.ChunkedArray, layout: list[list[int]]) -> dict[int, Chunks]:

@@ -17,6 +17,9 @@ from zerrow_store.decache.store import default_client
 from zerrow_store.node.cache_index import Unit
 from zerrow_store.node.client import Client
 
+# By extension, as pyarrow does it for paths.
+_CODECS = {".bz2": "bz2", ".gz": "gzip", ".lz4": "lz4", ".zst": "zstd"}
+
 
 def read_csv(
     source: Any,
@@ -116,8 +119,5 @@ def _described(options: list[Any]) -> str | None:
 
 def _decompressed(file: OpenFile) -> Any:
     handle = file.open()
-    try:
-        codec = pa.Codec.detect(os.path.basename(file.path))
-    except ValueError:
-        return handle
-    return pa.CompressedInputStream(handle, codec.name)
+    codec = _CODECS.get(os.path.splitext(file.path)[1])
+    return pa.CompressedInputStream(handle, codec) if codec else handle

@@ -1,0 +1,154 @@
+"""Reading Parquet in Ray: one decoded copy for all tasks of all jobs."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+import zerrow_ray
+from tests.ray.conftest import Moved, eventually, total
+from zerrow_ray.reading import node_client
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture
+def path(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = 1_000_000
+    table = pa.table({"k": np.arange(rows), "x": rng.random(rows), "y": rng.random(rows)})
+    pq.write_table(table, tmp_path / "f.parquet", row_group_size=rows // 5, use_dictionary=False)
+    yield str(tmp_path / "f.parquet")
+    node_client().cache_drop()
+
+
+@ray.remote
+def columns_of(path, columns=None, filters=None):
+    return zerrow_ray.read_parquet(path, columns=columns, filters=filters)
+
+
+def test_tasks_share_one_decoded_copy(path):
+    expected = pq.read_table(path)
+    with Moved() as moved:
+        refs = [columns_of.remote(path) for _ in range(8)]
+        for ref in refs:
+            assert ray.get(ref).equals(expected)
+        entries = node_client().cache_list()
+    assert sorted(entry.column for entry in entries) == ["k", "x", "y"]
+    # Eight reads, the one who decoded not counted, of each column.
+    assert sum(entry.hits for entry in entries) == 7 * 3
+    assert moved.stored == sum(entry.nbytes for entry in entries)
+    assert moved.copied == 0
+    assert moved.reshared >= 8 * moved.stored
+
+
+def test_a_subset_of_columns_stores_nothing_new(path):
+    ray.get(columns_of.remote(path))
+    stored = total()["bytes_stored"]
+    ref = columns_of.remote(path, ["y", "k"])
+    assert ray.get(ref).equals(pq.read_table(path, columns=["y", "k"]))
+    assert total()["bytes_stored"] == stored
+
+
+def test_a_filtered_read(path):
+    filters = [("k", ">", 900_000), ("x", "<", 0.5)]
+    got = ray.get(columns_of.remote(path, None, filters))
+    assert got.equals(pq.read_table(path, filters=filters))
+
+
+ANOTHER_JOB = """
+import sys, ray, zerrow_ray
+zerrow_ray.init(address=sys.argv[1], log_to_driver=False)
+@ray.remote
+def rows(path):
+    return zerrow_ray.read_parquet(path).num_rows
+assert ray.get(rows.remote(sys.argv[2])) == 1_000_000
+"""
+
+
+def test_another_job_decodes_nothing(path):
+    ray.get(columns_of.remote(path))
+    before = {entry.object_id: entry.hits for entry in node_client().cache_list()}
+    address = ray.get_runtime_context().gcs_address
+    subprocess.run([sys.executable, "-c", ANOTHER_JOB, address, path], check=True)
+    after = {entry.object_id: entry.hits for entry in node_client().cache_list()}
+    assert after == {object_id: hits + 1 for object_id, hits in before.items()}
+
+
+def test_what_a_task_returns_outlives_the_entry(path):
+    expected = pq.read_table(path, columns=["x"])
+    ref = columns_of.remote(path, ["x"])
+    ray.wait([ref], fetch_local=False)
+    node_client().cache_drop()
+    assert ray.get(ref).equals(expected)
+    del ref
+    eventually(lambda: total()["bytes_stored"] == 0, "all is freed")
+
+
+# Ray Data warns of a setting of its own.
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+class TestDataset:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        rng = np.random.default_rng(0)
+        rows = 400_000
+        table = pa.table(
+            {
+                "k": np.arange(rows),
+                "x": rng.random(rows),
+                "s": [f"text {i % 100}" for i in range(rows)],
+                "year": [2000 + i % 2 for i in range(rows)],
+            }
+        )
+        pq.write_to_dataset(table, tmp_path / "in", partition_cols=["year"])
+        yield str(tmp_path / "in")
+        node_client().cache_drop()
+
+    def compare(self, folder, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ray.data.DataContext.get_current(), "use_datasource_v2", False)
+            expected = ray.data.read_parquet(folder, **options)
+        for _ in range(2):
+            got = zerrow_ray.read_parquet_dataset(folder, **options)
+            assert got.schema().base_schema.equals(expected.schema().base_schema)
+            assert self.rows(got).equals(self.rows(expected))
+
+    def rows(self, dataset):
+        table = pa.concat_tables(ray.get(dataset.to_arrow_refs()))
+        return table.sort_by("k")
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"columns": ["x", "k"]},
+            {"columns": ["year", "k"]},
+            {"include_paths": True},
+            {"partitioning": None},
+            {"override_num_blocks": 1},
+            {"shuffle": "files"},
+        ],
+        ids=str,
+    )
+    def test_the_same_records_as_rays_own(self, folder, options):
+        self.compare(folder, **options)
+        assert node_client().cache_list()
+
+    def test_read_tasks_share_one_decoded_copy(self, folder):
+        for _ in range(3):
+            dataset = zerrow_ray.read_parquet_dataset(folder)
+            assert dataset.map_batches(lambda b: b, batch_format="pyarrow").count() == 400_000
+        entries = node_client().cache_list()
+        assert len(entries) == 2 * 3  # files, columns
+        assert all(entry.hits >= 1 for entry in entries)
+
+    def test_what_is_pushed_down(self, folder):
+        dataset = zerrow_ray.read_parquet_dataset(folder).filter(expr="k < 1000")
+        got = self.rows(dataset.select_columns(["k", "x"]))
+        expected = pq.read_table(folder, columns=["k", "x"], filters=[("k", "<", 1000)])
+        assert got.equals(expected.sort_by("k"))
+        assert {entry.column for entry in node_client().cache_list()} == {"k", "x"}
