@@ -3,8 +3,8 @@ VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-NATIVE := $(wildcard zerrow_store/native/*.cc zerrow_store/native/*.h) CMakeLists.txt pyproject.toml
-CXX_SOURCES := $(wildcard zerrow_store/native/*.cc zerrow_store/native/*.h)
+CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
+NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
 .PHONY: demo test lint format bench nightly clean

@@ -8,7 +8,7 @@ import ray
 
 from zerrow_ray import submission
 from zerrow_ray.config import INLINE_LIMIT
-from zerrow_ray.session import current_session, segments_of
+from zerrow_ray.session import current_session
 from zerrow_store.native import _native
 
 _PADDING = bytes(INLINE_LIMIT)
@@ -18,19 +18,21 @@ def publish(encode: Callable[[], _native.Encoded], wrap: Any = None) -> tuple[An
     """Publish what `encode` encodes under a fresh lease; return how pickle is to restore it.
 
     wrap: a function of this package that turns what was encoded into what was given.
-    The message is padded beyond what Ray keeps with the owner, so that it lives in this node's
-    plasma: it is lost when the data is, and Ray then runs the task again.
+    A result's message is padded beyond what Ray keeps with the owner, so that it lives in this
+    node's plasma, where puts are in any case: it is lost when the data is, and Ray then runs the
+    task again.
     Raises StoreFullError, StoreUnavailableError, or RayError if the node's actor is gone.
     """
     session = current_session()
-    lease = None
+    lease = padding = None
     if submission.is_put():
-        encoded, object_id = session.publish_put(encode)
-        submission.add_to_put(object_id)
+        encoded = encode()
+        object_id, publication = session.publish_put(encoded)
+        submission.add_to_put(object_id, publication)
     else:
         submission.check_argument()
         encoded, object_id, lease = session.publish(encode)
-    padding = pickle.PickleBuffer(_PADDING)
+        padding = pickle.PickleBuffer(_PADDING)
     return restore, (encoded.message, object_id, lease, session.node_id, wrap, padding)
 
 
@@ -48,12 +50,19 @@ def restore(
     """
     del padding
     session = current_session()
-    allocations = _native.message_allocations(message)
-    if node_id == session.node_id:
-        owner = session.client.hold(object_id) if lease is None else lease
-        session.client.ensure_segments(segments_of(allocations))
-        value = _native.decode(message, owner)
-    else:
+    if node_id != session.node_id:
+        allocations = _native.message_allocations(message)
         relocated, hold = session.fetch(node_id, object_id, allocations)
         value = _native.decode(message, (lease, hold), relocated)
+    elif lease is not None:
+        session.client.ensure_segments(_native.message_segments(message))
+        value = _native.decode(message, lease)
+    else:
+        # The store answers while this process decodes.
+        holding = session.client.begin_hold(object_id)
+        try:
+            session.client.ensure_segments(_native.message_segments(message))
+            value = _native.decode(message, holding.hold)
+        finally:
+            holding.confirm()
     return value if wrap is None else wrap(value)

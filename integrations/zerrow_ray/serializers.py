@@ -60,7 +60,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
 
     def reduce(value: Any) -> Reduced:
         reduced = None
-        if context().is_in_band_serialization():
+        if context().is_in_band_serialization() and not submission.is_declining():
             try:
                 reduced = by_reference(value)
             except (ZerrowError, RayError, MemoryError, OSError, ValueError) as error:
@@ -74,7 +74,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
 
 
 def _by_reference(value: Any) -> Reduced | None:
-    if value.nbytes < plugin_config().threshold:
+    if not _native.reaches(value, plugin_config().threshold):
         return None
     return publish(lambda: _native.encode(value))
 

@@ -4,7 +4,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ from zerrow_ray.leases import LeasePool
 from zerrow_ray.node_actor import NodeActor
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.native._native import Encoded
-from zerrow_store.node.client import Client
+from zerrow_store.node.client import Client, Publication
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -56,15 +56,13 @@ class Session:
             self._leases.discard()
             self.client.delete(object_id)
 
-    def publish_put(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes]:
-        """Publish what `encode` encodes for a put of this process; returns it and the object's id.
+    def publish_put(self, encoded: Encoded) -> tuple[bytes, Publication]:
+        """Publish for a put of this process; returns the object's id, and what to wait for.
 
         The object is this process's to delete, by `delete_with` or `delete`.
         """
-        encoded = encode()
         object_id = os.urandom(16)
-        self.client.publish(object_id, encoded, owned=True)
-        return encoded, object_id
+        return object_id, self.client.begin_publish(object_id, encoded, owned=True)
 
     def delete_with(self, ref: ray.ObjectRef, object_ids: list[bytes]) -> None:
         """Delete objects as soon as `ref`, which this process owns, is out of scope everywhere."""
@@ -146,8 +144,3 @@ def warn_once(error: Exception) -> None:
 
 
 _warned: set[type] = set()
-
-
-def segments_of(allocations: Iterable[tuple[bytes, int, int]]) -> set[bytes]:
-    """Return the distinct segments of an allocation table."""
-    return {segment for segment, _, _ in allocations}

@@ -20,14 +20,17 @@ from ray._private.worker import Worker
 from ray.actor import ActorClass, ActorHandle
 from ray.remote_function import RemoteFunction
 
-from zerrow_ray.session import current_session
+from zerrow_ray.session import current_session, warn_once
+from zerrow_store.errors import ZerrowError
+from zerrow_store.node.client import Publication
 
 _BY_VALUE = (ray.ObjectRef, ActorHandle, bool, int, float, str, bytes, type(None))
 
 
 class _Context(threading.local):
-    put: list[bytes] | None = None  # the objects published by the put under way
+    put: dict[bytes, Publication] | None = None  # the objects published by the put under way
     submitting = False
+    declining = False
 
 
 _context = _Context()
@@ -45,10 +48,15 @@ def is_put() -> bool:
     return _context.put is not None
 
 
-def add_to_put(object_id: bytes) -> None:
-    """Tie an object's life to the put under way."""
+def is_declining() -> bool:
+    """Whether tables in this thread are to take Ray's own path: the store did not take them."""
+    return _context.declining
+
+
+def add_to_put(object_id: bytes, publication: Publication) -> None:
+    """Tie an object's life to the put under way, which waits for its publication."""
     assert _context.put is not None
-    _context.put.append(object_id)
+    _context.put[object_id] = publication
 
 
 def check_argument() -> None:
@@ -67,21 +75,35 @@ def install() -> None:
 
 
 def _put_wrapper(original: Callable[..., ray.ObjectRef]) -> Callable[..., ray.ObjectRef]:
-    @functools.wraps(original)
-    def put_object(*args: Any, **kwargs: Any) -> ray.ObjectRef:
-        outer, _context.put = _context.put, []
+    def put_once(*args: Any, **kwargs: Any) -> ray.ObjectRef:
+        outer, _context.put = _context.put, {}
         try:
             ref = original(*args, **kwargs)
+            # The store took them while Ray stored their messages.
+            for publication in _context.put.values():
+                publication.wait()
         except BaseException:
             if _context.put:
-                current_session().delete(_context.put)
+                current_session().delete(list(_context.put))
             raise
         else:
             if _context.put:
-                current_session().delete_with(ref, _context.put)
+                current_session().delete_with(ref, list(_context.put))
             return ref
         finally:
             _context.put = outer
+
+    @functools.wraps(original)
+    def put_object(*args: Any, **kwargs: Any) -> ray.ObjectRef:
+        try:
+            return put_once(*args, **kwargs)
+        except ZerrowError as error:
+            warn_once(error)
+        outer, _context.declining = _context.declining, True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            _context.declining = outer
 
     return put_object
 

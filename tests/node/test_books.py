@@ -47,7 +47,11 @@ class BooksAgainstModel(RuleBasedStateMachine):
             return
         object_id = data.draw(st.sampled_from(sorted(self.model)))
         chosen = self.model.pop(object_id)
-        freed = self.books.apply("remove", [object_id])
+        freed = [
+            (segment, offset)
+            for segment, offsets in self.books.apply("remove", [object_id])
+            for (offset,) in struct.iter_unpack("<Q", offsets)
+        ]
         assert set(freed) == chosen - set().union(*self.model.values())
         assert len(freed) == len(set(freed))
 

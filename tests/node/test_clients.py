@@ -1,5 +1,7 @@
 """Clients of one store in one process: threads, several clients, forks, and what they map."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -7,6 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.node.helpers import Store, alive, kill, wait_until
+from zerrow_store.errors import ObjectNotFoundError
 from zerrow_store.native import _native
 
 
@@ -184,3 +187,22 @@ def test_a_forked_child_keeps_the_views_it_inherits(store: Store) -> None:
     worker.do("os.write(writing, b'!')\nos.waitpid(child, 0)[1]")
     assert not alive(child)
     wait_until(lambda: client.stats().bytes_stored == 0)
+
+
+def test_an_error_keeps_nothing_alive(store: Store) -> None:
+    """Its frames are not part of a cycle: what callers have goes when they return."""
+    client = store.connect()
+
+    def failing() -> "weakref.ref[pa.Table]":
+        table = numbers()
+        try:
+            client.get(b"missing")
+        except ObjectNotFoundError:
+            return weakref.ref(table)
+        raise AssertionError("it was found")
+
+    gc.disable()  # what is left is seen before cycles are collected
+    try:
+        assert failing()() is None
+    finally:
+        gc.enable()

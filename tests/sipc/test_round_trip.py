@@ -202,3 +202,14 @@ def test_buffers(publisher: Publisher) -> None:
     assert [buffer.to_pybytes() for buffer in buffers] == [small, large, empty]
     assert not any(buffer.is_mutable for buffer in buffers)
     assert encoded.bytes_copied == len(small) + len(large)
+
+
+@SETTINGS
+@given(array=arrow.arrays())
+def test_whether_data_reaches_a_size_agrees_with_its_nbytes(array: pa.Array) -> None:
+    chunked = pa.chunked_array([array, array[:1]])
+    for value in (array, chunked, pa.table({"a": array}), pa.record_batch({"a": array})):
+        chunks = getattr(value, "num_chunks", 1)
+        bitmaps = len(value) // 8 + 2 * chunks
+        assert not _native.reaches(value, value.nbytes + 1)
+        assert _native.reaches(value, value.nbytes - bitmaps)

@@ -126,14 +126,7 @@ class _Read:
 
     def _publish(self, decoded: Decoded, seconds: float) -> Decoded:
         """Hand decoded columns over; returns views of what was taken, and what was not."""
-        encoded = {}
-        for unit, parts in decoded.items():
-            data = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
-            try:
-                encoded[unit] = _native.encode(data)
-            except (ValueError, MemoryError) as error:
-                # Arrow's schema message cannot describe the type, or the arena is full.
-                logger.debug("%s of %s is not cached: %s", unit[1], self._file.path, error)
+        encoded = self._encode(decoded)
         total = max(1, sum(map(_size, encoded.values())))
         columns = [
             DecodedColumn(
@@ -158,6 +151,22 @@ class _Read:
         }
         return {unit: views.get(unit, parts) for unit, parts in decoded.items()}
 
+    def _encode(self, decoded: Decoded) -> dict[Unit, _native.Encoded]:
+        """Encode what can be."""
+        encoded: dict[Unit, _native.Encoded] = {}
+        try:
+            for unit, parts in decoded.items():
+                data = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
+                try:
+                    encoded[unit] = _native.encode(data)
+                except (ValueError, MemoryError) as error:
+                    # Arrow's schema message cannot describe the type, or the arena is full.
+                    logger.debug("%s of %s is not cached: %s", unit[1], self._file.path, error)
+        except BaseException:
+            self._client.discard(encoded.values())
+            raise
+        return encoded
+
     def _log(self, held: list[list[object]]) -> None:
         if held:
             logger.debug(
@@ -169,7 +178,7 @@ class _Read:
 
 
 def _size(encoded: _native.Encoded) -> int:
-    # Not pyarrow's nbytes, which crashes for arrays whose offsets are absent, as empty ones' may be.
+    # Not pyarrow's nbytes, which crashes for empty arrays whose offsets are absent.
     return encoded.bytes_shared + encoded.bytes_reshared + encoded.bytes_copied
 
 

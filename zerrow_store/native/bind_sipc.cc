@@ -2,6 +2,8 @@
 #include <arrow/api.h>
 #include <arrow/python/common.h>
 #include <arrow/python/pyarrow.h>
+#include <arrow/type_traits.h>
+#include <arrow/util/byte_size.h>
 #include <pybind11/stl.h>
 
 #include "bind.h"
@@ -118,6 +120,43 @@ struct ToPython {
   }
 };
 
+// The bytes that an array refers to, by a quick look where its type allows one.
+int64_t ArrayBytes(const arrow::Array& array) {
+  const arrow::DataType& type = *array.type();
+  if (arrow::is_primitive(type.id()) || arrow::is_fixed_size_binary(type.id())) {
+    return array.length() * type.bit_width() / 8;
+  }
+  return Unwrapped(arrow::util::ReferencedBufferSize(array));
+}
+
+bool ReachesChunked(const arrow::ChunkedArray& array, int64_t limit, int64_t& bytes) {
+  for (const auto& chunk : array.chunks()) {
+    if ((bytes += ArrayBytes(*chunk)) >= limit) return true;
+  }
+  return bytes >= limit;
+}
+
+bool Reaches(py::handle object, int64_t limit) {
+  PyObject* data = object.ptr();
+  int64_t bytes = 0;
+  if (arrow::py::is_table(data)) {
+    auto table = Unwrapped(arrow::py::unwrap_table(data));
+    for (const auto& column : table->columns()) {
+      if (ReachesChunked(*column, limit, bytes)) return true;
+    }
+  } else if (arrow::py::is_batch(data)) {
+    auto batch = Unwrapped(arrow::py::unwrap_batch(data));
+    for (int i = 0; i < batch->num_columns(); ++i) {
+      if ((bytes += ArrayBytes(*batch->column(i))) >= limit) return true;
+    }
+  } else if (arrow::py::is_chunked_array(data)) {
+    return ReachesChunked(*Unwrapped(arrow::py::unwrap_chunked_array(data)), limit, bytes);
+  } else {
+    bytes = ArrayBytes(*Unwrapped(arrow::py::unwrap_array(data)));
+  }
+  return bytes >= limit;
+}
+
 using PyRelocated = std::vector<std::pair<py::bytes, uint64_t>>;
 
 py::object PyDecode(const py::bytes& message, const py::object& owner,
@@ -182,6 +221,7 @@ void BindSipc(py::module_& m) {
       .def_readonly("bytes_reshared", &PyEncoded::bytes_reshared)
       .def_readonly("bytes_copied", &PyEncoded::bytes_copied);
 
+  m.def("reaches", &Reaches, py::arg("obj"), py::arg("limit"));
   m.def("encode", &PyEncode, py::arg("obj"));
   m.def("encode_buffers", &PyEncodeBuffers, py::arg("header"), py::arg("buffers"));
   m.def("decode", &PyDecode, py::arg("message"), py::arg("owner"), py::arg("relocated") = py::none());

@@ -15,6 +15,9 @@ namespace zerrow {
 namespace {
 
 constexpr uint64_t kHuge = 2u << 20;
+// Huge pages where the machine lends them to shared memory (shmem_enabled=advise); else no effect.
+void PreferHugePages(uint8_t* start, uint64_t length) { madvise(start, length, MADV_HUGEPAGE); }
+
 constexpr uint64_t kLeast = 64u << 20;  // a smaller arena would serve nobody
 
 // Bits of an entry of /proc/self/pagemap.
@@ -57,6 +60,7 @@ bool Mapping::TryCreate(uint64_t capacity) {
     close(fd);
     return false;
   }
+  PreferHugePages(base, capacity);
   fd_ = fd;
   base_ = base;
   capacity_ = capacity;
@@ -69,8 +73,12 @@ bool Mapping::Privatise(Range range) {
 }
 
 bool Mapping::Share(Range range) {
-  return mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE,
-              MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd_, static_cast<off_t>(range.offset)) != MAP_FAILED;
+  if (mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+           fd_, static_cast<off_t>(range.offset)) == MAP_FAILED) {
+    return false;
+  }
+  PreferHugePages(base_ + range.offset, range.length);
+  return true;
 }
 
 bool Mapping::Punch(Range range) {

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from zerrow_store.node._ledger import Ledger
 from zerrow_store.node.cache_index import CacheIndex, Entry
 
 _PAIR = struct.Struct("<QQ")
 
 Packed = list[tuple[bytes, bytes]]
 """Per segment id, its allocations: packed little-endian uint64 pairs (offset, size)."""
+
+Freed = list[tuple[bytes, bytes]]
+"""Per segment id, offsets: packed little-endian uint64."""
 
 COUNTERS = ("bytes_shared", "bytes_reshared", "bytes_copied")
 
@@ -27,15 +31,13 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class Segment:
-    """A memfd of a process; `references` counts, for each offset, [size, objects that refer to
-    it]. shared: other stores refer to it, too.
-    """
+    """A memfd of a process. shared: other stores refer to it, too."""
 
     size: int
     pid: int
     started: int
     shared: bool = False
-    references: dict[int, list[int]] = field(default_factory=dict)
+    references: Ledger = field(default_factory=Ledger)
 
 
 @dataclass
@@ -64,11 +66,9 @@ class Books:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.bytes_stored = 0
 
-    def apply(self, kind: str, body: list[Any]) -> list[tuple[bytes, int]]:
-        """Apply an event; returns the allocations (segment, offset) that nothing refers to any
-        more.
-        """
-        freed: list[tuple[bytes, int]] = getattr(self, f"_{kind}")(*body) or []
+    def apply(self, kind: str, body: list[Any]) -> Freed:
+        """Apply an event; returns what nothing refers to any more."""
+        freed: Freed = getattr(self, f"_{kind}")(*body) or []
         return freed
 
     def snapshot(self) -> Iterator[tuple[str, list[Any]]]:
@@ -89,12 +89,14 @@ class Books:
         yield "count", [list(self.counters.values())]
 
     def new_bytes(self, allocations: Packed) -> int:
-        """Return how many bytes of these are not counted yet."""
+        """Return how many bytes of these are not counted yet.
+
+        Raises ValueError for an allocation outside of its segment or of a changed size.
+        """
+        segments = self.segments
         return sum(
-            size
-            for segment_id, packed in allocations
-            for offset, size in unpack(packed)
-            if offset not in self.segments[segment_id].references
+            segments[segment_id].references.missing(ranges, segments[segment_id].size)
+            for segment_id, ranges in allocations
         )
 
     def _segment(self, segment_id: bytes, size: int, pid: int, started: int) -> None:
@@ -117,16 +119,10 @@ class Books:
         created: float,
     ) -> None:
         nbytes = 0
-        for segment_id, packed in allocations:
-            references = self.segments[segment_id].references
-            for offset, size in unpack(packed):
-                nbytes += size
-                entry = references.get(offset)
-                if entry is None:
-                    references[offset] = [size, 1]
-                    self.bytes_stored += size
-                else:
-                    entry[1] += 1
+        for segment_id, ranges in allocations:
+            added, named = self.segments[segment_id].references.add(ranges)
+            self.bytes_stored += added
+            nbytes += named
         self.objects[object_id] = Object(allocations, message, created, nbytes, transient, owner)
         self._count(counters)
 
@@ -147,16 +143,12 @@ class Books:
         self.cache.forget(object_id)
         self.objects[object_id].deleted = True
 
-    def _remove(self, object_id: bytes) -> list[tuple[bytes, int]]:
+    def _remove(self, object_id: bytes) -> Freed:
         self.cache.forget(object_id)
         freed = []
-        for segment_id, packed in self.objects.pop(object_id).allocations:
-            references = self.segments[segment_id].references
-            for offset, _ in unpack(packed):
-                entry = references[offset]
-                entry[1] -= 1
-                if entry[1] == 0:
-                    del references[offset]
-                    self.bytes_stored -= entry[0]  # as it was counted
-                    freed.append((segment_id, offset))
+        for segment_id, ranges in self.objects.pop(object_id).allocations:
+            offsets, nbytes = self.segments[segment_id].references.remove(ranges)
+            self.bytes_stored -= nbytes
+            if offsets:
+                freed.append((segment_id, offsets))
         return freed

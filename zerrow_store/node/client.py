@@ -1,9 +1,9 @@
 """A process's connection to a node store.
 
 `Client` is safe to use from any thread. One background thread reads replies and events, reconnects
-when
-the store was restarted, and sends again what was under way; another one releases what was held.
-What it publishes stays pinned in this process's arena for as long as the store's books refer to it.
+when the store was restarted, and sends again what was under way; another one releases what was
+held. What it publishes stays pinned in this process's arena for as long as the store's books refer
+to it.
 
 An allocation is registered by the client's first publication that names it, one pin kept, and
 freed by one event; both are handled by the reading thread, in the order in which the store sent
@@ -20,7 +20,6 @@ import logging
 import os
 import queue
 import socket
-import struct
 import threading
 import time
 import weakref
@@ -36,6 +35,7 @@ from zerrow_store import errors
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
 from zerrow_store.native import _native
 from zerrow_store.node import forking, protocol
+from zerrow_store.node._ledger import OffsetSet
 from zerrow_store.node.books import unpack
 from zerrow_store.node.cache_calls import CacheCalls
 
@@ -80,19 +80,19 @@ class StoreStats:
         return asdict(self)
 
 
-class _Hold:
-    """Keeps an object in the store until it is collected."""
+class Hold:
+    """Keeps an object in the store until it is collected, once the store has confirmed it."""
 
     __slots__ = ("__weakref__", "_object_id", "_pid", "_releases")
 
-    def __init__(self, object_id: bytes, releases: "queue.SimpleQueue[bytes | None]") -> None:
+    def __init__(self, object_id: bytes) -> None:
         self._object_id = object_id
-        self._releases = releases
+        self._releases: queue.SimpleQueue[bytes | None] | None = None
         self._pid = os.getpid()
 
     def __del__(self) -> None:
         # SimpleQueue.put is safe here: it takes no lock that this thread could hold already.
-        if self._pid == os.getpid():
+        if self._releases is not None and self._pid == os.getpid():
             self._releases.put(self._object_id)
 
 
@@ -105,6 +105,37 @@ class _Request:
     future: "Future[Any]"
     sent_before: bool = False
     abandoned: bool = False
+
+
+class Publication:
+    """A publication under way; it takes its course also if nobody waits."""
+
+    def __init__(self, client: "Client", request: _Request) -> None:
+        self._client = client
+        self._request = request
+
+    def wait(self) -> bytes:
+        """Return the supervisor's id once the store has taken the object.
+
+        On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
+        ObjectLostError.
+        """
+        (supervisor_id,) = self._client._wait(self._request)
+        return bytes(supervisor_id)
+
+
+class Holding:
+    """A hold that was asked for. `hold` is what keeps the object, from `confirm` on."""
+
+    def __init__(self, client: "Client", request: _Request, object_id: bytes) -> None:
+        self._client = client
+        self._request = request
+        self.hold = Hold(object_id)
+
+    def confirm(self) -> None:
+        """Wait for the store. Raises ObjectNotFoundError: what was decoded is then not held."""
+        self._client._wait(self._request)
+        self.hold._releases = self._client._releases
 
 
 class Client(CacheCalls):
@@ -120,12 +151,13 @@ class Client(CacheCalls):
         self._requests: dict[int, _Request] = {}
         self._ids = itertools.count(1)
         self._attached = False
-        self._registered: set[int] = set()
+        self._registered = OffsetSet()
         self._held: Counter[bytes] = Counter()
         self._releases: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closed = False
         self._gone: set[bytes] = set()
         _, self._reader = self._greet()
+        self._connected = True
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._read, name="zerrow-client", daemon=True)
         self._thread.start()
@@ -192,6 +224,20 @@ class Client(CacheCalls):
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
         ObjectLostError.
         """
+        return self.begin_publish(
+            object_id, encoded, message, transient=transient, owned=owned
+        ).wait()
+
+    def begin_publish(
+        self,
+        object_id: bytes,
+        encoded: _native.Encoded,
+        message: bytes | None = None,
+        *,
+        transient: bool = False,
+        owned: bool = False,
+    ) -> Publication:
+        """Do as `publish` does, but leave it to the caller to wait."""
         self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
         body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
@@ -201,13 +247,25 @@ class Client(CacheCalls):
         except BaseException:
             _native.unpin(_offsets(encoded.own))
             raise
-        (supervisor_id,) = self._request("put", body, own=encoded.own)
-        return bytes(supervisor_id)
+        return Publication(self, self._send("put", body, own=encoded.own))
 
-    def hold(self, object_id: bytes) -> object:
-        """Return something that keeps the object in the store until it is collected."""
-        self._request("hold", [object_id])
-        return self._held_by(object_id)
+    def discard(self, encoded: Iterable[_native.Encoded]) -> None:
+        """Unpin what was encoded and is not going to be published."""
+        for message in encoded:
+            _native.unpin(_offsets(message.own))
+
+    def begin_hold(self, object_id: bytes) -> Holding:
+        """Ask for a hold of an object: `confirm` it."""
+        return Holding(self, self._send("hold", [object_id]), object_id)
+
+    def hold(self, object_id: bytes) -> Hold:
+        """Return something that keeps the object in the store until it is collected.
+
+        Raises ObjectNotFoundError.
+        """
+        holding = self.begin_hold(object_id)
+        holding.confirm()
+        return holding.hold
 
     def allocations(self, object_id: bytes) -> Allocations:
         """Return the allocations (segment, offset, size) of an object, which the caller must
@@ -253,8 +311,7 @@ class Client(CacheCalls):
             if self._attached:
                 body, fds = _own_segment()
                 (live,) = self._call(connection, reader, "attach", body, fds)
-                gone = self._registered - {offset for (offset,) in struct.iter_unpack("<Q", live)}
-                self._unpin_registered(gone)
+                _native.unpin(self._registered.retain(live))
             with self._lock:
                 held = Counter(self._held)
             for object_id in list(held.elements()):
@@ -320,7 +377,8 @@ class Client(CacheCalls):
             _stores.add(self._name)
             self._announce()
             # Another store must not give back, at this process's end, what only this one knows of.
-            for client in [c for c in _clients if c._attached and c._name in others]:
+            # One that is reconnecting tells its store by itself, once there is one.
+            for client in [c for c in _clients if c._connected and c._name in others]:
                 with contextlib.suppress(StoreUnavailableError):
                     client._announce()
                     others.discard(client._name)
@@ -334,8 +392,12 @@ class Client(CacheCalls):
         body, fds = _own_segment()
         self._request("attach", body, fds=fds)
 
-    def _request(self, kind: str, body: Any, *, own: bytes = b"", fds: Iterable[int] = ()) -> Any:
-        """Send a request and wait for its conclusion. `own` is unpinned if it fails."""
+    def _request(self, kind: str, body: Any, *, fds: Iterable[int] = ()) -> Any:
+        """Send a request and wait for its conclusion."""
+        return self._wait(self._send(kind, body, fds=fds))
+
+    def _send(self, kind: str, body: Any, *, own: bytes = b"", fds: Iterable[int] = ()) -> _Request:
+        """Send a request. `own` is unpinned if it fails."""
         request = _Request(kind, body, own, list(fds), Future())
         try:
             self._after_fork()
@@ -343,6 +405,9 @@ class Client(CacheCalls):
         except BaseException:
             _native.unpin(_offsets(own))
             raise
+        return request
+
+    def _wait(self, request: _Request) -> Any:
         try:
             return request.future.result()
         except BaseException:
@@ -352,6 +417,11 @@ class Client(CacheCalls):
             if not request.abandoned and request.future.exception() is None:
                 self._undo(request)
             raise
+        finally:
+            # An error refers to the frames of all callers, and these to what they publish: if they
+            # referred to it, that would stay until Python next collects cycles.
+            if not request.abandoned:
+                del request.future
 
     def _request_publication(self, kind: str, body: Any, own: bytes) -> Any:
         try:
@@ -360,7 +430,7 @@ class Client(CacheCalls):
         except BaseException:
             _native.unpin(_offsets(own))
             raise
-        return self._request(kind, body, own=own)
+        return self._wait(self._send(kind, body, own=own))
 
     def _enter(self, request: _Request) -> None:
         with self._lock:
@@ -400,15 +470,18 @@ class Client(CacheCalls):
                         raise ConnectionResetError("the store hung up")
                 self._handle(*frame)
             except (OSError, ProtocolError) as error:
+                self._connected = False
                 if self._closed or not self._reconnect():
                     return self._fail(error)
+                self._connected = True
             except Exception as error:
                 logger.exception("the connection to the store %s ends", self._name)
+                self._connected = False
                 return self._fail(error)
 
     def _handle(self, kind: str, request_id: int, body: Any) -> None:
         if kind == "freed":
-            self._unpin_registered({offset for (offset,) in struct.iter_unpack("<Q", body)})
+            _native.unpin(self._registered.remove(body))
         elif kind == "segment_gone":
             self._unmap_gone(body)
         elif kind in ("reply", "error"):
@@ -417,8 +490,8 @@ class Client(CacheCalls):
             try:
                 result = self._conclude(request, kind, body)
             except Exception as error:
-                with self._lock:
-                    request.future.set_exception(error)
+                with self._lock:  # without this thread's frames, which refer to the error
+                    request.future.set_exception(error.with_traceback(None))
                 return
             with self._lock:
                 request.future.set_result(result)
@@ -438,7 +511,8 @@ class Client(CacheCalls):
         if request.kind == "attach":
             self._attached = True
         elif request.kind == "put":
-            self._register({offset for offset, _ in unpack(request.own)})
+            # One pin for each allocation in the books is enough.
+            _native.unpin(self._registered.add(request.own))
         elif request.kind in ("get", "hold"):
             with self._lock:
                 self._held[request.body[0]] += 1
@@ -455,20 +529,11 @@ class Client(CacheCalls):
         # One at a time: columns share allocations, and each has pinned them.
         for (_, _, _, object_id, own, *_), ok in zip(columns, admitted, strict=True):
             if ok:
-                self._register({offset for offset, _ in unpack(own)})
+                _native.unpin(self._registered.add(own))
                 with self._lock:
                     self._held[object_id] += 1
             else:
                 _native.unpin(_offsets(own))
-
-    def _register(self, offsets: set[int]) -> None:
-        # One pin for each allocation in the books is enough.
-        _native.unpin(_pack(offsets & self._registered))
-        self._registered |= offsets
-
-    def _unpin_registered(self, offsets: set[int]) -> None:
-        _native.unpin(_pack(offsets & self._registered))
-        self._registered -= offsets
 
     def _map(self, segment_ids: Sequence[bytes], sizes: Sequence[int]) -> None:
         # All descriptors are taken before anything can fail: the next reply has its own.
@@ -516,8 +581,10 @@ class Client(CacheCalls):
             reason = StoreUnavailableError(f"the store {self._name!r} is gone: {error}")
             request.future.set_exception(reason)
 
-    def _held_by(self, object_id: bytes) -> _Hold:
-        return _Hold(object_id, self._releases)
+    def _held_by(self, object_id: bytes) -> Hold:
+        hold = Hold(object_id)
+        hold._releases = self._releases
+        return hold
 
     def _release(self) -> None:
         releases = self._releases
@@ -587,10 +654,6 @@ def _own_segment() -> tuple[list[Any], list[int]]:
 
 def _offsets(pairs: bytes) -> bytes:
     return b"".join(pairs[i : i + 8] for i in range(0, len(pairs), 16))
-
-
-def _pack(offsets: set[int]) -> bytes:
-    return struct.pack(f"<{len(offsets)}Q", *offsets)
 
 
 def _make_error(name: str, arguments: list[Any]) -> Exception:

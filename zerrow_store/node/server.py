@@ -15,7 +15,6 @@ import resource
 import selectors
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
-from zerrow_store.node.books import COUNTERS, Books, Object, Packed, unpack
+from zerrow_store.node.books import COUNTERS, Books, Freed, Object, Packed
 from zerrow_store.node.cache import DEFERRED, REQUESTS, Cache
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.outbox import MOST_UNSENT
@@ -235,7 +234,7 @@ class Server:
                 raise
             reply = None
             connection.send("error", request_id, _describe(error))
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, struct.error) as error:
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise ProtocolError(f"malformed {kind!r}: {error!r}") from error
         else:
             fds = reply.pop() if kind == "segments" else ()
@@ -301,8 +300,7 @@ class Server:
             self._change("share", [segment_id])
         connection.segment = segment_id
         self._owners[segment_id].add(connection)
-        references = self._books.segments[segment_id].references
-        return [struct.pack(f"<{len(references)}Q", *references)]
+        return [self._books.segments[segment_id].references.offsets()]
 
     def _on_put(
         self,
@@ -340,43 +338,38 @@ class Server:
                 f"object {object_id.hex()} exists already; objects never change"
             )
         allocations = [(segment_id, packed) for segment_id, packed in foreign if packed]
-        for segment_id, packed in allocations:
-            segment = self._books.segments.get(segment_id)
-            known = segment.references if segment is not None else {}
-            for offset, size in unpack(packed):
-                if offset not in known or known[offset][0] != size:
-                    raise ObjectLostError(
-                        f"an allocation of segment {segment_id.hex()} is not in the store any more"
-                    )
+        self._check_foreign(allocations)
         if (own or owned) and connection.segment is None:
             raise ProtocolError("it publishes without having attached a segment")
         if own:
-            allocations.append((self._check_own(connection, own), own))
+            assert connection.segment is not None
+            allocations.append((connection.segment, own))
         if len(counters) != len(COUNTERS) or any(type(count) is not int for count in counters):
             raise ProtocolError("counters are numbers of bytes")
         if any(not 0 <= count <= _MOST_COUNTED for count in counters):
             raise ProtocolError("counters are numbers of bytes that a machine can have")
         needed = self._books.new_bytes(allocations)
         excess = self._books.bytes_stored + needed - self._budget
-        if needed and excess > 0 and not (self._all_returned() and self._cache.evict(excess)):
-            raise StoreFullError(needed=needed, used=self._books.bytes_stored, budget=self._budget)
+        if needed and excess > 0:
+            if not (self._all_returned() and self._cache.evict(excess)):
+                used = self._books.bytes_stored
+                raise StoreFullError(needed=needed, used=used, budget=self._budget)
+            self._check_foreign(foreign)
         owner = connection.segment if owned else None
         body = [object_id, allocations, message, bool(transient), owner]
         return [*body, counters, time.time()]
 
+    def _check_foreign(self, allocations: Packed) -> None:
+        for segment_id, packed in allocations:
+            segment = self._books.segments.get(segment_id)
+            if packed and (segment is None or not segment.references.contains(packed)):
+                raise ObjectLostError(
+                    f"an allocation of segment {segment_id.hex()} is not in the store any more"
+                )
+
     def _all_returned(self) -> bool:
         """Whether the readers that a restarted store had before have had the time to come back."""
         return time.monotonic() >= self._returning_until
-
-    def _check_own(self, connection: Connection, own: bytes) -> bytes:
-        assert connection.segment is not None
-        segment = self._books.segments[connection.segment]
-        for offset, size in unpack(own):
-            if size == 0 or offset + size > segment.size:
-                raise ProtocolError("an allocation outside of its segment")
-            if offset in segment.references and segment.references[offset][0] != size:
-                raise ProtocolError("an allocation changed its size while published")
-        return connection.segment
 
     def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
         entry = self._take_hold(connection, object_id)
@@ -455,7 +448,7 @@ class Server:
 
     # --- lives ---
 
-    def _change(self, kind: str, body: list[Any]) -> list[tuple[bytes, int]]:
+    def _change(self, kind: str, body: list[Any]) -> Freed:
         """Apply an event here and at the supervisor."""
         freed = self._books.apply(kind, body)
         supervisor = self._supervisor
@@ -487,16 +480,13 @@ class Server:
 
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
-        freed: dict[bytes, list[int]] = defaultdict(list)
-        for segment_id, offset in self._change("remove", [object_id]):
-            freed[segment_id].append(offset)
-        for segment_id, offsets in freed.items():
+        for segment_id, offsets in self._change("remove", [object_id]):
             if segment_id in self._dead:
                 self._punch_gaps(segment_id)
                 continue
             # Each client of the owning process unpins what it has pinned itself.
             for owner in list(self._owners.get(segment_id, ())):
-                self._tell(owner, "freed", struct.pack(f"<{len(offsets)}Q", *offsets))
+                self._tell(owner, "freed", offsets)
 
     def _watch_process(self, segment_id: bytes) -> None:
         segment = self._books.segments[segment_id]
@@ -536,11 +526,8 @@ class Server:
             return
         if segment.shared:  # another store may refer to what this one does not
             return
-        start = 0
-        for offset in sorted(segment.references):
-            punch(fd, start, offset)
-            start = max(start, offset + segment.references[offset][0])
-        punch(fd, start, segment.size)
+        for start, end in segment.references.gaps(segment.size):
+            punch(fd, start, end)
 
     def _tick(self) -> None:
         now = time.monotonic()
