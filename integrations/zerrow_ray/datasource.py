@@ -7,7 +7,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import Dataset, FileShuffleConfig
 from ray.data._internal.datasource.parquet_datasource import ParquetDatasource
-from ray.data._internal.util import RetryingPyFileSystem
+from ray.data._internal.util import RetryingPyFileSystemHandler
 from ray.data.datasource import Partitioning, PathPartitionFilter
 
 from zerrow_ray.reading import node_client
@@ -138,8 +138,10 @@ class _CachedFragment:
     ) -> Iterator[pa.RecordBatch]:
         """As `pyarrow.dataset.Fragment.to_batches`."""
         filesystem = self._fragment.filesystem
-        if isinstance(filesystem, RetryingPyFileSystem):
-            filesystem = filesystem.unwrap()
+        # Ray retries what fails for a moment; what that wraps tells which file it is.
+        handler = getattr(filesystem, "handler", None)
+        if isinstance(handler, RetryingPyFileSystemHandler):
+            filesystem = handler.unwrap()
         read_options = self._fragment.format.read_options
         try:
             table = read_fragment(

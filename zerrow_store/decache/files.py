@@ -158,7 +158,7 @@ def _place(filesystem: pafs.FileSystem) -> str | None:
     if fs is not None:
         protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
         return None if protocols & _PRIVATE_PROTOCOLS else str(fs.to_json())
-    if filesystem.type_name in ("mock", "py"):
+    if isinstance(filesystem, pafs.PyFileSystem) or filesystem.type_name == "mock":
         return None
     try:
         return hashlib.sha256(pickle.dumps(filesystem)).hexdigest()
