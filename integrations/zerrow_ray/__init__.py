@@ -15,9 +15,11 @@ from zerrow_ray.reading import read_parquet
 from zerrow_ray.stats import stats
 
 if TYPE_CHECKING:
+    from zerrow_ray import dag
     from zerrow_ray.datasource import read_parquet_dataset
 
 __all__ = [
+    "dag",
     "init",
     "read_parquet",
     "read_parquet_dataset",
@@ -29,7 +31,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Ray Data takes long to load: only those who use it wait for it.
-    if name != "read_parquet_dataset":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("zerrow_ray.datasource").read_parquet_dataset
+    # Every worker imports this package; Ray Data and DAGs take long to load, and few use them.
+    if name == "dag":
+        return import_module("zerrow_ray.dag")
+    if name == "read_parquet_dataset":
+        return import_module("zerrow_ray.datasource").read_parquet_dataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
