@@ -1,5 +1,6 @@
 """What travels through Ray for a table: a SIPC message, its lease and its node."""
 
+import contextlib
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ import ray
 from zerrow_ray import submission
 from zerrow_ray.config import INLINE_LIMIT
 from zerrow_ray.session import current_session
+from zerrow_store.errors import ObjectLostError
 from zerrow_store.native import _native
+from zerrow_store.node.client import Client
 
 _PADDING = bytes(INLINE_LIMIT)
 
@@ -54,15 +57,23 @@ def restore(
         allocations = _native.message_allocations(message)
         relocated, hold = session.fetch(node_id, object_id, allocations)
         value = _native.decode(message, (lease, hold), relocated)
-    elif lease is not None:
-        session.client.ensure_segments(_native.message_segments(message))
-        value = _native.decode(message, lease)
     else:
-        # The store answers while this process decodes.
-        holding = session.client.begin_hold(object_id)
-        try:
-            session.client.ensure_segments(_native.message_segments(message))
-            value = _native.decode(message, holding.hold)
-        finally:
-            holding.confirm()
+        value = _decode_here(session.client, message, object_id, lease)
     return value if wrap is None else wrap(value)
+
+
+def _decode_here(
+    client: Client, message: bytes, object_id: bytes, lease: ray.ObjectRef | None
+) -> Any:
+    holding = client.begin_hold(object_id)
+    owner = (lease, holding.hold)
+    value = None
+    try:
+        # The store answers while this process decodes what is most likely still there.
+        with contextlib.suppress(ObjectLostError):
+            value = client.decode(message, owner, {})
+    finally:
+        holding.confirm()
+    if value is None or holding.hold.moved:
+        value = client.decode(message, owner, holding.hold.moved)
+    return value

@@ -92,6 +92,7 @@ class Session:
         # another thread's `ray.get` would wait for it.
         landed_id, relocated = ray.get(self.actor.fetch.remote(node_id, object_id, allocations))
         owner = self.client.hold(landed_id)
+        relocated = [owner.moved.get((s, o), (s, o)) for s, o in relocated]
         self.client.ensure_segments({segment for segment, _ in relocated})
         return relocated, owner
 

@@ -104,10 +104,18 @@ class Worker:
 
     def do(self, code: str) -> Any:
         """Run code there; returns the value of its last expression, a literal."""
+        self.start(code)
+        return self.finish()
+
+    def start(self, code: str) -> None:
+        """Begin to run code there."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(repr(textwrap.dedent(code)) + "\n")
         self._process.stdin.flush()
+
+    def finish(self) -> Any:
+        """Wait for what was begun; returns the value of its last expression, a literal."""
+        assert self._process.stdout is not None
         kind, value = literal_eval(self._process.stdout.readline())
         assert kind == "value", value
         return value

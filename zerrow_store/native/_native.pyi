@@ -115,10 +115,11 @@ def message_segments(message: bytes) -> list[bytes]:
     SipcError.
     """
 
-def map_segment(segment: bytes, fd: int, size: int) -> None:
+def map_segment(segment: bytes, fd: int, size: int, *, sealed: bool = True) -> None:
     """Map a segment read-only for this process; the descriptor may then be closed. Idempotent.
 
-    Raises SipcError when the file is shorter than `size`, or not sealed against shrinking.
+    Raises SipcError when the file is shorter than `size`, or not sealed against shrinking, which a
+    file on disk (sealed=False) cannot be.
     """
 
 def unmap_segment(segment: bytes) -> bool:

@@ -231,10 +231,10 @@ void BindSipc(py::module_& m) {
 
   m.def(
       "map_segment",
-      [](const py::bytes& segment, int fd, uint64_t size) {
-        Segments::Map(ToSegmentId(std::string_view(segment)), fd, size);
+      [](const py::bytes& segment, int fd, uint64_t size, bool sealed) {
+        Segments::Map(ToSegmentId(std::string_view(segment)), fd, size, sealed);
       },
-      py::arg("segment"), py::arg("fd"), py::arg("size"));
+      py::arg("segment"), py::arg("fd"), py::arg("size"), py::kw_only(), py::arg("sealed") = true);
   m.def(
       "unmap_segment",
       [](const py::bytes& segment) { return Segments::Unmap(ToSegmentId(std::string_view(segment))); },

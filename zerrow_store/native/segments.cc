@@ -53,31 +53,32 @@ SipcError MapError(const SegmentId& id, const std::string& why) {
 }
 
 // A file that can shrink could kill every reader with SIGBUS.
-void CheckFile(const SegmentId& id, int fd, uint64_t size) {
+void CheckFile(const SegmentId& id, int fd, uint64_t size, bool sealed) {
   struct stat status;
   if (fstat(fd, &status) != 0) throw MapError(id, std::strerror(errno));
   if (size == 0 || static_cast<uint64_t>(status.st_size) < size) {
     throw MapError(id, "it has " + std::to_string(status.st_size) + " bytes, not " + std::to_string(size));
   }
+  if (!sealed) return;
   int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
     throw MapError(id, "it is not sealed against shrinking (F_SEAL_SHRINK)");
   }
 }
 
-std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t size) {
-  CheckFile(id, fd, size);
+std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t size, bool sealed) {
+  CheckFile(id, fd, size, sealed);
   void* base = mmap(nullptr, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED) throw MapError(id, std::strerror(errno));
   return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size);
 }
 
 // With the registry's mutex held.
-std::shared_ptr<SegmentView> MapLocked(const SegmentId& id, int fd, uint64_t size) {
+std::shared_ptr<SegmentView> MapLocked(const SegmentId& id, int fd, uint64_t size, bool sealed) {
   std::shared_ptr<SegmentView>& mapping = TheRegistry().segments[id];
   if (mapping == nullptr) {
     try {
-      mapping = MakeMapping(id, fd, size);
+      mapping = MakeMapping(id, fd, size, sealed);
     } catch (...) {
       TheRegistry().segments.erase(id);
       throw;
@@ -126,9 +127,9 @@ Hold::~Hold() {
   PyGILState_Release(state);
 }
 
-void Segments::Map(const SegmentId& id, int fd, uint64_t size) {
+void Segments::Map(const SegmentId& id, int fd, uint64_t size, bool sealed) {
   std::lock_guard<std::mutex> lock(TheRegistry().mutex);
-  MapLocked(id, fd, size);
+  MapLocked(id, fd, size, sealed);
 }
 
 bool Segments::Unmap(const SegmentId& id) {
@@ -160,7 +161,7 @@ std::shared_ptr<SegmentView> Segments::Get(const SegmentId& id) {
   Arena* arena = Arena::Get();  // not under the mutex: it may make the arena
   if (arena == nullptr || arena->id() != std::string_view(id.data(), id.size())) return nullptr;
   std::lock_guard<std::mutex> lock(registry.mutex);
-  return MapLocked(id, arena->fd(), arena->capacity());
+  return MapLocked(id, arena->fd(), arena->capacity(), true);
 }
 
 HeldAllocation Segments::Resolve(const SegmentId& id, uint64_t offset, uint64_t size) {

@@ -107,7 +107,7 @@ struct Held {
 class Segments {
  public:
   // Idempotent. Throws SipcError for a file that is shorter than `size` or could be truncated.
-  static void Map(const SegmentId& id, int fd, uint64_t size);
+  static void Map(const SegmentId& id, int fd, uint64_t size, bool sealed);
   // False if there are holds on it, or it is not mapped.
   static bool Unmap(const SegmentId& id);
   static std::vector<SegmentId> Mapped();

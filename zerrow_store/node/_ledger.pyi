@@ -17,6 +17,9 @@ class Ledger:
     def contains(self, ranges: bytes) -> bool:
         """Whether all of `ranges` are known, with these sizes."""
 
+    def counts(self, ranges: bytes) -> list[int]:
+        """Return how many objects refer to each."""
+
     def add(self, ranges: bytes) -> tuple[int, int]:
         """Count one more reference to each; returns the bytes that nothing referred to before, and
         the bytes of all.

@@ -15,6 +15,9 @@ from zerrow_store.node.cache_index import CacheIndex, Entry
 
 _PAIR = struct.Struct("<QQ")
 
+Place = tuple[bytes, int]
+"""Segment id, offset."""
+
 Packed = list[tuple[bytes, bytes]]
 """Per segment id, its allocations: packed little-endian uint64 pairs (offset, size)."""
 
@@ -31,7 +34,9 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class Segment:
-    """A memfd of a process. shared: other stores refer to it, too."""
+    """A memfd of a process, or a file of spilled bytes (pid 0). shared: other stores refer to it,
+    too.
+    """
 
     size: int
     pid: int
@@ -39,12 +44,18 @@ class Segment:
     shared: bool = False
     references: Ledger = field(default_factory=Ledger)
 
+    @property
+    def spilled(self) -> bool:
+        """Whether it is a file on disk."""
+        return self.pid == 0
+
 
 @dataclass
 class Object:
     """A published object. Deleted ones stay until their last holder is gone.
 
     transient: it goes when its last holder does. owner: it goes when this segment's process does.
+    moved: where allocations that its message names lie since they were spilled.
     """
 
     allocations: Packed
@@ -54,6 +65,7 @@ class Object:
     transient: bool
     owner: bytes | None
     deleted: bool = False
+    moved: dict[Place, Place] = field(default_factory=dict)
 
 
 class Books:
@@ -65,6 +77,7 @@ class Books:
         self.cache = CacheIndex()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.bytes_stored = 0
+        self.bytes_spilled = 0
 
     def apply(self, kind: str, body: list[Any]) -> Freed:
         """Apply an event; returns what nothing refers to any more."""
@@ -84,6 +97,8 @@ class Books:
                 yield "cache", [put, list(vars(cached).values())]
             else:
                 yield "put", put
+            if entry.moved:
+                yield "moved", [object_id, [[*old, *new] for old, new in entry.moved.items()]]
             if entry.deleted:
                 yield "hide", [object_id]
         yield "count", [list(self.counters.values())]
@@ -120,9 +135,7 @@ class Books:
     ) -> None:
         nbytes = 0
         for segment_id, ranges in allocations:
-            added, named = self.segments[segment_id].references.add(ranges)
-            self.bytes_stored += added
-            nbytes += named
+            nbytes += self._refer(segment_id, ranges)
         self.objects[object_id] = Object(allocations, message, created, nbytes, transient, owner)
         self._count(counters)
 
@@ -147,8 +160,53 @@ class Books:
         self.cache.forget(object_id)
         freed = []
         for segment_id, ranges in self.objects.pop(object_id).allocations:
-            offsets, nbytes = self.segments[segment_id].references.remove(ranges)
-            self.bytes_stored -= nbytes
-            if offsets:
+            if offsets := self._unrefer(segment_id, ranges):
                 freed.append((segment_id, offsets))
         return freed
+
+    def _spill(
+        self, object_ids: list[bytes], segment_id: bytes, moves: dict[int, int], file_id: bytes
+    ) -> Freed:
+        """Objects refer to a file for what they had in a segment. moves: new offset by old one."""
+        freed = []
+        for object_id in object_ids:
+            entry = self.objects[object_id]
+            kept: Packed = []
+            for segment, ranges in entry.allocations:
+                if segment != segment_id:
+                    kept.append((segment, ranges))
+                    continue
+                pairs = list(unpack(ranges))
+                gone = b"".join(_PAIR.pack(*pair) for pair in pairs if pair[0] in moves)
+                new = b"".join(_PAIR.pack(moves[o], size) for o, size in pairs if o in moves)
+                left = b"".join(_PAIR.pack(*pair) for pair in pairs if pair[0] not in moves)
+                kept += [(s, r) for s, r in ((segment_id, left), (file_id, new)) if r]
+                self._refer(file_id, new)
+                if offsets := self._unrefer(segment_id, gone):
+                    freed.append((segment_id, offsets))
+                entry.moved |= {
+                    (segment_id, o): (file_id, moves[o]) for o, _ in pairs if o in moves
+                }
+            entry.allocations = kept
+        return freed
+
+    def _moved(self, object_id: bytes, moved: list[list[Any]]) -> None:
+        self.objects[object_id].moved = {(s, o): (file, at) for s, o, file, at in moved}
+
+    def _refer(self, segment_id: bytes, ranges: bytes) -> int:
+        segment = self.segments[segment_id]
+        added, named = segment.references.add(ranges)
+        if segment.spilled:
+            self.bytes_spilled += added
+        else:
+            self.bytes_stored += added
+        return named
+
+    def _unrefer(self, segment_id: bytes, ranges: bytes) -> bytes:
+        segment = self.segments[segment_id]
+        offsets, nbytes = segment.references.remove(ranges)
+        if segment.spilled:
+            self.bytes_spilled -= nbytes
+        else:
+            self.bytes_stored -= nbytes
+        return offsets

@@ -36,7 +36,7 @@ from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailab
 from zerrow_store.native import _native
 from zerrow_store.node import forking, protocol
 from zerrow_store.node._ledger import OffsetSet
-from zerrow_store.node.books import unpack
+from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
 
 logger = logging.getLogger("zerrow_store")
@@ -45,6 +45,7 @@ _RECONNECT_SECONDS = 15.0
 _ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
 
 Allocations = list[tuple[bytes, int, int]]
+Moved = dict[Place, Place]
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,16 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class StoreStats:
-    """Figures of a store; sizes in bytes. `bytes_stored` is held now, each byte once; the other
+    """Figures of a store; sizes in bytes.
+
+    `bytes_stored` is held in memory now, each byte once, `bytes_spilled` on disk. The other
     `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
-    segment, and copied."""
+    segment, and copied.
+    """
 
     objects: int
     bytes_stored: int
+    bytes_spilled: int
     bytes_shared: int
     bytes_reshared: int
     bytes_copied: int
@@ -81,14 +86,18 @@ class StoreStats:
 
 
 class Hold:
-    """Keeps an object in the store until it is collected, once the store has confirmed it."""
+    """Keeps an object in the store until it is collected, once the store has confirmed it.
 
-    __slots__ = ("__weakref__", "_object_id", "_pid", "_releases")
+    moved: where allocations lie that the object's message has elsewhere, as they were spilled.
+    """
+
+    __slots__ = ("__weakref__", "_object_id", "_pid", "_releases", "moved")
 
     def __init__(self, object_id: bytes) -> None:
         self._object_id = object_id
         self._releases: queue.SimpleQueue[bytes | None] | None = None
         self._pid = os.getpid()
+        self.moved: Moved = {}
 
     def __del__(self) -> None:
         # SimpleQueue.put is safe here: it takes no lock that this thread could hold already.
@@ -134,8 +143,9 @@ class Holding:
 
     def confirm(self) -> None:
         """Wait for the store. Raises ObjectNotFoundError: what was decoded is then not held."""
-        self._client._wait(self._request)
+        moved = self._client._wait(self._request)
         self.hold._releases = self._client._releases
+        self.hold.moved = _moved(moved)
 
 
 class Client(CacheCalls):
@@ -186,12 +196,11 @@ class Client(CacheCalls):
 
         Raises ObjectNotFoundError.
         """
-        message, _ = self._request("get", [object_id])
+        message, _, moved = self._request("get", [object_id])
         hold = self._held_by(object_id)
         if message is None:
             raise errors.ObjectNotFoundError(object_id)
-        self.ensure_segments(_native.message_segments(message))
-        return _native.decode(message, hold)
+        return self.decode(message, hold, _moved(moved))
 
     def delete(self, object_ids: bytes | Iterable[bytes], *, missing_ok: bool = False) -> None:
         """Delete objects. Their memory goes when the last view does. Raises ObjectNotFoundError."""
@@ -271,9 +280,21 @@ class Client(CacheCalls):
         """Return the allocations (segment, offset, size) of an object, which the caller must
         hold.
         """
-        _, allocations = self._request("get", [object_id])
+        _, allocations, _ = self._request("get", [object_id])
         self._held_by(object_id)
         return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
+
+    def decode(self, message: bytes, owner: Any, moved: Moved) -> Any:
+        """Return a message's data, where it lies; its buffers keep `owner`, which holds the object.
+
+        moved: what the hold says. Raises ObjectLostError, SipcError.
+        """
+        if not moved:
+            self.ensure_segments(_native.message_segments(message))
+            return _native.decode(message, owner)
+        places = [moved.get((s, o), (s, o)) for s, o, _ in _native.message_allocations(message)]
+        self.ensure_segments({segment for segment, _ in places})
+        return _native.decode(message, owner, places)
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
         """Map segments that are not mapped yet. Raises ObjectLostError for one that is gone."""
@@ -522,7 +543,7 @@ class Client(CacheCalls):
         elif request.kind == "cache_publish":
             self._conclude_columns(request.body[3], body)
         elif request.kind == "segments":
-            self._map(request.body[0], body[0])
+            self._map(request.body[0], *body)
         return body
 
     def _conclude_columns(self, columns: Sequence[Any], admitted: Sequence[bool]) -> None:
@@ -535,12 +556,14 @@ class Client(CacheCalls):
             else:
                 _native.unpin(_offsets(own))
 
-    def _map(self, segment_ids: Sequence[bytes], sizes: Sequence[int]) -> None:
+    def _map(
+        self, segment_ids: Sequence[bytes], sizes: Sequence[int], spilled: Sequence[bool]
+    ) -> None:
         # All descriptors are taken before anything can fail: the next reply has its own.
         fds = [self._reader.take_descriptor() for _ in segment_ids]
         try:
-            for segment_id, fd, size in zip(segment_ids, fds, sizes, strict=True):
-                _native.map_segment(segment_id, fd, size)
+            for segment_id, fd, size, on_disk in zip(segment_ids, fds, sizes, spilled, strict=True):
+                _native.map_segment(segment_id, fd, size, sealed=not on_disk)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -654,6 +677,10 @@ def _own_segment() -> tuple[list[Any], list[int]]:
 
 def _offsets(pairs: bytes) -> bytes:
     return b"".join(pairs[i : i + 8] for i in range(0, len(pairs), 16))
+
+
+def _moved(places: list[Any]) -> Moved:
+    return {(segment, offset): (file, at) for segment, offset, file, at in places}
 
 
 def _make_error(name: str, arguments: list[Any]) -> Exception:

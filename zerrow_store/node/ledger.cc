@@ -61,6 +61,15 @@ class Ledger {
     });
   }
 
+  py::list Counts(const py::bytes& ranges) const {
+    py::list counts;
+    for (const Range& range : Unpack<Range>(ranges)) {
+      auto entry = entries_.find(range.offset);
+      counts.append(entry == entries_.end() ? 0 : entry->second.count);
+    }
+    return counts;
+  }
+
   py::tuple Add(const py::bytes& ranges) {
     uint64_t added_bytes = 0, bytes = 0;
     for (const Range& range : Unpack<Range>(ranges)) {
@@ -164,6 +173,7 @@ PYBIND11_MODULE(_ledger, m) {
       .def(py::init<>())
       .def("missing", &Ledger::Missing, py::arg("ranges"), py::arg("segment_size"))
       .def("contains", &Ledger::Contains, py::arg("ranges"))
+      .def("counts", &Ledger::Counts, py::arg("ranges"))
       .def("add", &Ledger::Add, py::arg("ranges"))
       .def("remove", &Ledger::Remove, py::arg("ranges"))
       .def("offsets", &Ledger::Offsets)

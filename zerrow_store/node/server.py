@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +37,7 @@ from zerrow_store.node.cache import DEFERRED, REQUESTS, Cache
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.segments import check_segment, open_pidfd, punch, start_time
+from zerrow_store.node.spill import Spiller, spill_directory
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -47,6 +48,11 @@ _GRACE_SECONDS = 10.0
 _SUPERVISOR_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
 _MOST_COUNTED = 1 << 50
+
+# Shares of the budget: above the first, idle objects are spilled down to the second.
+_HIGH_WATERMARK = 0.9
+_LOW_WATERMARK = 0.8
+_SPILL_PAUSE_SECONDS = 0.5
 
 
 class Server:
@@ -73,6 +79,18 @@ class Server:
             admit=self._admit,
             answer=self._answer_later,
         )
+        self._idle: dict[bytes, float] = {}
+        self._spiller = Spiller(
+            spill_directory(),
+            self._books,
+            self._descriptors,
+            self._dead,
+            is_idle=self._is_idle,
+            change=self._change,
+            give_back=self._give_back,
+        )
+        self._spill_again = 0.0
+        self._full: deque[tuple[Connection, int, list[Any]]] = deque()
         self._connections: dict[int, Connection] = {}
         self._supervisor: Connection | None = None
         self._supervisor_id = b""
@@ -104,10 +122,14 @@ class Server:
         if self._books.objects:
             self._returning_until = until
         for object_id, entry in self._books.objects.items():
+            self._idle[object_id] = until
             if entry.deleted or entry.transient:
                 self._orphaned[object_id] = until
-        for segment_id in list(self._books.segments):
-            self._watch_process(segment_id)
+        for segment_id, segment in list(self._books.segments.items()):
+            if segment.spilled:
+                self._dead.add(segment_id)
+            else:
+                self._watch_process(segment_id)
         # The supervisor takes an answer for a sign that clients can connect.
         self._listener.listen(512)
         while frame := reader.next():
@@ -118,6 +140,7 @@ class Server:
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._stop_reading, selectors.EVENT_READ, self._stop)
+        self._selector.register(self._spiller.done, selectors.EVENT_READ, self._spilled)
         if self._watched is not None:
             pidfd = open_pidfd(self._watched)
             if pidfd is None:
@@ -197,9 +220,12 @@ class Server:
             self._owners[connection.segment].discard(connection)
             if not self._owners[connection.segment]:
                 del self._owners[connection.segment]
+        # A process that lives on may read what it held until it has connected again.
+        readable_until = time.monotonic() + _GRACE_SECONDS
         for object_id, count in connection.holds.items():
-            self._release(object_id, count)
+            self._release(object_id, count, readable_until)
         self._cache.dropped(connection)
+        self._full = deque(waiting for waiting in self._full if waiting[0] is not connection)
 
     def _answer_later(self, connection: Connection, request_id: int, reply: Any) -> None:
         """Answer a request that was deferred; an error, if `reply` is one."""
@@ -223,6 +249,8 @@ class Server:
 
     def _answer(self, connection: Connection, kind: str, request_id: int, body: Any) -> None:
         handler: Callable[..., Any] | None = getattr(self, f"_on_{kind}", None)
+        if kind == "put":
+            handler = functools.partial(self._on_put, request_id)
         if kind in REQUESTS:
             handler = functools.partial(getattr(self._cache, REQUESTS[kind]), request_id)
         if handler is None or not (connection.greeted or kind == "hello"):
@@ -302,7 +330,24 @@ class Server:
         self._owners[segment_id].add(connection)
         return [self._books.segments[segment_id].references.offsets()]
 
-    def _on_put(
+    def _on_put(self, request_id: int, connection: Connection, *body: Any) -> Any:
+        """Enter an object, once there is room for it: those that wait for it come first."""
+        if self._full:
+            needed = self._books.new_bytes(
+                [(connection.segment or b"", body[1])] if body[1] else []
+            )
+            if needed:
+                self._full.append((connection, request_id, list(body)))
+                return DEFERRED
+        try:
+            return self._put(connection, *body)
+        except StoreFullError as error:
+            if error.needed > self._budget or not self._make_room(error.needed):
+                raise
+        self._full.append((connection, request_id, list(body)))
+        return DEFERRED
+
+    def _put(
         self,
         connection: Connection,
         object_id: bytes,
@@ -317,6 +362,7 @@ class Server:
         self._change("put", put)
         if transient:
             self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
+        self._idle[object_id] = 0.0
         return [self._supervisor_id]
 
     def _admit(
@@ -373,10 +419,10 @@ class Server:
 
     def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
         entry = self._take_hold(connection, object_id)
-        return [entry.message, entry.allocations]
+        return [entry.message, entry.allocations, _places(entry)]
 
-    def _on_hold(self, connection: Connection, object_id: bytes) -> None:
-        self._take_hold(connection, object_id)
+    def _on_hold(self, connection: Connection, object_id: bytes) -> list[Any]:
+        return _places(self._take_hold(connection, object_id))
 
     def _take_hold(self, connection: Connection, object_id: bytes) -> Object:
         entry = self._books.objects.get(object_id)
@@ -386,6 +432,7 @@ class Server:
         connection.holds[object_id] += 1
         self._holders[object_id] += 1
         self._orphaned.pop(object_id, None)
+        self._idle.pop(object_id, None)
         return entry
 
     def _on_release(self, connection: Connection, object_ids: list[bytes]) -> None:
@@ -413,7 +460,8 @@ class Server:
             for fd in fds:
                 os.close(fd)
             raise
-        return [[self._books.segments[s].size for s in segment_ids], fds]
+        segments = [self._books.segments[segment_id] for segment_id in segment_ids]
+        return [[s.size for s in segments], [s.spilled for s in segments], fds]
 
     def _on_delete(self, connection: Connection, object_ids: list[bytes], missing_ok: bool) -> None:
         if not missing_ok:
@@ -435,6 +483,7 @@ class Server:
         return {
             "objects": sum(not entry.deleted for entry in self._books.objects.values()),
             "bytes_stored": self._books.bytes_stored,
+            "bytes_spilled": self._books.bytes_spilled,
             **self._books.counters,
             "budget": self._budget,
             "segments": len(self._books.segments),
@@ -469,18 +518,24 @@ class Server:
         else:
             self._remove(object_id)
 
-    def _release(self, object_id: bytes, count: int) -> None:
+    def _release(self, object_id: bytes, count: int, readable_until: float = 0.0) -> None:
         self._holders[object_id] -= count
         if self._holders[object_id] > 0:
             return
         del self._holders[object_id]
+        self._idle[object_id] = readable_until
         entry = self._books.objects.get(object_id)
         if entry is not None and (entry.deleted or entry.transient):
             self._remove(object_id)
 
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
-        for segment_id, offsets in self._change("remove", [object_id]):
+        self._idle.pop(object_id, None)
+        self._give_back(self._change("remove", [object_id]))
+
+    def _give_back(self, freed: Freed) -> None:
+        """Tell the owners what nothing refers to any more; of the dead it is punched here."""
+        for segment_id, offsets in freed:
             if segment_id in self._dead:
                 self._punch_gaps(segment_id)
                 continue
@@ -539,10 +594,43 @@ class Server:
             entry = self._books.objects.get(object_id)
             if entry is not None and not self._holders[object_id]:
                 self._remove(object_id)
+        excess = self._books.bytes_stored - _HIGH_WATERMARK * self._budget
+        if excess > 0 and now >= self._spill_again:
+            self._spill_again = now + _SPILL_PAUSE_SECONDS
+            self._make_room(0)
         alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
         if alone and not self._respawn:
             logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
             self._stop()
+
+    # --- spilling ---
+
+    def _is_idle(self, object_id: bytes) -> bool:
+        return object_id in self._books.objects and not self._holders[object_id]
+
+    def _make_room(self, needed: int) -> bool:
+        """Begin to spill down to the low watermark and for `needed` bytes; whether it helps."""
+        if not self._all_returned():
+            return False
+        now, cached = time.monotonic(), self._books.cache.entries
+        idle = (o for o, since in self._idle.items() if since <= now and o not in cached)
+        target = min(int(_LOW_WATERMARK * self._budget), self._budget - needed)
+        return self._spiller.start(idle, self._books.bytes_stored - target)
+
+    def _spilled(self, *_: Any) -> None:
+        """Conclude a job, and let those in whose objects fit now, in their order."""
+        self._spiller.conclude()
+        waiting, self._full = self._full, deque()
+        while waiting and not self._full:
+            connection, request_id, body = waiting.popleft()
+            if connection.socket.fileno() < 0:
+                continue
+            try:
+                self._answer(connection, "put", request_id, body)
+            except (OSError, ProtocolError) as error:
+                logger.warning("dropped process %d: %s", connection.pid, error)
+                self._drop(connection)
+        self._full.extend(waiting)
 
     def _respawn_supervisor(self) -> None:
         command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
@@ -554,6 +642,11 @@ class Server:
         self._running = False
         if self._supervisor is not None:
             self._tell(self._supervisor, "stopping", [])
+
+
+def _places(entry: Object) -> list[Any]:
+    """Where an object's allocations lie since they were spilled, as it travels."""
+    return [[*before, *now] for before, now in entry.moved.items()]
 
 
 def _describe(error: ZerrowError) -> list[Any]:

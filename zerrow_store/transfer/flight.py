@@ -42,9 +42,11 @@ class ObjectServer(flight.FlightServerBase):  # type: ignore[misc]
         """Stream an object's allocations. The ticket is msgpack: [object id, allocations]."""
         object_id, allocations = msgpack.unpackb(ticket.ticket)
         owner = self._client.hold(object_id)
-        # What the caller asks for is checked against what the object refers to.
-        held = set(self._client.allocations(object_id))
-        if not {tuple(allocation) for allocation in allocations} <= held:
+        # What the caller asks for is as the message has it; it may have been spilled since.
+        places = [(owner.moved.get((s, o), (s, o)), size) for s, o, size in allocations]
+        allocations = [(segment, offset, size) for (segment, offset), size in places]
+        # And it is checked against what the object refers to.
+        if not set(allocations) <= set(self._client.allocations(object_id)):
             raise flight.FlightServerError("the object has no such allocations")
         self._client.ensure_segments({segment for segment, _, _ in allocations})
         return flight.GeneratorStream(_SCHEMA, _batches(allocations, owner))

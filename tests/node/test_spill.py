@@ -1,0 +1,252 @@
+"""Spilling to disk: what is idle goes, what is read stays, and everything comes back equal."""
+
+import ctypes
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.node.helpers import Store, kill, wait_until
+from zerrow_store.errors import StoreFullError
+from zerrow_store.native import _native
+
+BUDGET = 64 << 20
+ROWS = 1 << 20
+NBYTES = 8 * ROWS
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for spilled files; ext4 or the like, as the tests' own directory is."""
+    monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def small(disk: Path) -> Iterator[Store]:
+    """A store that holds eight tables."""
+    store = Store(f"spill-{os.getpid()}-{os.urandom(4).hex()}", budget=BUDGET)
+    yield store
+    store.stop()
+
+
+def make(n: int) -> pa.Table:
+    return pa.table({"x": pc.add(pa.array(range(1000)), n).take(pa.array([7] * ROWS))})
+
+
+def resident() -> int:
+    """What this process's arena has in memory."""
+    return os.fstat(_native.arena_segment()[1]).st_blocks * 512
+
+
+def test_many_times_the_budget_fits_and_comes_back_equal(small: Store) -> None:
+    client = small.connect()
+    ids = [client.put(make(n)) for n in range(32)]
+    stats = client.stats()
+    assert stats.bytes_stored <= BUDGET
+    assert stats.bytes_stored + stats.bytes_spilled == 32 * NBYTES
+    wait_until(lambda: resident() <= 2 * BUDGET)
+    for n, object_id in enumerate(ids):
+        table = client.get(object_id)
+        table.validate(full=True)
+        assert table.equals(make(n))
+    assert client.stats().bytes_copied == 0
+
+
+def test_what_is_read_stays_where_it_is(small: Store) -> None:
+    client = small.connect()
+    first = client.put(make(0))
+    reader = small.worker()
+    reader.do(f"table = client.get({first!r})")
+    for n in range(1, 32):
+        client.put(make(n))
+    assert client.stats().bytes_spilled > 0
+    assert reader.do("pc.unique(table['x']).to_pylist()") == [7]
+    assert reader.do("table.validate(full=True)") is None
+    # And what the producer itself reads.
+    own = client.put(make(100))
+    view = client.get(own)
+    for n in range(32):
+        client.put(make(n))
+    assert view.equals(make(100))
+
+
+def test_the_longest_idle_goes_first(small: Store) -> None:
+    client = small.connect()
+    old, fresh = client.put(make(1)), client.put(make(2))
+    for n in range(4):
+        client.put(make(n))
+    view = client.get(old)
+    del view
+    gc.collect()
+    wait_until(lambda: next(o for o in client.list() if o.object_id == old).holds == 0)
+    for n in range(2):
+        client.put(make(n))
+    wait_until(lambda: client.stats().bytes_spilled > 0)
+    moved = {i: client.hold(i).moved for i in (old, fresh)}
+    assert moved[fresh]
+    assert not moved[old]
+
+
+def test_spilled_data_is_shared_again_without_a_copy(small: Store) -> None:
+    client = small.connect()
+    ids = [client.put(make(n)) for n in range(16)]
+    assert client.hold(ids[0]).moved
+    table = client.get(ids[0])
+    before = client.stats()
+    again = client.put(table.append_column("y", table["x"]))
+    after = client.stats()
+    assert after.bytes_copied == before.bytes_copied
+    assert after.bytes_shared == before.bytes_shared
+    del table
+    client.delete(ids[0])
+    assert client.get(again)["y"].equals(make(0)["x"])
+
+
+def test_what_several_objects_share_is_spilled_once(small: Store) -> None:
+    client = small.connect()
+    table = make(0)
+    ids = [client.put(table.slice(n)) for n in range(4)]
+    del table
+    for n in range(16):
+        client.put(make(n))
+    assert {tuple(client.hold(i).moved) for i in ids} == {tuple(client.hold(ids[0]).moved)}
+    assert client.hold(ids[0]).moved
+    for n, object_id in enumerate(ids):
+        assert client.get(object_id).equals(make(0).slice(n))
+    for object_id in ids[:3]:
+        client.delete(object_id)
+    assert client.get(ids[3]).num_rows == ROWS - 3
+
+
+def test_a_deleted_object_frees_its_disk(small: Store) -> None:
+    client = small.connect()
+    ids = [client.put(make(n)) for n in range(32)]
+    assert open_files(small) > 0
+    client.delete(ids)
+    wait_until(lambda: client.stats().bytes_spilled == 0)
+    assert client.stats().bytes_stored == 0
+    wait_until(lambda: open_files(small) == 0)
+
+
+def open_files(store: Store) -> int:
+    """How many spilled files the server has open."""
+    pid = store.connected().stats().pid
+    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    return sum("(deleted)" in link and "memfd" not in link for link in links)
+
+
+def test_a_killed_store_loses_nothing(small: Store, disk: Path) -> None:
+    client = small.connect()
+    ids = [client.put(make(n)) for n in range(16)]
+    view = client.get(ids[0])
+    kill(client.stats().pid)
+    for n, object_id in enumerate(ids):
+        assert client.get(object_id).equals(make(n))
+    assert view.equals(make(0))
+    assert list(disk.iterdir()) == []
+
+
+def test_a_killed_producer_loses_nothing(small: Store) -> None:
+    client = small.connect()
+    producer = small.worker()
+    (object_id,) = producer.do(
+        f"[client.put(pa.table({{'x': pc.add(pa.array(range({ROWS})), 1)}}))]"
+    )
+    for n in range(16):
+        client.put(make(n))
+    assert client.hold(object_id).moved
+    producer.kill()
+    assert client.get(object_id)["x"].to_pylist() == list(range(1, ROWS + 1))
+
+
+def test_held_objects_alone_fill_the_store(small: Store) -> None:
+    client = small.connect()
+    views: list[pa.Table] = []
+
+    def fill() -> None:
+        while True:
+            views.append(client.get(client.put(make(len(views)))))
+
+    with pytest.raises(StoreFullError) as caught:
+        fill()
+    assert len(views) == BUDGET // NBYTES
+    assert caught.value.needed == NBYTES
+    assert caught.value.budget == BUDGET
+    assert all(view.equals(make(n)) for n, view in enumerate(views))
+    views.clear()
+    gc.collect()
+    wait_until(lambda: all(info.holds == 0 for info in client.list()))
+    assert client.get(client.put(make(50))).equals(make(50))
+
+
+def test_an_object_beyond_the_budget_is_refused_at_once(small: Store) -> None:
+    client = small.connect()
+    with pytest.raises(StoreFullError):
+        client.put(pa.concat_tables([make(n) for n in range(9)]))
+    assert client.stats().bytes_stored == 0
+
+
+def test_without_a_directory_nothing_is_spilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in ("off", "/dev/shm", "/nonexistent"):
+        monkeypatch.setenv("ZERROW_SPILL_DIR", setting)
+        store = Store(f"spill-{os.urandom(4).hex()}", budget=BUDGET)
+        try:
+            client = store.connect()
+            for n in range(8):
+                client.put(make(n))
+            with pytest.raises(StoreFullError):
+                client.put(make(8))
+            assert client.stats().bytes_spilled == 0
+        finally:
+            store.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_is_a_full_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mounted = tmp_path / "image", tmp_path / "mounted"
+    mounted.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(48 << 20)
+    assert os.system(f"mkfs.ext4 -q {image} && mount -o loop {image} {mounted}") == 0
+    try:
+        monkeypatch.setenv("ZERROW_SPILL_DIR", str(mounted))
+        store = Store(f"spill-{os.urandom(4).hex()}", budget=BUDGET)
+        try:
+            client = store.connect()
+            ids: list[bytes] = []
+
+            def fill() -> None:
+                while True:
+                    ids.append(client.put(make(len(ids))))
+
+            with pytest.raises(StoreFullError):
+                fill()
+            assert 0 < client.stats().bytes_spilled < 48 << 20
+            for n, object_id in enumerate(ids):
+                assert client.get(object_id).equals(make(n))
+        finally:
+            store.stop()
+    finally:
+        ctypes.CDLL(None).umount2(str(mounted).encode(), 2)
+
+
+def test_puts_that_wait_are_let_in_in_order(small: Store) -> None:
+    workers = [small.worker() for _ in range(4)]
+    for worker in workers:
+        worker.start(
+            f"ids = [client.put(pa.table({{'x': pc.add(pa.array(range({ROWS})), n)}}))"
+            " for n in range(8)]"
+        )
+    for worker in workers:
+        worker.finish()
+    stats = small.connected().stats()
+    assert stats.objects == 32
+    assert stats.bytes_stored <= BUDGET
+    for worker in workers:
+        sums = worker.do("[pc.sum(client.get(i)['x']).as_py() for i in ids]")
+        assert sums == [sum(range(ROWS)) + n * ROWS for n in range(8)]
