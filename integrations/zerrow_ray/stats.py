@@ -6,15 +6,23 @@ import ray
 
 from zerrow_ray.session import node_actor
 
-_SUMMED = ("objects", "bytes_stored", "bytes_shared", "bytes_reshared", "bytes_copied")
+_SUMMED = (
+    "objects",
+    "bytes_stored",
+    "bytes_spilled",
+    "bytes_shared",
+    "bytes_reshared",
+    "bytes_copied",
+)
 
 
 def stats() -> dict[str, Any]:
     """Return {"total": {...}, "nodes": {node_id: {...}}}.
 
-    Each holds `objects` and `bytes_stored` (held now, each byte once) and the running counts
-    `bytes_shared` (published where they lay), `bytes_reshared` (referred to in somebody else's
-    segment) and `bytes_copied`. Raises RayError if a node's actor cannot be asked.
+    Each holds `objects`, `bytes_stored` and `bytes_spilled` (held now in memory and on disk, each
+    byte once) and the running counts `bytes_shared` (published where they lay), `bytes_reshared`
+    (referred to in somebody else's segment) and `bytes_copied`. Raises RayError if a node's actor
+    cannot be asked.
     """
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     answers = ray.get([node_actor(node).stats.remote() for node in nodes])

@@ -232,6 +232,55 @@ def test_dags_at_once_share_the_memory() -> None:
     assert outcomes == [[ROWS] * 3] * 3
 
 
+@pytest.mark.parametrize("eviction", ["adaptive", "rollback", "swap"])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25, 0.1])
+def test_results_are_the_same_short_of_memory(eviction: str, share: float) -> None:
+    def build():
+        node = make.bind(0)
+        for n in range(1, 4):
+            node = add_column.bind(add_column.bind(make.bind(n), fresh.bind(make.bind(n))), node)
+        return node
+
+    memory = int(share * 10 * NBYTES)
+    ref, explanation = dag.execute(build(), explain=True, eviction=eviction, memory=memory)
+    assert ray.get(ref) == by_ray(build())
+    if eviction == "swap":
+        assert all(run.rollbacks == 0 for run in explanation.runs)
+
+
+def test_a_result_in_the_way_is_rolled_back() -> None:
+    # Three branches, deep on the right: the results on the left wait.
+    def build():
+        return add_column.bind(
+            make.bind(1), add_column.bind(make.bind(2), fresh.bind(make.bind(3)))
+        )
+
+    dag.execute(build())
+    ref, explanation = dag.execute(
+        build(), explain=True, eviction="rollback", memory=int(2.2 * NBYTES)
+    )
+    assert ray.get(ref) == by_ray(build())
+    assert sum(run.rollbacks for run in explanation.runs) > 0
+    assert all(run.expected_again is not None for run in explanation.runs if run.rollbacks)
+
+
+def test_what_must_not_run_twice_is_not_rolled_back() -> None:
+    once = make.options(max_retries=0)
+
+    def build():
+        return add_column.bind(
+            once.bind(1), add_column.bind(once.bind(2), fresh.bind(once.bind(3)))
+        )
+
+    _, explanation = dag.execute(build(), explain=True, eviction="rollback", memory=NBYTES)
+    assert all(run.rollbacks == 0 for run in explanation.runs if run.name.startswith("make"))
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="eviction is one of"):
+        dag.execute(make.bind(), eviction="magic")
+
+
 def test_what_is_no_dag_is_refused() -> None:
     with pytest.raises(TypeError, match="not a node of a Ray DAG"):
         dag.execute(make)

@@ -65,7 +65,7 @@ class StoreStats:
 
     `bytes_stored` is held in memory now, each byte once, `bytes_spilled` on disk. The other
     `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
-    segment, and copied.
+    segment, and copied. `spill_bandwidth` is in bytes a second, as last measured.
     """
 
     objects: int
@@ -74,6 +74,7 @@ class StoreStats:
     bytes_shared: int
     bytes_reshared: int
     bytes_copied: int
+    spill_bandwidth: int
     budget: int
     segments: int
     clients: int

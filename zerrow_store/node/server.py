@@ -485,6 +485,7 @@ class Server:
             "bytes_stored": self._books.bytes_stored,
             "bytes_spilled": self._books.bytes_spilled,
             **self._books.counters,
+            "spill_bandwidth": int(self._spiller.bandwidth),
             "budget": self._budget,
             "segments": len(self._books.segments),
             "clients": sum(c is not self._supervisor for c in self._connections.values()),

@@ -32,6 +32,9 @@ _ALIGNMENT = 64
 # As much of the disk stays free for others.
 _RESERVE = 0.05
 _PIECE = 64 << 20
+# Bytes a second, until it has been measured; and the weight of the newest measurement.
+_UNKNOWN_BANDWIDTH = 500e6
+_WEIGHT = 0.5
 # A disk that fails is not tried again for so long.
 _BROKEN_SECONDS = 10.0
 
@@ -72,6 +75,7 @@ class _Job:
     objects: list[bytes]
     sizes: dict[Place, int]
     offsets: dict[Place, int]
+    seconds: float = 0.0
     error: OSError | None = None
 
 
@@ -80,7 +84,8 @@ class Spiller:
 
     dead: segments whose memory is this server's to give back. is_idle: whether an object is there
     and nobody holds it. change: applies an event, and returns what it freed. give_back: passes that
-    on. `done` is a descriptor that can be read when a job is to be concluded.
+    on. `done` is a descriptor that can be read when a job is to be concluded. bandwidth: bytes a
+    second written, by the last jobs.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Spiller:
         self._descriptors = descriptors
         self._dead = dead
         self._broken_until = 0.0
+        self.bandwidth = _UNKNOWN_BANDWIDTH
         self._is_idle = is_idle
         self._change = change
         self._give_back = give_back
@@ -140,6 +146,8 @@ class Spiller:
             self._broken_until = time.monotonic() + _BROKEN_SECONDS
             os.close(job.fd)
             return
+        speed = sum(job.sizes.values()) / max(job.seconds, 1e-6)
+        self.bandwidth += _WEIGHT * (speed - self.bandwidth)
         objects = [object_id for object_id in job.objects if self._is_idle(object_id)]
         by_segment = self._moves(job, objects)
         if not by_segment:
@@ -211,6 +219,7 @@ class Spiller:
         return fd
 
     def _copy(self, job: _Job, sources: dict[bytes, int]) -> None:
+        start = time.monotonic()
         try:
             for (segment_id, offset), size in job.sizes.items():
                 _copy_range(
@@ -221,6 +230,7 @@ class Spiller:
         except OSError as error:
             job.error = error
         finally:
+            job.seconds = time.monotonic() - start
             for fd in sources.values():
                 os.close(fd)
             os.write(self._finished, b"!")

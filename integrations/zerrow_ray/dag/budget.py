@@ -65,6 +65,11 @@ class Account:
                 self.running.add(key)
             return admitted
 
+    def excess(self, nbytes: int) -> int:
+        """Return by how much `nbytes` more would be too many; not positive if they fit."""
+        with self._budget._lock:
+            return self._budget._held() + nbytes - self._budget._total
+
     def keep(self, key: str, nbytes: int) -> None:
         """Note that a step has finished, and what its result holds."""
         with self._budget._lock:

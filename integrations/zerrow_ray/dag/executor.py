@@ -23,6 +23,7 @@ from zerrow_ray.dag.estimates import Estimates, Need
 from zerrow_ray.dag.explain import Explanation, Run
 from zerrow_ray.dag.measured import ARROW_DATA, Measured, measured
 from zerrow_ray.dag.plan import Plan, Step
+from zerrow_ray.dag.policy import Adaptive, Policy, Rollback, Swap
 from zerrow_ray.dag.scheduler import Scheduler
 from zerrow_ray.stats import stats
 from zerrow_store.errors import ZerrowError
@@ -48,6 +49,7 @@ def execute(
     memory: int | str | None = None,
     progress: bool | None = None,
     explain: bool = False,
+    eviction: str = "adaptive",
     **kwargs: Any,
 ) -> Any:
     """Run the DAG that ends in `node`, with `args` and `kwargs` for its InputNode.
@@ -58,16 +60,21 @@ def execute(
     memory: bytes, or a text such as "8GiB", that the DAG's results and running steps may hold. By
         default what the stores of all nodes may, less what they hold already; all DAGs that run
         by default share that.
+    eviction: what happens to results that are in the way of the next step and not needed for it:
+        "swap" leaves them to the store, which spills to disk what nobody reads; "rollback" drops
+        them, and runs their functions again when they are asked for; "adaptive" does whichever
+        takes less time. Only tasks that Ray may retry are run again (max_retries).
     progress: show a bar; by default if the standard error is a terminal.
 
     Raises StepError for a step that failed, after its retries, once no other step runs any more;
-    TypeError if `node` is not a DAG node. Control-C cancels all that runs.
+    TypeError if `node` is not a DAG node, ValueError for an unknown policy. Control-C cancels all
+    that runs.
     """
-    plan = Plan(node)
+    plan, policy = Plan(node), _policy(eviction)
     budget = _shared if memory is None else Budget(lambda: _bytes(memory))
     with contextlib.closing(budget.open()) as account:
         with _bar(len(plan.steps), progress) as bar:
-            run = _Execution(plan, account, bar, args, kwargs)
+            run = _Execution(plan, account, policy, bar, args, kwargs)
             run.until_done()
         value = run.value(plan.final)
     return (value, run.explanation()) if explain else value
@@ -78,6 +85,7 @@ class _Execution:
         self,
         plan: Plan,
         account: Account,
+        policy: Policy,
         bar: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -85,7 +93,9 @@ class _Execution:
         self._plan = plan
         self._bar = bar
         self._args, self._kwargs = args, kwargs
-        self._scheduler = Scheduler(plan, account, self._need)
+        self._scheduler = Scheduler(
+            plan, account, policy, need=self._need, seconds=self._seconds_again
+        )
         self._values: dict[str, Any] = {}
         self._puts: dict[str, ray.ObjectRef] = {}
         self._sizes: dict[str, int] = {}
@@ -96,7 +106,7 @@ class _Execution:
     def until_done(self) -> None:
         try:
             while not self._scheduler.done:
-                while step := self._scheduler.start():
+                while step := self._next():
                     self._submit(step)
                 self._collect()
         except BaseException:
@@ -122,11 +132,23 @@ class _Execution:
             self._puts[key] = ray.put(value)
         return self._puts[key]
 
+    def _next(self) -> Step | None:
+        step, rolled_back = self._scheduler.start()
+        for candidate in rolled_back:
+            del self._values[candidate.key]
+            run = self._runs[candidate.key]
+            run.rollbacks += 1
+            run.expected_again = candidate.seconds
+        return step
+
     def _submit(self, step: Step) -> None:
         need = self._need(step)
+        again = self._runs.get(step.key)
         self._runs[step.key] = Run(
             step.key, step.name, time.time() - self._start, self._input_bytes(step), need
         )
+        if again is not None:
+            self._runs[step.key].follow(again)
         options = step.node.get_options()
         returns = options.get("num_returns", 1)
         if _is_measurable(step, returns):
@@ -177,11 +199,16 @@ class _Execution:
         for key in self._scheduler.finish(step.key, new):
             del self._values[key]
             self._runs[key].released = time.time() - self._start
-        self._bar.update()
+        if run.rollbacks == 0:
+            self._bar.update()
 
     def _need(self, step: Step) -> Need:
         declared = step.node.get_options().get("memory") if step.is_task else None
         return _estimates.need(_function(step), self._input_bytes(step), declared)
+
+    def _seconds_again(self, step: Step) -> float | None:
+        retriable = step.is_task and step.node.get_options().get("max_retries") != 0
+        return self._runs[step.key].seconds if retriable else None
 
     def _input_bytes(self, step: Step) -> int:
         return sum(self._sizes[key] for key in step.inputs)
@@ -195,6 +222,17 @@ class _Execution:
         if self._running:
             ray.wait(list(self._running), num_returns=len(self._running), timeout=10)
         self._values.clear()
+
+
+def _policy(name: str) -> Policy:
+    policies: dict[str, Policy] = {
+        "adaptive": Adaptive(_bandwidth),
+        "rollback": Rollback(),
+        "swap": Swap(),
+    }
+    if name not in policies:
+        raise ValueError(f"eviction is one of {', '.join(policies)}, not {name!r}")
+    return policies[name]
 
 
 def _function(step: Step) -> str:
@@ -227,6 +265,11 @@ def _available() -> int:
     """Bytes that all nodes' stores may still take."""
     nodes = stats()["nodes"].values()
     return sum(node["budget"] - node["bytes_stored"] for node in nodes)
+
+
+def _bandwidth() -> float:
+    """Bytes a second that the slowest node's store was last seen to write to disk."""
+    return float(min(node["spill_bandwidth"] for node in stats()["nodes"].values()))
 
 
 def _bytes(size: int | str) -> int:

@@ -15,7 +15,9 @@ from zerrow_store.sizes import format_size
 class Run:
     """One run of a step. Times in seconds after the DAG's start, sizes in bytes.
 
-    What only a task can report is None for actors, their calls and generators.
+    What only a task can report is None for actors, their calls and generators. Of a step that was
+    rolled back it is the last run; expected_again: the seconds that running it again, with all that
+    it needs, was expected to take.
     """
 
     key: str
@@ -30,6 +32,12 @@ class Run:
     peak_bytes: int | None = None
     worker: int | None = None
     released: float | None = None
+    rollbacks: int = 0
+    expected_again: float | None = None
+
+    def follow(self, previous: "Run") -> None:
+        """Note that this run repeats one whose result was rolled back."""
+        self.rollbacks, self.expected_again = previous.rollbacks, previous.expected_again
 
     def finish(self, when: float, report: Measured | None) -> None:
         """Enter what a finished run has told."""
@@ -51,6 +59,7 @@ _COLUMNS = (
     "new",
     "peak",
     "expected",
+    "rollbacks",
 )
 
 
@@ -59,7 +68,8 @@ class Explanation:
 
     str() gives a table: times in seconds after the DAG's start; `seconds` in the function itself;
     `result` is what a step returned, `new` how much of it was in no segment before, `peak` by how
-    much its worker grew, `expected` what it was admitted with.
+    much its worker grew, `expected` what it was admitted with; `rollbacks` is how often its result
+    was dropped, to be made again.
     """
 
     def __init__(self, plan: Plan, runs: list[Run]) -> None:
@@ -108,6 +118,7 @@ def _cells(run: Run) -> list[str]:
         run.name,
         *("" if time is None else f"{time:.3f}" for time in times),
         *("" if size is None else format_size(size) for size in sizes),
+        str(run.rollbacks),
     ]
 
 

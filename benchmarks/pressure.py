@@ -1,0 +1,150 @@
+"""`make bench-pressure`: a DAG whose results are several times the memory, under each policy.
+
+Twelve tables of 64 MiB are made, read once each, and then all read once more, with room for four of
+them: what is not read yet is in the way. Functions take from nothing to a second. The plugin runs
+it with eviction by "swap" (the store spills to disk), "rollback" (made again) and "adaptive"; plain
+Ray with an object store of the same size, which spills by itself. Each is a Ray of its own. Prints
+a table of seconds (median, and all runs), writes JSON and a plot.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from benchmarks.hop import environment
+
+RESULTS = Path(__file__).parent / "results"
+MIB = 1 << 20
+TABLES, TABLE, MEMORY = 12, 64 * MIB, 4 * 64 * MIB + 32 * MIB
+LATENCIES = (0.0, 0.1, 0.3, 1.0)
+SIDES = ("plain Ray", "swap", "rollback", "adaptive")
+
+
+@ray.remote
+def make(n: int, latency: float) -> pa.Table:
+    time.sleep(latency)
+    return pa.table({"x": pc.add(pa.array(np.arange(TABLE // 8)), n)})
+
+
+@ray.remote
+def total(table: pa.Table, before: int) -> int:
+    return before + int(pc.sum(table["x"]).as_py())
+
+
+def build(latency: float, *, mixed: bool) -> Any:
+    """The DAG; if mixed, every second table takes `latency` to make and the others nothing."""
+    tables = [make.bind(n, latency if not mixed or n % 2 else 0.0) for n in range(TABLES)]
+    node: Any = 0
+    for table in (*tables, *tables):
+        node = total.bind(table, node)
+    return node
+
+
+def expected() -> int:
+    rows = TABLE // 8
+    return 2 * sum(rows * (rows - 1) // 2 + n * rows for n in range(TABLES))
+
+
+def run_once(side: str, latency: float, mixed: bool) -> float:
+    """Return the seconds that the DAG takes. Raises AssertionError for a wrong result."""
+    node = build(latency, mixed=mixed)
+    start = time.perf_counter()
+    if side == "plain Ray":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray means to remove `execute`
+            result = ray.get(node.execute())
+    else:
+        from zerrow_ray import dag
+
+        result = ray.get(dag.execute(node, eviction=side, memory=MEMORY, progress=False))
+    seconds = time.perf_counter() - start
+    assert result == expected(), (side, result)
+    return seconds
+
+
+def run_side(side: str, repeat: int) -> dict[str, list[float]]:
+    options: dict[str, Any] = {"address": "local", "num_cpus": 2, "include_dashboard": False}
+    options |= {"log_to_driver": False, "logging_level": "error", "object_store_memory": MEMORY}
+    if side == "plain Ray":
+        ray.init(**options)
+    else:
+        import zerrow_ray
+
+        zerrow_ray.init(**options)
+    cases = [(f"{latency:g} s", latency, False) for latency in LATENCIES]
+    cases.append(("mixed, 0 and 1 s", 1.0, True))
+    run_once(side, 0.0, False)  # workers, and what functions need, are known after that
+    seconds: dict[str, list[float]] = {}
+    for label, latency, mixed in cases:
+        seconds[label] = [run_once(side, latency, mixed) for _ in range(repeat)]
+        print(f"  {label}: {statistics.median(seconds[label]):.2f} s", file=sys.stderr, flush=True)
+    ray.shutdown()
+    return seconds
+
+
+def in_own_process(side: str, repeat: int) -> dict[str, list[float]]:
+    print(side, file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "benchmarks.pressure", "--side", side]
+    done = subprocess.run(
+        [*command, "--repeat", str(repeat)],
+        env={**os.environ, "ZERROW_MEMORY": str(MEMORY)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    seconds: dict[str, list[float]] = json.loads(done.stdout)
+    return seconds
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    labels = [f"{latency:g} s" for latency in LATENCIES]
+    for side, seconds in report["seconds"].items():
+        medians = [statistics.median(seconds[label]) for label in labels]
+        axes.plot(LATENCIES, medians, marker="o", label=side)
+    axes.set_xlabel("latency of the functions that make the tables (s)")
+    axes.set_ylabel("time of the DAG (s)")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"{TABLES} tables of {TABLE // MIB} MiB in {MEMORY // MIB} MiB, each read twice")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("--repeat", type=int, default=3)
+    arguments = parser.parse_args()
+    if arguments.side:
+        json.dump(run_side(arguments.side, arguments.repeat), sys.stdout)
+        return
+    seconds = {side: in_own_process(side, arguments.repeat) for side in SIDES}
+    report = {"environment": environment(), "memory": MEMORY, "seconds": seconds}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "pressure.json").write_text(json.dumps(report, indent=1))
+    plot(report, RESULTS / "pressure.svg")
+    print(f"{'latency':20}" + "".join(f"{side:>12}" for side in SIDES))
+    for label in seconds[SIDES[0]]:
+        medians = (statistics.median(seconds[side][label]) for side in SIDES)
+        print(f"{label:20}" + "".join(f"{median:>12.2f}" for median in medians))
+
+
+if __name__ == "__main__":
+    main()
