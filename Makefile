@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test lint format bench nightly clean
+.PHONY: demo test lint format bench bench-decache nightly clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -28,6 +28,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.hop
+
+bench-decache: $(STAMP)
+	$(BIN)/python -m benchmarks.decache
 
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite

@@ -251,3 +251,20 @@ def test_fifty_processes_at_once(store, path):
         process.stdin.close()
         process.stdout.close()
         assert process.wait() == 0
+
+
+def test_readers_that_may_use_one_processor_share_the_work(store, path, tmp_path):
+    table = write(path, columns=16)
+    readers = [Reader(store, tmp_path, gate=True) for _ in range(2)]
+    for reader in readers:
+        reader.worker.do("pa.set_cpu_count(1)")
+    futures = [reader.start(path) for reader in readers]
+    for reader in readers:
+        reader.wait_until_decoding()
+    for reader in readers:
+        reader.open_gate()
+    assert {future.result() for future in futures} == {digest(table)}
+    decoded = [reader.decoded() for reader in readers]
+    assert all(decoded)
+    chunks = sorted(f"c{i} {g}" for i in range(16) for g in range(4))
+    assert sorted(decoded[0] + decoded[1]) == chunks

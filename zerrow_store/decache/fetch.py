@@ -23,6 +23,8 @@ from zerrow_store.node.client import Client
 
 logger = logging.getLogger("zerrow_store")
 
+_TURNS = 8
+
 Wanted = Mapping[Unit, Sequence[int]]
 """Parts of units; see `zerrow_store.node.cache_index`."""
 
@@ -53,7 +55,7 @@ def fetch(client: Client | None, file: OpenFile, wanted: Wanted, decode: Decode)
             _Read(client, file, file.identity, decode).run(wanted, decoded)
         except DecodeError as error:
             _raise_as_decoder_did(error)
-        except ZerrowError as error:
+        except (ZerrowError, _native.SipcError) as error:
             warn_once(error)
     missing = {
         unit: [part for part in parts if part not in decoded[unit]]
@@ -76,9 +78,14 @@ def _decode(file: OpenFile, wanted: Wanted, decode: Decode) -> Decoded:
 
 
 class _Read:
-    """One read of a file through the cache. `token` stands for its claims."""
+    """One read of a file through the cache. `token` stands for its claims.
+
+    A reader that may use all processors takes everything at once. One that may not, as in a Ray
+    task, takes its columns in turns: readers of the same columns at the same time share the work.
+    """
 
     def __init__(self, client: Client, file: OpenFile, identity: bytes, decode: Decode) -> None:
+        self._turns = 1 if pa.cpu_count() >= len(os.sched_getaffinity(0)) else _TURNS
         self._client = client
         self._file = file
         self._identity = identity
@@ -88,8 +95,11 @@ class _Read:
     def run(self, wanted: Wanted, decoded: Decoded) -> None:
         """Fill `decoded` with all that is wanted."""
         missing = [(unit, list(parts)) for unit, parts in wanted.items()]
+        most = -(-len(missing) // self._turns)
         while missing:
-            answer = self._client.cache_open(self._token, self._identity, self._file.path, missing)
+            answer = self._client.cache_open(
+                self._token, self._identity, self._file.path, missing, most
+            )
             granted = {missing[index][0]: parts for index, parts in answer.granted}
             try:
                 self._take(answer.hits, missing, decoded)
@@ -98,8 +108,8 @@ class _Read:
             except BaseException:
                 self._client.cache_release(self._token)
                 raise
-            self._log(answer.held)
-            missing = [(missing[index][0], parts) for index, parts, _ in answer.held]
+            self._log([pid for _, _, pid in answer.later if pid])
+            missing = [(missing[index][0], parts) for index, parts, _ in answer.later]
 
     def _take(
         self, hits: list[CacheHit], missing: list[tuple[Unit, list[int]]], decoded: Decoded
@@ -167,13 +177,13 @@ class _Read:
             raise
         return encoded
 
-    def _log(self, held: list[list[object]]) -> None:
-        if held:
+    def _log(self, pids: list[int]) -> None:
+        if pids:
             logger.debug(
-                "%s: waiting for %d columns that process %s decodes",
+                "%s: waiting for %d columns that processes %s decode",
                 self._file.path,
-                len(held),
-                held[0][2],
+                len(pids),
+                sorted(set(pids)),
             )
 
 

@@ -49,6 +49,7 @@ class _Waiter:
     token: bytes
     file: bytes
     wanted: list[tuple[Unit, list[int]]]
+    most: int
 
 
 class Cache:
@@ -86,17 +87,19 @@ class Cache:
         file: bytes,
         path: str,
         wanted: list[Any],
+        most: int,
     ) -> Any:
-        """Answer what is there, what the caller is to decode, and what others are decoding.
+        """Answer what is there, what the caller is to decode, and what to ask for again later.
 
-        Waits while there is nothing to decode and others are decoding. `token` names the read.
+        Waits while there is nothing to decode and others are decoding. `token` names the read;
+        it is given `most` units at a time to decode, so that readers at once share the work.
         """
         if not (isinstance(file, bytes) and isinstance(token, bytes) and isinstance(path, str)):
             raise ProtocolError("a file's identity and a read's token are bytes, a path is text")
         for object_id in self._books.cache.outdated(file, path):
             self._delete(object_id)
-        units = [(_unit(unit), [int(part) for part in parts]) for unit, parts in wanted]
-        waiter = _Waiter(connection, request_id, token, file, units)
+        units = [(_unit(unit), _parts(parts)) for unit, parts in wanted]
+        waiter = _Waiter(connection, request_id, token, file, units, int(most))
         reply = self._collect(waiter)
         if reply is None:
             self._waiting.setdefault(file, []).append(waiter)
@@ -113,6 +116,14 @@ class Cache:
         columns: list[Any],
     ) -> list[bool]:
         """Take decoded columns in; answers which were taken. The caller holds these."""
+        if not (isinstance(file, bytes) and isinstance(path, str)):
+            raise ProtocolError("a file's identity is bytes, a path is text")
+        for unit, layout, seconds, _, _, _, message, _ in columns:
+            parts = _parts([part for part, _ in layout])
+            if not parts or len(set(parts)) < len(parts) or not _parts([n for _, n in layout]):
+                raise ProtocolError("a layout is distinct parts and their numbers of chunks")
+            if not (isinstance(message, bytes) and isinstance(seconds, float) and _unit(unit)):
+                raise ProtocolError("a column has a message, and took seconds to decode")
         admitted = [self._enter(connection, file, path, *column) for column in columns]
         refused: set[_Key] = set()
         for accepted, (unit, layout, *_) in zip(admitted, columns, strict=True):
@@ -133,12 +144,14 @@ class Cache:
         error: list[str],
     ) -> None:
         """Give up claims whose decoding fails; whoever waits for one is told why."""
-        keys = {(file, _unit(unit), part) for unit, parts in failed for part in parts}
+        keys = {(file, _unit(unit), part) for unit, parts in failed for part in _parts(parts)}
+        kind, message = error
+        reason = DecodeError(str(kind), str(message))
         self._unclaim(keys, connection, token)
         for waiter in list(self._waiting.get(file, ())):
             if keys & {(file, unit, part) for unit, parts in waiter.wanted for part in parts}:
                 self._forget(waiter)
-                self._answer(waiter.connection, waiter.request_id, DecodeError(*error))
+                self._answer(waiter.connection, waiter.request_id, reason)
         self._wake(file)
 
     def release(self, _: int, connection: Connection, token: bytes) -> None:
@@ -207,9 +220,10 @@ class Cache:
     # --- claims ---
 
     def _collect(self, waiter: _Waiter) -> list[Any] | None:
-        """Return hits, claims granted and claims of others; None if there is only to wait."""
+        """Return hits, claims granted, and the rest; None if there is only to wait."""
         found: list[dict[bytes, list[int]]] = []
-        granted, held = [], []
+        granted: list[list[Any]] = []
+        held, later = [], []
         for index, (unit, parts) in enumerate(waiter.wanted):
             there = self._books.cache.parts(waiter.file, unit)
             hits: dict[bytes, list[int]] = {}
@@ -224,14 +238,16 @@ class Cache:
                 else:
                     free.append(part)
             found.append(hits)
-            if free:
+            if free and len(granted) < waiter.most:
                 granted.append([index, free])
+            elif free:
+                later.append([index, free, 0])
             if taken:
                 held.append([index, taken, decoder])
         if held and not granted:
             return None
         self._claim(waiter, granted)
-        return [self._take(waiter.connection, found), granted, held]
+        return [self._take(waiter.connection, found), granted, [*later, *held]]
 
     def _take(self, connection: Connection, found: list[dict[bytes, list[int]]]) -> list[Any]:
         entries = self._books.cache.entries
@@ -324,10 +340,16 @@ class Cache:
                 if not isinstance(error, StoreFullError):
                     logger.warning("a decoded column of %s is not cached: %s", path, error)
                 return False
-            entry = [file, path, list(_unit(unit)), layout, float(seconds), 0, time.time()]
+            entry = [file, path, list(_unit(unit)), layout, seconds, 0, time.time()]
             self._change("cache", [put, entry])
         self._hold(connection, object_id)
         return True
+
+
+def _parts(parts: list[int]) -> list[int]:
+    if any(type(part) is not int or part < 0 for part in parts):
+        raise ProtocolError("a part is a number")
+    return parts
 
 
 def _unit(unit: list[str]) -> Unit:

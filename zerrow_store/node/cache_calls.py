@@ -28,13 +28,13 @@ class CacheHit:
 
 @dataclass(frozen=True)
 class CacheAnswer:
-    """hits; (index, parts) that are the caller's to decode; (index, parts, pid) that process pid
-    decodes.
+    """hits; (index, parts) that are the caller's to decode; (index, parts, pid) to ask for again,
+    which process pid decodes, or (pid 0) nobody as yet.
     """
 
     hits: list[CacheHit]
     granted: list[list[Any]]
-    held: list[list[Any]]
+    later: list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -91,18 +91,25 @@ class CacheCalls(ABC):
     def _held_by(self, object_id: bytes) -> object: ...
 
     def cache_open(
-        self, token: bytes, file: bytes, path: str, wanted: list[tuple[Unit, list[int]]]
+        self,
+        token: bytes,
+        file: bytes,
+        path: str,
+        wanted: list[tuple[Unit, list[int]]],
+        most: int,
     ) -> CacheAnswer:
         """Ask for parts of units of a file; waits while others decode all that is missing.
 
+        most: how many units the caller wants to be given to decode at a time.
         Raises DecodeError when the one who decodes fails.
         """
-        hits, granted, held = self._request("cache_open", [token, file, path, wanted])
+        body = [token, file, path, wanted, most]
+        hits, granted, later = self._request("cache_open", body)
         found = [
             CacheHit(index, message, layout, parts, self._held_by(object_id))
             for index, object_id, message, layout, parts in hits
         ]
-        return CacheAnswer(found, granted, held)
+        return CacheAnswer(found, granted, later)
 
     def cache_publish(
         self, token: bytes, file: bytes, path: str, columns: list[DecodedColumn]

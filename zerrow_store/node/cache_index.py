@@ -6,6 +6,7 @@ is cut into *parts* (a Parquet file's row groups); an entry is one store object 
 one unit. A part is in one entry at most.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 Unit = tuple[str, str]
@@ -34,14 +35,14 @@ class CacheIndex:
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self._parts: dict[bytes, dict[Unit, dict[int, bytes]]] = {}
-        self._files: dict[str, set[bytes]] = {}
+        self._files: dict[str, Counter[bytes]] = {}  # by path, with their entries counted
 
     def add(self, object_id: bytes, entry: Entry) -> None:
         """Enter an object."""
         self.entries[object_id] = entry
         parts = self._parts.setdefault(entry.file, {}).setdefault(entry.unit, {})
         parts.update((part, object_id) for part, _ in entry.layout)
-        self._files.setdefault(entry.path, set()).add(entry.file)
+        self._files.setdefault(entry.path, Counter())[entry.file] += 1
 
     def forget(self, object_id: bytes) -> None:
         """Take an object out, if it is in."""
@@ -55,10 +56,12 @@ class CacheIndex:
             del units[entry.unit]
         if not units:
             del self._parts[entry.file]
-            for path in [p for p, files in self._files.items() if entry.file in files]:
-                self._files[path].discard(entry.file)
-                if not self._files[path]:
-                    del self._files[path]
+        files = self._files[entry.path]
+        files[entry.file] -= 1
+        if files[entry.file] == 0:
+            del files[entry.file]
+        if not files:
+            del self._files[entry.path]
 
     def use(self, object_ids: list[bytes], now: float) -> None:
         """Note that objects were read."""
@@ -73,14 +76,14 @@ class CacheIndex:
 
     def outdated(self, file: bytes, path: str) -> list[bytes]:
         """Return the objects of what `path` was before it was `file`."""
-        others = self._files.get(path, set()) - {file}
+        others = [other for other in self._files.get(path, ()) if other != file]
         return [o for other in others for o in self._objects(other)]
 
     def objects_at(self, path: str | None) -> list[bytes]:
         """Return the objects of the files at `path`, or of all files."""
         if path is None:
             return list(self.entries)
-        return [o for file in self._files.get(path, set()) for o in self._objects(file)]
+        return [o for file in self._files.get(path, ()) for o in self._objects(file)]
 
     def _objects(self, file: bytes) -> set[bytes]:
         return {o for parts in self._parts[file].values() for o in parts.values()}
