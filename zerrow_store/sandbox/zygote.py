@@ -1,0 +1,98 @@
+"""The first process of a sandbox: a prepared interpreter that forks a child for each call.
+
+It is process 1 of the PID namespace: signals from inside do not reach it, orphans become its
+children, and when it ends the kernel ends everything in the namespace. It ends when the host hangs
+up, in whatever way. It runs no code of the user's, starts no thread, and no process inside can look
+into it (PR_SET_DUMPABLE). After each call it kills whatever the call left and empties the
+directories that can be written.
+
+Frames from the host: "fork" with a socket for the call, answered by the child over that socket;
+"end", answered when nothing of the call is left.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import shutil
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+# Imported before the first call, so that no call pays for it.
+import cloudpickle  # noqa: F401
+import numpy as np  # noqa: F401
+import pyarrow as pa  # noqa: F401
+import pyarrow.compute  # noqa: F401
+
+from zerrow_store.sandbox import channel, child
+from zerrow_store.sandbox.paths import WRITABLE
+
+READY, FORK, END, ENDED = b"ready", b"fork", b"end", b"ended"
+
+_PR_SET_DUMPABLE = 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> NoReturn:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    set_dumpable(False)
+    receiver = channel.Receiver(control, longest=64, descriptors=1)
+    gc.collect()
+    gc.freeze()
+    channel.send(control, READY)
+    while True:
+        try:
+            order = receiver.wait()
+        except (EOFError, OSError):
+            os._exit(0)  # the host is gone, and with this process all that it started
+        fds = receiver.take_descriptors()
+        if order == FORK:
+            if os.fork() == 0:
+                control.close()
+                set_dumpable(True)
+                child.main(socket.socket(fileno=fds[0]))
+        elif order == END:
+            _end_processes()
+            _empty_directories()
+            channel.send(control, ENDED)
+        for fd in fds:
+            os.close(fd)
+
+
+def set_dumpable(on: bool) -> None:
+    """Say whether processes of the same user may look into this one."""
+    _libc.prctl(_PR_SET_DUMPABLE, int(on), 0, 0, 0)
+
+
+def _end_processes() -> None:
+    # Process 1 is spared by the kernel; a fork under way fails, as the signal is pending.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _empty_directories() -> None:
+    for directory in WRITABLE:
+        for entry in os.scandir(directory):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, onerror=_make_removable)
+            else:
+                os.unlink(entry.path)
+
+
+def _make_removable(function: object, path: str, error: object) -> None:
+    """Remove what a call has taken its own permissions from."""
+    os.chmod(os.path.dirname(path), 0o700)
+    os.chmod(path, 0o700)
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+if __name__ == "__main__":
+    main()
