@@ -7,6 +7,7 @@ until it is freed: a group of its own for each call leaves the next call its who
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import time
@@ -34,7 +35,7 @@ class Hierarchies:
 class Cgroup:
     """A group for one call. Raises OSError if it cannot be made."""
 
-    def __init__(self, where: Hierarchies, *, memory: int, processes: int) -> None:
+    def __init__(self, where: Hierarchies) -> None:
         self._v2 = where.version == 2
         name = f"{_PREFIX}-{os.getpid()}-{start_time(os.getpid())}-{next(_numbers)}"
         self._memory = where.memory / name
@@ -43,17 +44,22 @@ class Cgroup:
         try:
             for directory in self._directories:
                 directory.mkdir()
-            if self._v2:
-                _write(self._memory / "memory.max", memory)
-                _write_if_there(self._memory / "memory.swap.max", 0)
-                _write_if_there(self._memory / "memory.oom.group", 1)
-            else:
-                _write(self._memory / "memory.limit_in_bytes", memory)
-                _write_if_there(self._memory / "memory.memsw.limit_in_bytes", memory)
-            _write(self._pids / "pids.max", processes)
+            if not (self._pids / "pids.max").exists():
+                raise OSError(errno.ENOTSUP, "no pids controller")
         except OSError:
             self.remove()
             raise
+
+    def limit(self, *, memory: int, processes: int) -> None:
+        """Set its limits: bytes, and how many processes and threads."""
+        if self._v2:
+            _write(self._memory / "memory.max", memory)
+            _write_if_there(self._memory / "memory.swap.max", 0)
+            _write_if_there(self._memory / "memory.oom.group", 1)
+        else:
+            _write(self._memory / "memory.limit_in_bytes", memory)
+            _write_if_there(self._memory / "memory.memsw.limit_in_bytes", memory)
+        _write(self._pids / "pids.max", processes)
 
     def add(self, pid: int) -> None:
         """Move a process into the group; what it forks from now on is in it."""
@@ -119,7 +125,11 @@ def hierarchies() -> Hierarchies:
     for candidate in _candidates():
         try:
             _sweep(candidate)
-            Cgroup(candidate, memory=64 << 20, processes=8).remove()
+            group = Cgroup(candidate)
+            try:
+                group.limit(memory=64 << 20, processes=8)
+            finally:
+                group.remove()
         except OSError as error:
             reasons.append(f"cgroup v{candidate.version} at {candidate.memory}: {error.strerror}")
         else:

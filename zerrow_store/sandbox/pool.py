@@ -55,6 +55,7 @@ class Pool:
             count = sum(map(len, self._idle.values()))
             kept = sandbox.usable and not options.fresh and not self._closed
             if kept := kept and count < _MOST_IDLE:
+                sandbox.prepare()
                 self._idle[tenant, options.world()].append((sandbox, time.monotonic()))
                 if self._watch is None:
                     self._watch = threading.Thread(target=self._expire, daemon=True)
@@ -86,6 +87,7 @@ class Pool:
         with contextlib.suppress(SandboxUnavailableError):
             sandbox = Sandbox(options)
             sandbox.wait()
+            sandbox.prepare()
             with self._lock:
                 unwanted = self._closed or world in self._spare
                 if not unwanted:

@@ -5,14 +5,17 @@ a timeout or an interruption included, ends the whole sandbox: `usable` is then 
 """
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +36,9 @@ from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.sealed import Sealed
 from zerrow_store.sandbox.values import LONGEST_FRAME
 
-READY, FORK, END, ENDED = b"ready", b"fork", b"end", b"ended"
+logger = logging.getLogger("zerrow_store.sandbox")
+
+READY, WARM, FORK, END, ENDED = b"ready", b"warm", b"fork", b"end", b"ended"
 _PATIENCE = 20.0
 _CHUNK = 1 << 16
 
@@ -48,13 +53,41 @@ class Request:
     extensions: Sequence[bytes]
 
 
+class _Call:
+    """The process of the next call, forked and confined ahead of it."""
+
+    def __init__(self, control: socket.socket, group: Cgroup | None) -> None:
+        self.group = group
+        ours, theirs = socket.socketpair()
+        self.connection = ours
+        self.receiver = channel.Receiver(ours, longest=LONGEST_FRAME + 64, descriptors=1)
+        try:
+            ours.settimeout(_PATIENCE)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            channel.send(control, FORK, [theirs.fileno()])
+            theirs.close()
+            self.receiver.wait()
+            if group is not None:
+                group.add(self.receiver.pid)
+        except (EOFError, OSError, ProtocolError) as error:
+            self.close()
+            raise SandboxError(f"the sandbox has ended: {error!r}") from error
+        finally:
+            theirs.close()
+
+    def close(self) -> None:
+        self.receiver.close()
+        if self.group is not None:
+            self.group.remove()
+
+
 class Sandbox:
     """Starts with its construction; `wait` until it is ready. Raises SandboxUnavailableError."""
 
     def __init__(self, options: SandboxOptions) -> None:
-        self._options = options
         self.usable = True
-        self._calls: tuple[socket.socket, channel.Receiver] | None = None
+        self._best_effort = options.best_effort
+        self._next: Future[_Call] | None = None
         self._pidfd = -1
         ours, theirs = socket.socketpair()
         try:
@@ -71,53 +104,61 @@ class Sandbox:
 
     def wait(self) -> None:
         """Return when it is ready. Raises SandboxUnavailableError with bubblewrap's reason."""
-        if self._pidfd >= 0:
-            return
         try:
             self._control.settimeout(_PATIENCE)
             if self._receiver.wait() != READY:
                 raise ProtocolError("it is not a sandbox's first process")
             self._pidfd = os.pidfd_open(self._receiver.pid)
-            self._prepare()
         except (EOFError, OSError, ProtocolError) as error:
             self._control.close()
             self._process.kill()
             _, said = self._process.communicate()
-            self.close()
+            self.usable = False
             raise SandboxUnavailableError(
                 f"the sandbox did not start: {said.decode(errors='replace').strip() or error}"
             ) from error
 
+    def prepare(self) -> None:
+        """Fork and confine the process of the next call, in the background: it takes milliseconds
+        that no caller has to wait for."""
+        self._next = Future()
+        work = threading.Thread(target=self._prepare, args=(self._next,), daemon=True)
+        work.start()
+
     def run(self, request: Request, options: SandboxOptions) -> Any:
-        """Run one call and return its result. Raises SandboxError."""
-        self.wait()
-        group = None
+        """Run one call and return its result. Raises SandboxError, SandboxUnavailableError."""
+        if self._next is None:
+            self._prepare(following := Future(), warm=False)
+            self._next = following
+        call = None
+        done = False
         try:
-            group = _group(options)
-            return self._run(request, options, group)
+            call = self._next.result()
+            if call.group is not None:
+                call.group.limit(memory=options.memory, processes=options.processes)
+            value = self._run(call, request, options)
+            done = True
+            return value
         except SandboxTimeoutError:
             stats.count(timeouts=1)
             raise
-        except SandboxMemoryError:
-            stats.count(out_of_memory=1)
-            raise
+        except _CallFailed as failed:
+            done = True
+            raise _count(failed.error) from failed.error.__cause__
         except ProtocolError as error:
-            stats.count(failed=1)
-            raise SandboxError(f"the sandbox was ended: {error}") from error
+            raise _count(SandboxError(f"the sandbox was ended: {error}")) from error
         finally:
-            if self._calls is not None:
+            if done and call is not None:
+                self._next = None
+                call.close()
+            else:
                 self.close()
-            if group is not None:
-                group.remove()
-            if self.usable and not options.fresh:
-                self._prepare()
 
     def close(self) -> None:
         """End all processes of the sandbox, and wait for their end."""
+        if not self.usable:
+            return
         self.usable = False
-        if self._calls is not None:
-            self._calls[1].close()
-            self._calls = None
         self._control.close()
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
@@ -125,58 +166,55 @@ class Sandbox:
             os.close(self._pidfd)
             self._pidfd = -1
         self._process.kill()
-        self._process.communicate()
+        _, said = self._process.communicate()
+        if said:
+            logger.warning("a sandbox said: %s", said.decode(errors="replace").strip())
+        if self._next is not None:
+            with contextlib.suppress(SandboxError, SandboxUnavailableError, OSError):
+                self._next.result().close()
+            self._next = None
 
     def abandon(self) -> None:
         """Close this process's descriptors of a sandbox that is its parent's, after a fork."""
         self.usable = False
         self._control.close()
-        if self._calls is not None:
-            self._calls[1].close()
 
-    def _prepare(self) -> None:
-        """Let the next call's process be forked, ahead of the call."""
-        ours, theirs = socket.socketpair()
+    def _prepare(self, following: "Future[_Call]", warm: bool = True) -> None:
+        group = None
         try:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            channel.send(self._control, FORK, [theirs.fileno()])
-        except OSError:
-            ours.close()
-            self.close()
-        else:
-            receiver = channel.Receiver(ours, longest=LONGEST_FRAME + 64, descriptors=1)
-            self._calls = (ours, receiver)
-        finally:
-            theirs.close()
+            if warm:
+                channel.send(self._control, WARM)
+            group = _group(self._best_effort)
+            following.set_result(_Call(self._control, group))
+        except BaseException as error:
+            if group is not None:
+                group.remove()
+            following.set_exception(error)
 
-    def _run(self, request: Request, options: SandboxOptions, group: Cgroup | None) -> Any:
-        if self._calls is None:
-            raise SandboxError("the sandbox has ended")
-        connection, receiver = self._calls
+    def _run(self, call: _Call, request: Request, options: SandboxOptions) -> Any:
         streams = _Streams()
         frame = None
         try:
-            connection.settimeout(_PATIENCE)
             with contextlib.suppress(EOFError, OSError):
-                receiver.wait()
-                if group is not None:
-                    group.add(receiver.pid)
-                _send(connection, request, options, group, streams)
+                _send(call, request, options, streams)
                 streams.close_writers()
-                frame = _follow(connection, receiver, streams, options.timeout)
-            fds = receiver.take_descriptors()
+                frame = _follow(call, streams, options.timeout)
+            fds = call.receiver.take_descriptors()
             self._end()
             streams.drain()
         finally:
             streams.close()
         if frame is None:
-            raise _died(options, group)
+            raise _CallFailed(_died(options, call.group))
         if frame[:1] == RESULT:
             most = max(64 << 20, options.memory) + (2 << 20)
-            return outputs.receive(frame[1:], fds, request.segments, most)
+            try:
+                return outputs.receive(frame[1:], fds, request.segments, most)
+            except SandboxError as error:
+                raise _CallFailed(error) from error
         for fd in fds:
             os.close(fd)
-        raise _failure(frame, options, group)
+        raise _CallFailed(_failure(frame, options, call.group))
 
     def _end(self) -> None:
         """Let nothing of the call be left."""
@@ -185,12 +223,22 @@ class Sandbox:
             channel.send(self._control, END)
             if self._receiver.wait() != ENDED:
                 raise ProtocolError("an unexpected answer")
-        except (EOFError, OSError, ProtocolError) as error:
-            self.close()
-            raise SandboxError(f"the sandbox did not end its call: {error!r}") from error
-        assert self._calls is not None
-        self._calls[1].close()
-        self._calls = None
+        except (EOFError, OSError) as error:
+            raise ProtocolError(f"it did not end its call: {error!r}") from error
+
+
+class _CallFailed(Exception):
+    """The call ended without a result, and in order: the sandbox can serve another."""
+
+    def __init__(self, error: SandboxError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _count(error: SandboxError) -> SandboxError:
+    memory = isinstance(error, SandboxMemoryError)
+    stats.count(**{"out_of_memory" if memory else "failed": 1})
+    return error
 
 
 class _Streams:
@@ -238,25 +286,18 @@ class _Streams:
             os.close(self._readers.popitem()[0])
 
 
-def _group(options: SandboxOptions) -> Cgroup | None:
+def _group(best_effort: bool) -> Cgroup | None:
     try:
-        where = hierarchies()
+        return Cgroup(hierarchies())
     except SandboxUnavailableError:
-        if options.best_effort:
+        if best_effort:
             return None
         raise
-    return Cgroup(where, memory=options.memory, processes=options.processes)
 
 
-def _send(
-    connection: socket.socket,
-    request: Request,
-    options: SandboxOptions,
-    group: Cgroup | None,
-    streams: _Streams,
-) -> None:
+def _send(call: _Call, request: Request, options: SandboxOptions, streams: _Streams) -> None:
     rlimits = {}
-    if group is None:
+    if call.group is None:
         rlimits = {"RLIMIT_DATA": options.memory, "RLIMIT_NPROC": options.processes}
     order = msgpack.packb(
         {
@@ -270,17 +311,13 @@ def _send(
     )
     fds = [*streams.writers, *(segment.fd for segment in request.segments)]
     for start in range(0, len(fds), 100):
-        channel.send(connection, b"more", fds[start : start + 100])
-    channel.send(connection, order)
+        channel.send(call.connection, b"more", fds[start : start + 100])
+    channel.send(call.connection, order)
 
 
-def _follow(
-    connection: socket.socket,
-    receiver: channel.Receiver,
-    streams: _Streams,
-    timeout: float | None,
-) -> bytes:
+def _follow(call: _Call, streams: _Streams, timeout: float | None) -> bytes:
     """Return the result frame; what is written meanwhile is passed on."""
+    connection = call.connection
     deadline = None if timeout is None else time.monotonic() + timeout
     connection.settimeout(None)
     with selectors.DefaultSelector() as selector:
@@ -292,7 +329,7 @@ def _follow(
                 raise SandboxTimeoutError(timeout)
             for key, _ in selector.select(left):
                 if key.fileobj is connection:
-                    if (frame := receiver.read()) is not None:
+                    if (frame := call.receiver.read()) is not None:
                         return frame
                 elif not streams.forward(key.fd):
                     selector.unregister(key.fileobj)
@@ -301,7 +338,6 @@ def _follow(
 def _died(options: SandboxOptions, group: Cgroup | None) -> SandboxError:
     if group is not None and group.killed():
         return SandboxMemoryError(limit=options.memory, peak=group.peak())
-    stats.count(failed=1)
     return SandboxError("the sandboxed function's process ended without a result: it crashed")
 
 
@@ -315,12 +351,10 @@ def _failure(frame: bytes, options: SandboxOptions, group: Cgroup | None) -> San
             if not isinstance(part, str):
                 raise ProtocolError("an error is made of text")
     except Exception as error:
-        stats.count(failed=1)
         return SandboxError(f"the sandbox's answer was refused: {error}")
     failure = SandboxError(f"{name}: {text}", type_name=name, traceback=trace)
     if memory is True:
         short = SandboxMemoryError(limit=options.memory, peak=group.peak() if group else 0)
         short.__cause__ = failure
         return short
-    stats.count(failed=1)
     return failure

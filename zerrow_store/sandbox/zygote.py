@@ -7,11 +7,12 @@ into it (PR_SET_DUMPABLE). After each call it kills whatever the call left and e
 directories that can be written.
 
 Frames from the host: "fork" with a socket for the call, answered by the child over that socket;
-"end", answered when nothing of the call is left.
+"warm", to be ready for quicker calls; "end", answered when nothing of the call is left.
 """
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import shutil
@@ -23,13 +24,13 @@ from typing import NoReturn
 # Imported before the first call, so that no call pays for it.
 import cloudpickle  # noqa: F401
 import numpy as np  # noqa: F401
-import pyarrow as pa  # noqa: F401
-import pyarrow.compute  # noqa: F401
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from zerrow_store.sandbox import channel, child
 from zerrow_store.sandbox.paths import WRITABLE
 
-READY, FORK, END, ENDED = b"ready", b"fork", b"end", b"ended"
+READY, WARM, FORK, END, ENDED = b"ready", b"warm", b"fork", b"end", b"ended"
 
 _PR_SET_DUMPABLE = 4
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -47,18 +48,29 @@ def main() -> NoReturn:
             order = receiver.wait()
         except (EOFError, OSError):
             os._exit(0)  # the host is gone, and with this process all that it started
-        fds = receiver.take_descriptors()
-        if order == FORK:
+        if order == WARM:
+            _warm_up()
+        elif order == FORK:
+            # With this order only: a descriptor may have come with the order before it.
+            (call,) = receiver.take_descriptors()
             if os.fork() == 0:
                 control.close()
                 set_dumpable(True)
-                child.main(socket.socket(fileno=fds[0]))
+                child.main(socket.socket(fileno=call))
+            os.close(call)
         elif order == END:
             _end_processes()
             _empty_directories()
             channel.send(control, ENDED)
-        for fd in fds:
-            os.close(fd)
+
+
+@functools.cache
+def _warm_up() -> None:
+    """Do once what the first use of Arrow in every child would do again: above all, pyarrow
+    imports pandas. Starts no thread. Not before the first call, which would have to wait."""
+    pc.add(pa.array([1, 2]), 1)
+    gc.collect()
+    gc.freeze()
 
 
 def set_dumpable(on: bool) -> None:
