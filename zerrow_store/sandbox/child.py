@@ -29,9 +29,13 @@ _LONGEST_TEXT = 64 << 10
 _WARM_LIMIT = 256 << 20
 
 
-def main(host: socket.socket) -> NoReturn:
-    """Serve one call over `host`, and end."""
+def main(host: socket.socket, limit: int) -> NoReturn:
+    """Serve one call over `host`, and end. limit: of memory, in bytes."""
     channel.send(host, b"here")
+    # All that can be done before the call comes.
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _allocate_in_arena(limit)
     # What is behind the function's arguments: descriptors of stdout, stderr and the inputs.
     receiver = channel.Receiver(host, longest=1 << 31, descriptors=channel.MAX_DESCRIPTORS)
     try:
@@ -53,17 +57,7 @@ def main(host: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _prepare(call: dict[str, Any], fds: list[int]) -> None:
-    os.setsid()
-    stdout, stderr, *inputs = fds
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), line_buffering=True)  # noqa: SIM115
-    sys.stderr = io.TextIOWrapper(open(2, "wb", 0, closefd=False), write_through=True)  # noqa: SIM115
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for name, limit in call["rlimits"].items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))
-    limit = call["memory"]
+def _allocate_in_arena(limit: int) -> None:
     memory.start(
         MemoryConfig(
             arena_capacity=max(64 << 20, limit),
@@ -72,6 +66,17 @@ def _prepare(call: dict[str, Any], fds: list[int]) -> None:
             arena_sealable=True,
         )
     )
+    _native.arena_segment()
+
+
+def _prepare(call: dict[str, Any], fds: list[int]) -> None:
+    stdout, stderr, *inputs = fds
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), line_buffering=True)  # noqa: SIM115
+    sys.stderr = io.TextIOWrapper(open(2, "wb", 0, closefd=False), write_through=True)  # noqa: SIM115
+    for name, limit in call["rlimits"].items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
     for (segment, size), fd in zip(call["segments"], inputs, strict=True):
         _native.map_segment(segment, fd, size)
     for fd in fds:

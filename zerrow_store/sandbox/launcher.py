@@ -41,7 +41,7 @@ def launch(options: SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
                 ) from error
         command += ["--", sys.executable, "-B", "-s", "-m", "zerrow_store.sandbox.zygote"]
         return subprocess.Popen(
-            [*command, str(control)],
+            [*command, str(control), str(options.memory)],
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -88,6 +88,8 @@ class Sandbox:
         self.usable = True
         self._best_effort = options.best_effort
         self._next: Future[_Call] | None = None
+        self._last: _Call | None = None
+        self._ended = True
         self._pidfd = -1
         ours, theirs = socket.socketpair()
         try:
@@ -149,8 +151,9 @@ class Sandbox:
             raise _count(SandboxError(f"the sandbox was ended: {error}")) from error
         finally:
             if done and call is not None:
-                self._next = None
-                call.close()
+                self._last, self._next = call, None
+                if self._ended:
+                    call.close()
             else:
                 self.close()
 
@@ -173,6 +176,9 @@ class Sandbox:
             with contextlib.suppress(SandboxError, SandboxUnavailableError, OSError):
                 self._next.result().close()
             self._next = None
+        if self._last is not None:
+            self._last.close()
+            self._last = None
 
     def abandon(self) -> None:
         """Close this process's descriptors of a sandbox that is its parent's, after a fork."""
@@ -182,6 +188,11 @@ class Sandbox:
     def _prepare(self, following: "Future[_Call]", warm: bool = True) -> None:
         group = None
         try:
+            if not self._ended:
+                self._end()
+            if self._last is not None:
+                self._last.close()
+                self._last = None
             if warm:
                 channel.send(self._control, WARM)
             group = _group(self._best_effort)
@@ -200,7 +211,10 @@ class Sandbox:
                 streams.close_writers()
                 frame = _follow(call, streams, options.timeout)
             fds = call.receiver.take_descriptors()
-            self._end()
+            self._ended = False
+            # What refers to no memory of the call's need not wait for its end.
+            if fds or frame is None or frame[:1] != RESULT:
+                self._end()
             streams.drain()
         finally:
             streams.close()
@@ -223,6 +237,7 @@ class Sandbox:
             channel.send(self._control, END)
             if self._receiver.wait() != ENDED:
                 raise ProtocolError("an unexpected answer")
+            self._ended = True
         except (EOFError, OSError) as error:
             raise ProtocolError(f"it did not end its call: {error!r}") from error
 
@@ -258,11 +273,11 @@ class _Streams:
             selector.register(reader, selectors.EVENT_READ)
 
     def forward(self, reader: int) -> bool:
-        """Pass on what is there; False at the end."""
+        """Pass on some of what is there; False if nothing is."""
         try:
             data = os.read(reader, _CHUNK)
         except BlockingIOError:
-            return True
+            return False
         stream = self._readers[reader]
         if data and stream is not None:
             stream.write(data.decode(errors="replace"))
@@ -270,9 +285,8 @@ class _Streams:
         return bool(data)
 
     def drain(self) -> None:
-        """Pass on the rest; all writers have ended."""
+        """Pass on the rest of what the call wrote before its result."""
         for reader in self._readers:
-            os.set_blocking(reader, True)
             while self.forward(reader):
                 pass
 
@@ -305,7 +319,6 @@ def _send(call: _Call, request: Request, options: SandboxOptions, streams: _Stre
             "messages": list(request.messages),
             "segments": [(segment.id, segment.size) for segment in request.segments],
             "extensions": list(request.extensions),
-            "memory": options.memory,
             "rlimits": rlimits,
         }
     )

@@ -56,7 +56,7 @@ def main() -> NoReturn:
             if os.fork() == 0:
                 control.close()
                 set_dumpable(True)
-                child.main(socket.socket(fileno=call))
+                child.main(socket.socket(fileno=call), int(sys.argv[2]))
             os.close(call)
         elif order == END:
             _end_processes()
