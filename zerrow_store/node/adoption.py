@@ -8,6 +8,8 @@ refers to it.
 import os
 import threading
 
+from zerrow_store.node import protocol
+
 _lock = threading.Lock()
 _offered: dict[bytes, tuple[int, int]] = {}
 
@@ -28,7 +30,14 @@ def take(segment_ids: list[bytes]) -> list[tuple[bytes, int, int]]:
     """Return those that are offered: (segment id, a descriptor of the caller's own, size)."""
     with _lock:
         found = [(s, *_offered[s]) for s in segment_ids if s in _offered]
+        del found[protocol.MAX_DESCRIPTORS :]  # what is beyond is lost to the store, which says so
         return [(s, os.dup(fd), size) for s, fd, size in found]
+
+
+def close(fds: list[int]) -> None:
+    """Close what `take` returned."""
+    while fds:
+        os.close(fds.pop())
 
 
 def _after_fork_in_child() -> None:

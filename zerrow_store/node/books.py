@@ -20,6 +20,9 @@ Packed = list[tuple[bytes, bytes]]
 Freed = list[tuple[bytes, bytes]]
 """Per segment id, offsets: packed little-endian uint64."""
 
+NO_PROCESS = 0
+"""In place of the pid of a segment's process: the segment is sealed against writing."""
+
 COUNTERS = ("bytes_shared", "bytes_reshared", "bytes_copied")
 
 
@@ -30,7 +33,9 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class Segment:
-    """A memfd of a process. shared: other stores refer to it, too."""
+    """A memfd of a process, or sealed and of none (pid NO_PROCESS). shared: other stores refer to
+    it, too.
+    """
 
     size: int
     pid: int

@@ -34,7 +34,7 @@ import pyarrow as pa
 from zerrow_store import errors
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
 from zerrow_store.native import _native
-from zerrow_store.node import forking, protocol
+from zerrow_store.node import adoption, forking, protocol
 from zerrow_store.node._ledger import OffsetSet
 from zerrow_store.node.books import unpack
 
@@ -239,14 +239,20 @@ class Client:
         """Do as `publish` does, but leave it to the caller to wait."""
         self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
+        adopted = adoption.take([segment_id for segment_id, _ in encoded.foreign])
         body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
+        body.append([[segment_id, size] for segment_id, _, size in adopted])
+        fds = [fd for _, fd, _ in adopted]
         try:
             if encoded.own or owned:
                 self._attach()
         except BaseException:
             _native.unpin(_offsets(encoded.own))
+            adoption.close(fds)
             raise
-        return Publication(self, self._send("put", body, own=encoded.own))
+        request = self._send("put", body, own=encoded.own, fds=fds)
+        request.future.add_done_callback(lambda _: adoption.close(fds))
+        return Publication(self, request)
 
     def begin_hold(self, object_id: bytes) -> Holding:
         """Ask for a hold of an object: `confirm` it."""

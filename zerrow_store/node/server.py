@@ -30,7 +30,7 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
-from zerrow_store.node.books import COUNTERS, Books, Freed, Object, Packed
+from zerrow_store.node.books import COUNTERS, NO_PROCESS, Books, Freed, Object, Packed
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.segments import check_segment, open_pidfd, punch, start_time
@@ -284,6 +284,42 @@ class Server:
         transient: bool,
         owned: bool,
         counters: list[int],
+        adopted: Sequence[tuple[bytes, int]] = (),
+    ) -> list[bytes]:
+        new = self._adopt(connection, adopted)
+        try:
+            entry = (object_id, own, foreign, message, transient, owned, counters)
+            return self._enter(connection, *entry)
+        finally:
+            for segment_id in new:
+                self._process_gone(segment_id)  # gone, too, if the put was refused
+
+    def _adopt(self, connection: Connection, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """Take over sealed segments, which have no process; returns those that are new."""
+        new = []
+        fds = [connection.reader.take_descriptor() for _ in adopted]
+        try:
+            for (segment_id, size), fd in zip(adopted, fds, strict=True):
+                check_segment(segment_id, fd, size, sealed=True)
+                if segment_id not in self._books.segments:
+                    self._descriptors[segment_id] = os.dup(fd)
+                    self._change("segment", [segment_id, size, NO_PROCESS, 0])
+                    new.append(segment_id)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return new
+
+    def _enter(
+        self,
+        connection: Connection,
+        object_id: bytes,
+        own: bytes,
+        foreign: Packed,
+        message: bytes | None,
+        transient: bool,
+        owned: bool,
+        counters: list[int],
     ) -> list[bytes]:
         if not isinstance(object_id, bytes) or not (message is None or isinstance(message, bytes)):
             raise ProtocolError("an object's id and message are bytes")
@@ -294,7 +330,11 @@ class Server:
         allocations = [(segment_id, packed) for segment_id, packed in foreign if packed]
         for segment_id, packed in allocations:
             segment = self._books.segments.get(segment_id)
-            if segment is None or not segment.references.contains(packed):
+            # What is sealed does not change: all of it may be referred to at any time.
+            known = segment is not None and (
+                segment.pid == NO_PROCESS or segment.references.contains(packed)
+            )
+            if not known:
                 raise ObjectLostError(
                     f"an allocation of segment {segment_id.hex()} is not in the store any more"
                 )
@@ -433,6 +473,9 @@ class Server:
 
     def _watch_process(self, segment_id: bytes) -> None:
         segment = self._books.segments[segment_id]
+        if segment.pid == NO_PROCESS:
+            self._process_gone(segment_id)
+            return
         pidfd = open_pidfd(segment.pid)
         if pidfd is None or start_time(segment.pid) != segment.started:
             if pidfd is not None:
@@ -467,7 +510,8 @@ class Server:
                 if connection.greeted and connection is not self._supervisor:
                     self._tell(connection, "segment_gone", segment_id)
             return
-        if segment.shared:  # another store may refer to what this one does not
+        # Another store may refer to what this one does not; what is sealed goes as a whole.
+        if segment.shared or segment.pid == NO_PROCESS:
             return
         for start, end in segment.references.gaps(segment.size):
             punch(fd, start, end)

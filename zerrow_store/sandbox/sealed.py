@@ -40,7 +40,7 @@ class Sealed:
         self.size = size
         self.exclusive: bytes | None = None
         try:
-            _native.map_segment(self.id, reading, size)
+            self.map()
         except BaseException:
             os.close(reading)
             raise
@@ -48,6 +48,11 @@ class Sealed:
         _by_id[self.id] = self
         weakref.finalize(self, _gone.put, (self.id, reading)).atexit = False
         _start_thread()
+
+
+    def map(self) -> None:
+        """Map it, if it is not mapped: a store's client unmaps what its store has no more."""
+        _native.map_segment(self.id, self.fd, self.size)
 
 
 def find(segment_id: bytes) -> Sealed | None:
