@@ -8,6 +8,7 @@ no change of code, `RAY_RUNTIME_ENV_HOOK=zerrow_ray.runtime_env_hook`.
 """
 
 from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
+from zerrow_ray.sandbox import sandboxed
 from zerrow_ray.stats import stats
 
-__all__ = ["init", "register", "runtime_env_hook", "stats", "worker_setup"]
+__all__ = ["init", "register", "runtime_env_hook", "sandboxed", "stats", "worker_setup"]

@@ -102,7 +102,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         for field in fields:
             for kind in _nested(field.type):
                 if isinstance(kind, pa.ExtensionType):
-                    self.extensions.setdefault(kind.extension_name, cloudpickle.dumps(kind))
+                    if kind.extension_name not in self.extensions:
+                        with _importable_or_by_value(type(kind)):
+                            self.extensions[kind.extension_name] = cloudpickle.dumps(kind)
 
 
 def _nested(kind: pa.DataType) -> Iterator[pa.DataType]:

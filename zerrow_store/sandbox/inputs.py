@@ -94,12 +94,12 @@ def _as_it_lies(encoded: _native.Encoded) -> Input | None:
 
 
 def _copy(value: Any) -> Input:
-    batches = _batches(value)
-    size = _written(pa.MockOutputStream(), batches)
+    schema, batches = _batches(value)
+    size = _written(pa.MockOutputStream(), schema, batches)
     fd = os.memfd_create("zerrow-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with pa.OSFile(f"/proc/self/fd/{fd}", "wb") as file:
-            _written(file, batches)
+            _written(file, schema, batches)
     except BaseException:
         os.close(fd)
         raise
@@ -114,40 +114,40 @@ def _copy(value: Any) -> Input:
     return Input(encoded.message, segment)
 
 
-def _written(sink: Any, batches: Sequence[pa.RecordBatch]) -> int:
-    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+def _written(sink: Any, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> int:
+    with pa.ipc.new_stream(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
     return int(sink.tell())
 
 
-def _batches(value: Any) -> list[pa.RecordBatch]:
+def _batches(value: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     if isinstance(value, pa.Table):
         table = value
         for index, field in enumerate(table.schema):
             column = _without_other_rows(table.column(index))
             if column is not table.column(index):
                 table = table.set_column(index, field, column)
-        empty = pa.RecordBatch.from_pylist([], schema=table.schema)
-        return table.to_batches() or [empty]
+        return table.schema, table.to_batches()
     if isinstance(value, pa.RecordBatch):
         columns = [_without_other_rows(column) for column in value.columns]
         if not columns:
-            return [value]
-        return [pa.RecordBatch.from_arrays(columns, schema=value.schema)]
+            return value.schema, [value]
+        return value.schema, [pa.RecordBatch.from_arrays(columns, schema=value.schema)]
     chunks = value.chunks if isinstance(value, pa.ChunkedArray) else [value]
     schema = pa.schema([pa.field("", value.type)])
-    batches = [pa.record_batch([_without_other_rows(c)], schema=schema) for c in chunks]
-    return batches or [pa.RecordBatch.from_pylist([], schema=schema)]
+    return schema, [pa.record_batch([_without_other_rows(c)], schema=schema) for c in chunks]
 
 
-_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+_VIEWS = ((pa.string_view(), pa.large_string()), (pa.binary_view(), pa.large_binary()))
 
 
 def _without_other_rows(column: Any) -> Any:
     """Views refer to data that may be other rows', which Arrow's IPC writer takes along."""
-    plain = _VIEWS.get(column.type)
-    return column if plain is None else column.cast(plain).cast(column.type)
+    for view, plain in _VIEWS:
+        if column.type == view:
+            return column.cast(plain).cast(view)
+    return column
 
 
 def _restored(buffer: pa.Buffer, like: Any) -> Any:
@@ -171,7 +171,7 @@ def needs_segment(value: Any) -> bool:
 def compact(value: Any) -> tuple[bytes, str]:
     """Return small Arrow data as IPC stream and kind, without the rows of a slice's parent."""
     sink = pa.BufferOutputStream()
-    _written(sink, _batches(value))
+    _written(sink, *_batches(value))
     kinds = [kind.__name__ for kind in ARROW_DATA if isinstance(value, kind)]
     return sink.getvalue().to_pybytes(), kinds[0]
 

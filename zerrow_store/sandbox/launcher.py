@@ -6,6 +6,8 @@ environment is cleared. The sandbox's first process is ours, as process 1 of its
 no signal from inside reaches it, and its end ends everything in the namespace.
 """
 
+import functools
+import logging
 import os
 import shutil
 import subprocess
@@ -18,6 +20,8 @@ from zerrow_store.native import _native
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.paths import HOME, WRITABLE
 from zerrow_store.sandbox.seccomp import make_filter
+
+logger = logging.getLogger("zerrow_store.sandbox")
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/mime.types")
@@ -39,6 +43,7 @@ def launch(options: SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
                 raise SandboxUnavailableError(
                     f"no system call filter: {error}. Install libseccomp (libseccomp2)"
                 ) from error
+            warn_once(f"a sandbox has no system call filter: {error}")
         command += ["--", sys.executable, "-B", "-s", "-m", "zerrow_store.sandbox.zygote"]
         return subprocess.Popen(
             [*command, str(control), str(options.memory)],
@@ -53,6 +58,12 @@ def launch(options: SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
     finally:
         for fd in fds[1:]:
             os.close(fd)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Log what a sandbox is made without, on the user's own request."""
+    logger.warning("%s", text)
 
 
 def find_bubblewrap() -> str:

@@ -32,6 +32,7 @@ class Pool:
         self._idle: defaultdict[tuple[str, World], list[tuple[Sandbox, float]]] = defaultdict(list)
         self._spare: dict[World, Sandbox] = {}
         self._closed = False
+        self._starters: list[threading.Thread] = []
         self._watch: threading.Thread | None = None
 
     def take(self, tenant: str, options: SandboxOptions) -> Sandbox:
@@ -46,7 +47,11 @@ class Pool:
         if sandbox is None:
             sandbox = Sandbox(options)
             sandbox.wait()
-        threading.Thread(target=self._add_spare, args=(world, options), daemon=True).start()
+        starter = threading.Thread(target=self._add_spare, args=(world, options), daemon=True)
+        with self._lock:
+            self._starters = [each for each in self._starters if each.is_alive()]
+            self._starters.append(starter)
+            starter.start()
         return sandbox
 
     def give_back(self, tenant: str, options: SandboxOptions, sandbox: Sandbox) -> None:
@@ -71,6 +76,9 @@ class Pool:
             ending += self._spare.values()
             self._idle.clear()
             self._spare.clear()
+            starters, self._starters = self._starters, []
+        for starter in starters:
+            starter.join()
         for sandbox in ending:
             sandbox.close()
 

@@ -27,11 +27,12 @@ from zerrow_store.errors import (
     SandboxMemoryError,
     SandboxTimeoutError,
     SandboxUnavailableError,
+    ZerrowError,
 )
 from zerrow_store.sandbox import channel, outputs, stats
 from zerrow_store.sandbox.cgroups import Cgroup, hierarchies
 from zerrow_store.sandbox.child import ERROR, RESULT
-from zerrow_store.sandbox.launcher import launch
+from zerrow_store.sandbox.launcher import launch, warn_once
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.sealed import Sealed
 from zerrow_store.sandbox.values import LONGEST_FRAME
@@ -162,7 +163,6 @@ class Sandbox:
         if not self.usable:
             return
         self.usable = False
-        self._control.close()
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -172,10 +172,12 @@ class Sandbox:
         _, said = self._process.communicate()
         if said:
             logger.warning("a sandbox said: %s", said.decode(errors="replace").strip())
+        # What is being prepared fails now; the socket is its own until it has.
         if self._next is not None:
-            with contextlib.suppress(SandboxError, SandboxUnavailableError, OSError):
+            with contextlib.suppress(ZerrowError, OSError):
                 self._next.result().close()
             self._next = None
+        self._control.close()
         if self._last is not None:
             self._last.close()
             self._last = None
@@ -197,7 +199,7 @@ class Sandbox:
                 channel.send(self._control, WARM)
             group = _group(self._best_effort)
             following.set_result(_Call(self._control, group))
-        except BaseException as error:
+        except Exception as error:
             if group is not None:
                 group.remove()
             following.set_exception(error)
@@ -303,10 +305,11 @@ class _Streams:
 def _group(best_effort: bool) -> Cgroup | None:
     try:
         return Cgroup(hierarchies())
-    except SandboxUnavailableError:
-        if best_effort:
-            return None
-        raise
+    except SandboxUnavailableError as error:
+        if not best_effort:
+            raise
+        warn_once(f"a sandbox has weaker limits, by setrlimit: {error}")
+        return None
 
 
 def _send(call: _Call, request: Request, options: SandboxOptions, streams: _Streams) -> None:

@@ -123,10 +123,12 @@ def pack(value: Any, encode_arrow: Callable[[Any], bytes]) -> bytes:
 
 
 def _without_dicts(part: Any) -> Any:
-    """Replace dicts, whose keys msgpack restricts, and integers beyond 64 bits."""
+    """Replace what msgpack has its own, narrower way for: dicts, large integers, bytearrays."""
     if type(part) is dict:
         pairs = _KINDS[dict][1](part)
         return _Extension(12, pairs)
+    if type(part) is bytearray:
+        return _Extension(6, bytes(part))
     if type(part) is list:
         return [_without_dicts(each) for each in part]
     if type(part) is int and not -(1 << 63) <= part < 1 << 64:
