@@ -19,6 +19,9 @@ command -v dot >/dev/null || need graphviz
 "$PYTHON" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
     need python3.11-dev
 
+command -v bwrap >/dev/null || need bubblewrap
+ldconfig -p | grep -q libseccomp.so.2 || need libseccomp2
+
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"

@@ -25,6 +25,8 @@ class MemoryConfig:
     """Freed memory that keeps its pages, to be used again without page faults."""
     decay_ms: int
     """After this time unused, warm memory goes back to the kernel; 0: at once."""
+    arena_sealable: bool = False
+    """Whoever has the arena may seal it against writing, as is done with that of a sandbox."""
     capture_arrow: bool = True
     capture_numpy: bool = True
 

@@ -64,3 +64,61 @@ class DecodeError(ZerrowError):
 
 class ProtocolError(ZerrowError):
     """A peer sent what the protocol does not allow."""
+
+
+class SandboxError(ZerrowError):
+    """A sandboxed function failed, or returned what it may not.
+
+    type_name and traceback are the failed function's own exception and its traceback, as text: an
+    exception object of a sandbox is never unpickled. Both are empty if the sandbox itself failed.
+    """
+
+    def __init__(self, message: str, *, type_name: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\n\nin the sandbox:\n{self.traceback}" if self.traceback else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _sandbox_error, (self.args[0], self.type_name, self.traceback)
+
+
+def _sandbox_error(message: str, type_name: str, traceback: str) -> SandboxError:
+    return SandboxError(message, type_name=type_name, traceback=traceback)
+
+
+class SandboxMemoryError(SandboxError):
+    """A sandboxed function needed more memory than its limit. Sizes are in bytes."""
+
+    def __init__(self, *, limit: int, peak: int) -> None:
+        super().__init__(
+            f"the sandboxed function reached its memory limit of {limit:,} bytes (peak: "
+            f"{peak:,}). Give it more (memory=...), or let it work on less at a time"
+        )
+        self.limit = limit
+        self.peak = peak
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _sandbox_memory, (self.limit, self.peak)
+
+
+def _sandbox_memory(limit: int, peak: int) -> SandboxMemoryError:
+    return SandboxMemoryError(limit=limit, peak=peak)
+
+
+class SandboxTimeoutError(SandboxError, TimeoutError):
+    """A sandboxed function ran longer than its timeout, and was ended. timeout is in seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"the sandboxed function ran longer than {timeout:g} s, and was ended")
+        self.timeout = timeout
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SandboxTimeoutError, (self.timeout,)
+
+
+class SandboxUnavailableError(ZerrowError):
+    """This machine cannot confine a function as asked. `zerrow doctor` says what it can give."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
 from zerrow_ray.reading import read_parquet
+from zerrow_ray.sandbox import sandboxed
 from zerrow_ray.stats import stats
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "read_parquet_dataset",
     "register",
     "runtime_env_hook",
+    "sandboxed",
     "stats",
     "worker_setup",
 ]

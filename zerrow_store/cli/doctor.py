@@ -35,6 +35,9 @@ def examine() -> list[Check]:
         ("mappings", False, _mappings),
         ("huge pages", False, _huge_pages),
         ("kernelzero", False, _kernelzero),
+        ("sandbox: namespaces", False, _sandbox_namespaces),
+        ("sandbox: system call filter", False, _sandbox_filter),
+        ("sandbox: memory and process limits", False, _sandbox_limits),
     ]
     return [_run(name, needed, check) for name, needed, check in checks]
 
@@ -111,3 +114,21 @@ def _kernelzero() -> str:
     if not os.path.exists("/dev/kernelzero"):
         raise RuntimeError("the module is not loaded: memory born elsewhere is copied once")
     return "available"
+
+
+def _sandbox_namespaces() -> str:
+    from zerrow_store.sandbox.capabilities import namespaces
+
+    return namespaces()
+
+
+def _sandbox_filter() -> str:
+    from zerrow_store.sandbox.capabilities import system_call_filter
+
+    return system_call_filter()
+
+
+def _sandbox_limits() -> str:
+    from zerrow_store.sandbox.capabilities import limits
+
+    return limits()

@@ -28,6 +28,7 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
             capacity=config.arena_capacity,
             warm_limit=config.warm_limit,
             decay_ms=config.decay_ms,
+            sealable=config.arena_sealable,
         )
         _switch("Arrow", _native.capture_arrow, config.capture_arrow)
         _switch("NumPy", _native.capture_numpy, config.capture_numpy)

@@ -13,8 +13,13 @@ class ArenaStats(TypedDict):
 
 # --- memory (arena.h, pool.h, capture_*.h) ---
 
-def configure_arena(*, capacity: int, warm_limit: int, decay_ms: int) -> None:
-    """Set the options of arenas made from now on (bytes, bytes, milliseconds)."""
+def configure_arena(
+    *, capacity: int, warm_limit: int, decay_ms: int, sealable: bool = False
+) -> None:
+    """Set the options of arenas made from now on (bytes, bytes, milliseconds).
+
+    sealable: whoever has the descriptor may add seals, against writing for one.
+    """
 
 def arena_segment() -> tuple[bytes, int, int]:
     """Return (segment id of 16 bytes, file descriptor, size) of this process's arena.

@@ -27,10 +27,10 @@ uint64_t ExtentLength(uint64_t size) {
 
 }  // namespace
 
-bool Arena::Init(uint64_t wanted) {
+bool Arena::Init(uint64_t wanted, bool sealable) {
   id_.resize(16);
   if (getrandom(id_.data(), id_.size(), 0) != static_cast<ssize_t>(id_.size())) return false;
-  if (!mapping_.Create(wanted) || !slabs_.Init(capacity())) return false;
+  if (!mapping_.Create(wanted, sealable) || !slabs_.Init(capacity())) return false;
   free_.Put({0, capacity()}, false);
   return true;
 }

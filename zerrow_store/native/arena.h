@@ -56,7 +56,7 @@ class Arena final : private SlabSource {
   // The arena that `address` lies in: this process's or one inherited by fork. nullptr if none.
   static Arena* Owner(const void* address);
   // Options for arenas made from now on.
-  static void Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms);
+  static void Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, bool sealable);
 
   // nullptr when the arena is full. Memory is 64-byte aligned, zeroed if asked for.
   uint8_t* Allocate(uint64_t size, Origin origin, bool zeroed = false);
@@ -105,7 +105,7 @@ class Arena final : private SlabSource {
   };
 
   Arena() : slabs_(this) {}
-  bool Init(uint64_t capacity);
+  bool Init(uint64_t capacity, bool sealable);
   Range RangeOf(Extents::const_iterator it) const { return {it->first, it->second.length}; }
   Extents::iterator Covering(uint64_t offset);
 

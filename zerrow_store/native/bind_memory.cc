@@ -100,7 +100,7 @@ struct ArenaProbe {
 
 void BindMemory(py::module_& m) {
   m.def("configure_arena", &Arena::Configure, py::kw_only(), py::arg("capacity"), py::arg("warm_limit"),
-        py::arg("decay_ms"));
+        py::arg("decay_ms"), py::arg("sealable") = false);
   m.def("arena_segment", &ArenaSegment);
   m.def("arena_stats", &GetArenaStats);
   m.def("arena_trim", &ArenaTrim, py::arg("keep") = 0);

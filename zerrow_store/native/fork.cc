@@ -24,11 +24,12 @@ struct Options {
   uint64_t capacity;
   uint64_t warm_limit;
   uint64_t decay_ms;
+  bool sealable;
 };
 
 Options DefaultOptions() {
   uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * kPage;
-  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 500};
+  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 500, false};
 }
 
 Options& GetOptions() {
@@ -66,7 +67,7 @@ Arena* Arena::Get() {
   }
   const Options& options = GetOptions();
   auto* arena = new Arena();
-  if (!arena->Init(options.capacity)) {
+  if (!arena->Init(options.capacity, options.sealable)) {
     delete arena;
     g_failed = true;
     return nullptr;
@@ -87,9 +88,9 @@ Arena* Arena::Owner(const void* address) {
   return nullptr;
 }
 
-void Arena::Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms) {
+void Arena::Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, bool sealable) {
   std::lock_guard<std::mutex> lock(g_mutex);
-  GetOptions() = {capacity, warm_limit, decay_ms};
+  GetOptions() = {capacity, warm_limit, decay_ms, sealable};
   g_failed = false;
 }
 

@@ -25,20 +25,20 @@ constexpr uint64_t kPresent = 1ull << 63, kSwapped = 1ull << 62, kFileOrShared =
 
 }  // namespace
 
-bool Mapping::Create(uint64_t capacity) {
+bool Mapping::Create(uint64_t capacity, bool sealable) {
   rlimit limit;
   // Beyond RLIMIT_FSIZE ftruncate would raise SIGXFSZ.
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0) capacity = std::min<uint64_t>(capacity, limit.rlim_cur);
   for (capacity = capacity / kHuge * kHuge; capacity >= kLeast; capacity = capacity / 2 / kHuge * kHuge)
-    if (TryCreate(capacity)) return true;
+    if (TryCreate(capacity, sealable)) return true;
   return false;
 }
 
-bool Mapping::TryCreate(uint64_t capacity) {
+bool Mapping::TryCreate(uint64_t capacity, bool sealable) {
   int fd = memfd_create("zerrow", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return false;
-  if (ftruncate(fd, static_cast<off_t>(capacity)) != 0 ||
-      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+  int seals = F_SEAL_SHRINK | F_SEAL_GROW | (sealable ? 0 : F_SEAL_SEAL);
+  if (ftruncate(fd, static_cast<off_t>(capacity)) != 0 || fcntl(fd, F_ADD_SEALS, seals) != 0) {
     close(fd);
     return false;
   }

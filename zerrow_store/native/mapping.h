@@ -15,7 +15,8 @@ namespace zerrow {
 class Mapping {
  public:
   // Tries `capacity`, then halves of it while the system refuses. False if nothing is to be had.
-  bool Create(uint64_t capacity);
+  // sealable: more seals may be added to the file later.
+  bool Create(uint64_t capacity, bool sealable);
 
   // False on failure, and then nothing has changed.
   bool Privatise(Range range);
@@ -34,7 +35,7 @@ class Mapping {
   uint64_t capacity() const { return capacity_; }
 
  private:
-  bool TryCreate(uint64_t capacity);
+  bool TryCreate(uint64_t capacity, bool sealable);
   int fd_ = -1;
   uint8_t* base_ = nullptr;
   uint64_t capacity_ = 0;

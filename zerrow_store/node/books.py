@@ -24,6 +24,9 @@ Packed = list[tuple[bytes, bytes]]
 Freed = list[tuple[bytes, bytes]]
 """Per segment id, offsets: packed little-endian uint64."""
 
+NO_PROCESS = 0
+"""In place of the pid of a segment's process: it is sealed against writing, or on disk."""
+
 COUNTERS = ("bytes_shared", "bytes_reshared", "bytes_copied")
 
 
@@ -34,20 +37,21 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class Segment:
-    """A memfd of a process, or a file of spilled bytes (pid 0). shared: other stores refer to it,
-    too.
+    """A memfd of a process; or a file of no process (pid NO_PROCESS): a sealed memfd, or spilled
+    bytes on disk. shared: other stores refer to it, too.
     """
 
     size: int
     pid: int
     started: int
     shared: bool = False
+    spilled: bool = False
     references: Ledger = field(default_factory=Ledger)
 
     @property
-    def spilled(self) -> bool:
-        """Whether it is a file on disk."""
-        return self.pid == 0
+    def sealed(self) -> bool:
+        """Whether nobody can change it: all of it may be referred to at any time."""
+        return self.pid == NO_PROCESS and not self.spilled
 
 
 @dataclass
@@ -90,6 +94,8 @@ class Books:
             yield "segment", [segment_id, segment.size, segment.pid, segment.started]
             if segment.shared:
                 yield "share", [segment_id]
+            if segment.spilled:
+                yield "on_disk", [segment_id]
         for object_id, entry in self.objects.items():
             body = [object_id, entry.allocations, entry.message, entry.transient, entry.owner]
             put = [*body, [0, 0, 0], entry.created]
@@ -119,6 +125,9 @@ class Books:
 
     def _share(self, segment_id: bytes) -> None:
         self.segments[segment_id].shared = True
+
+    def _on_disk(self, segment_id: bytes) -> None:
+        self.segments[segment_id].spilled = True
 
     def _segment_gone(self, segment_id: bytes) -> None:
         del self.segments[segment_id]

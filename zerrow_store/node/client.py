@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from zerrow_store import errors
 from zerrow_store.native import _native
-from zerrow_store.node import protocol
+from zerrow_store.node import adoption, protocol
 from zerrow_store.node.books import unpack
 from zerrow_store.node.cache_calls import CacheCalls
 from zerrow_store.node.link import Link
@@ -170,14 +170,23 @@ class Client(Link, CacheCalls):
         """Do as `publish` does, but leave it to the caller to wait."""
         self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
+        adopted = adoption.take([segment_id for segment_id, _ in encoded.foreign])
         body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
+        body.append([[segment_id, size] for segment_id, _, size in adopted])
+        fds = [fd for _, fd, _ in adopted]
         try:
-            if encoded.own or owned:
-                self._attach()
+            try:
+                if encoded.own or owned:
+                    self._attach()
+            except BaseException:
+                _native.unpin(offsets_of(encoded.own))
+                raise
+            request = self._send("put", body, own=encoded.own, fds=fds)
         except BaseException:
-            _native.unpin(offsets_of(encoded.own))
+            adoption.close(fds)
             raise
-        return Publication(self, self._send("put", body, own=encoded.own))
+        request.future.add_done_callback(lambda _: adoption.close(fds))
+        return Publication(self, request)
 
     def discard(self, encoded: Iterable[_native.Encoded]) -> None:
         """Unpin what was encoded and is not going to be published."""

@@ -18,8 +18,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
-def check_segment(segment_id: bytes, fd: int, size: int) -> None:
-    """Raise ProtocolError for a descriptor that is not a segment of this id and size."""
+def check_segment(segment_id: bytes, fd: int, size: int, *, sealed: bool = False) -> None:
+    """Raise ProtocolError for a descriptor that is not a segment of this id and size; sealed: that
+    nobody can write to.
+    """
     if not isinstance(segment_id, bytes) or len(segment_id) != 16 or type(size) is not int:
         raise ProtocolError("a segment has an id of 16 bytes and a size")
     status = os.fstat(fd)
@@ -31,6 +33,8 @@ def check_segment(segment_id: bytes, fd: int, size: int) -> None:
         raise ProtocolError("a segment is a memfd") from error
     if not seals & fcntl.F_SEAL_SHRINK:
         raise ProtocolError("a segment is sealed against shrinking")
+    if sealed and not seals & fcntl.F_SEAL_WRITE:
+        raise ProtocolError("a segment without a process is sealed against writing")
 
 
 def punch(fd: int, start: int, end: int) -> None:

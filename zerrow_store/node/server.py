@@ -32,7 +32,7 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
-from zerrow_store.node.books import COUNTERS, Books, Freed, Object, Packed
+from zerrow_store.node.books import COUNTERS, NO_PROCESS, Books, Freed, Object, Packed
 from zerrow_store.node.cache import DEFERRED, REQUESTS, Cache
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.outbox import MOST_UNSENT
@@ -48,6 +48,7 @@ _GRACE_SECONDS = 10.0
 _SUPERVISOR_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
 _MOST_COUNTED = 1 << 50
+_PUT_FIELDS = 7  # without the segments that are to be adopted
 
 # Shares of the budget: above the first, idle objects are spilled down to the second.
 _HIGH_WATERMARK = 0.9
@@ -125,11 +126,8 @@ class Server:
             self._idle[object_id] = until
             if entry.deleted or entry.transient:
                 self._orphaned[object_id] = until
-        for segment_id, segment in list(self._books.segments.items()):
-            if segment.spilled:
-                self._dead.add(segment_id)
-            else:
-                self._watch_process(segment_id)
+        for segment_id in list(self._books.segments):
+            self._watch_process(segment_id)
         # The supervisor takes an answer for a sign that clients can connect.
         self._listener.listen(512)
         while frame := reader.next():
@@ -332,22 +330,58 @@ class Server:
 
     def _on_put(self, request_id: int, connection: Connection, *body: Any) -> Any:
         """Enter an object, once there is room for it: those that wait for it come first."""
-        if self._full:
-            needed = self._books.new_bytes(
-                [(connection.segment or b"", body[1])] if body[1] else []
-            )
-            if needed:
+        # Segments that are to be adopted cannot wait: their descriptors are the next to be taken.
+        patient = not any(body[_PUT_FIELDS:])
+        if patient and self._full:
+            own = [(connection.segment or b"", body[1])] if body[1] else []
+            if self._books.new_bytes(own):
                 self._full.append((connection, request_id, list(body)))
                 return DEFERRED
         try:
             return self._put(connection, *body)
         except StoreFullError as error:
-            if error.needed > self._budget or not self._make_room(error.needed):
+            if not patient or error.needed > self._budget or not self._make_room(error.needed):
                 raise
         self._full.append((connection, request_id, list(body)))
         return DEFERRED
 
     def _put(
+        self,
+        connection: Connection,
+        object_id: bytes,
+        own: bytes,
+        foreign: Packed,
+        message: bytes | None,
+        transient: bool,
+        owned: bool,
+        counters: list[int],
+        adopted: Sequence[tuple[bytes, int]] = (),
+    ) -> list[bytes]:
+        new = self._adopt(connection, adopted)
+        try:
+            entry = (object_id, own, foreign, message, transient, owned, counters)
+            return self._enter(connection, *entry)
+        finally:
+            for segment_id in new:
+                self._process_gone(segment_id)  # gone, too, if the put was refused
+
+    def _adopt(self, connection: Connection, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """Take over sealed segments, which have no process; returns those that are new."""
+        new = []
+        fds = [connection.reader.take_descriptor() for _ in adopted]
+        try:
+            for (segment_id, size), fd in zip(adopted, fds, strict=True):
+                check_segment(segment_id, fd, size, sealed=True)
+                if segment_id not in self._books.segments:
+                    self._descriptors[segment_id] = os.dup(fd)
+                    self._change("segment", [segment_id, size, NO_PROCESS, 0])
+                    new.append(segment_id)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return new
+
+    def _enter(
         self,
         connection: Connection,
         object_id: bytes,
@@ -408,7 +442,9 @@ class Server:
     def _check_foreign(self, allocations: Packed) -> None:
         for segment_id, packed in allocations:
             segment = self._books.segments.get(segment_id)
-            if packed and (segment is None or not segment.references.contains(packed)):
+            if not packed or (segment is not None and segment.sealed):
+                continue
+            if segment is None or not segment.references.contains(packed):
                 raise ObjectLostError(
                     f"an allocation of segment {segment_id.hex()} is not in the store any more"
                 )
@@ -546,6 +582,9 @@ class Server:
 
     def _watch_process(self, segment_id: bytes) -> None:
         segment = self._books.segments[segment_id]
+        if segment.pid == NO_PROCESS:
+            self._process_gone(segment_id)
+            return
         pidfd = open_pidfd(segment.pid)
         if pidfd is None or start_time(segment.pid) != segment.started:
             if pidfd is not None:
@@ -580,7 +619,8 @@ class Server:
                 if connection.greeted and connection is not self._supervisor:
                     self._tell(connection, "segment_gone", segment_id)
             return
-        if segment.shared:  # another store may refer to what this one does not
+        # Another store may refer to what this one does not; what is sealed goes as a whole.
+        if segment.shared or segment.sealed:
             return
         for start, end in segment.references.gaps(segment.size):
             punch(fd, start, end)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zerrow_store.node.books import Books, Freed, Place, unpack
+from zerrow_store.node.books import NO_PROCESS, Books, Freed, Place, unpack
 from zerrow_store.node.segments import punch
 
 logger = logging.getLogger("zerrow_store.server")
@@ -156,7 +156,8 @@ class Spiller:
         file_id = os.urandom(16)
         self._descriptors[file_id] = job.fd
         self._dead.add(file_id)  # like the segment of a process that has ended
-        self._change("segment", [file_id, job.size, 0, 0])
+        self._change("segment", [file_id, job.size, NO_PROCESS, 0])
+        self._change("on_disk", [file_id])
         for segment_id, moves in by_segment.items():
             concerned = [o for o in objects if self._refers(o, segment_id)]
             self._give_back(self._change("spill", [concerned, segment_id, moves, file_id]))

@@ -1,0 +1,88 @@
+"""Ray tasks that run confined: `@zerrow_ray.sandboxed`.
+
+The Ray worker is the broker. It gets the arguments and stores the result as for any task; the
+function itself runs in a sandbox of `zerrow_store.sandbox`, which has no way to Ray or the store.
+The tenant is the job, unless it is named: sandboxes are reused within a job, never between two.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.remote_function import RemoteFunction
+from ray.util.metrics import Counter
+
+from zerrow_store import sandbox
+from zerrow_store.errors import SandboxMemoryError, SandboxTimeoutError
+from zerrow_store.sandbox import SandboxOptions
+
+
+def sandboxed(function: Any = None, /, *, tenant: str | None = None, **settings: Any) -> Any:
+    """Let a task's function run in a sandbox. Above or below `@ray.remote`; settings are those of
+    `zerrow_store.sandbox.SandboxOptions`.
+
+        @zerrow_ray.sandboxed(memory="2GiB", timeout=600)
+        @ray.remote
+        def node(table): ...
+
+    The task fails with SandboxError for an exception of the function, SandboxMemoryError,
+    SandboxTimeoutError, or SandboxUnavailableError if its machine cannot confine it as asked. Ray
+    wraps them as it does with any task's error. Raises TypeError for what is not a plain function.
+    """
+    options = SandboxOptions(**settings)
+    if function is None:
+        return functools.partial(_sandboxed, tenant=tenant, options=options)
+    return _sandboxed(function, tenant=tenant, options=options)
+
+
+def _sandboxed(function: Any, *, tenant: str | None, options: SandboxOptions) -> Any:
+    if not isinstance(function, RemoteFunction):
+        return _confined(function, tenant, options)
+    confined = _confined(function._function, tenant, options)
+    given = {k: v for k, v in (function._default_options or {}).items() if v is not None}
+    return ray.remote(**given)(confined) if given else ray.remote(confined)
+
+
+def _confined(
+    function: Callable[..., Any], tenant: str | None, options: SandboxOptions
+) -> Callable[..., Any]:
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        raise TypeError("a sandbox runs plain functions, no generators or coroutines")
+    if not inspect.isfunction(function):
+        raise TypeError(f"a sandbox runs functions, not {type(function).__name__}")
+
+    @functools.wraps(function)
+    def confined(*arguments: Any, **keywords: Any) -> Any:
+        whose = tenant or f"ray-job-{ray.get_runtime_context().get_job_id()}"
+        before = sandbox.stats()
+        outcome = "failed"
+        try:
+            result = sandbox.run(
+                function, *arguments, tenant=whose, options=options, keywords=keywords
+            )
+            outcome = "finished"
+        except SandboxMemoryError:
+            outcome = "out_of_memory"
+            raise
+        except SandboxTimeoutError:
+            outcome = "timeout"
+            raise
+        finally:
+            calls, copied = _metrics()
+            calls.inc(tags={"outcome": outcome})
+            if (more := sandbox.stats().bytes_copied - before.bytes_copied) > 0:
+                copied.inc(more)
+        return result
+
+    return confined
+
+
+@functools.cache
+def _metrics() -> tuple[Counter, Counter]:
+    calls = Counter(
+        "zerrow_sandbox_calls", "Sandboxed calls of this worker by outcome", tag_keys=("outcome",)
+    )
+    copied = Counter("zerrow_sandbox_bytes_copied", "Bytes of inputs copied to isolate them")
+    return calls, copied

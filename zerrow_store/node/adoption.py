@@ -1,0 +1,48 @@
+"""Segments without a process of their own, which a store takes over with the first put.
+
+A sandbox's output lies in a file that is sealed against writing, and its process has ended. Whoever
+received it offers it here, and `Client.publish` hands it to the store with the first object that
+refers to it.
+"""
+
+import os
+import threading
+
+from zerrow_store.node import protocol
+
+_lock = threading.Lock()
+_offered: dict[bytes, tuple[int, int]] = {}
+
+
+def offer(segment_id: bytes, fd: int, size: int) -> None:
+    """Offer a sealed segment; the descriptor stays the caller's, open until withdrawn."""
+    with _lock:
+        _offered[segment_id] = (fd, size)
+
+
+def withdraw(segment_id: bytes) -> None:
+    """Offer a segment no longer."""
+    with _lock:
+        _offered.pop(segment_id, None)
+
+
+def take(segment_ids: list[bytes]) -> list[tuple[bytes, int, int]]:
+    """Return those that are offered: (segment id, a descriptor of the caller's own, size)."""
+    with _lock:
+        found = [(s, *_offered[s]) for s in segment_ids if s in _offered]
+        del found[protocol.MAX_DESCRIPTORS :]  # what is beyond is lost to the store, which says so
+        return [(s, os.dup(fd), size) for s, fd, size in found]
+
+
+def close(fds: list[int]) -> None:
+    """Close what `take` returned."""
+    while fds:
+        os.close(fds.pop())
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,149 @@
+"""A sandbox's result, taken as hostile: checked, sealed, and only then read.
+
+By now all processes of the call have ended. The kernel seals the arena against writing, which it
+refuses while anybody could still write; so what is checked here cannot change afterwards. Whatever
+in the arena the result does not refer to is overwritten: it is nobody's, and takes no memory.
+"""
+
+import errno
+import os
+import stat
+import struct
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from zerrow_store.errors import ProtocolError, SandboxError
+from zerrow_store.native import _native
+from zerrow_store.node.segments import check_segment, punch
+from zerrow_store.sandbox import stats, values
+from zerrow_store.sandbox.sealed import Sealed
+
+_HEADER = struct.Struct("<16sQ")
+_PAGE = 4096
+_SEAL_SECONDS = 1.0
+
+Ranges = list[tuple[int, int]]
+
+
+def receive(frame: bytes, fds: Sequence[int], inputs: Sequence[Sealed], most: int) -> Any:
+    """Return the result. The descriptors are closed. most: the arena's largest size in bytes.
+
+    Raises SandboxError for anything that an honest sandbox does not send.
+    """
+    left = list(fds)
+    try:
+        claimed, size = _HEADER.unpack_from(frame)
+        packed, messages = values.split(frame[_HEADER.size :])
+        known = {segment.id: segment for segment in inputs}
+        if claimed in known or len(left) > 1:
+            raise ProtocolError("a segment is claimed that is not the sandbox's own")
+        tables = [_native.message_allocations(message) for message in messages]
+        own = _own_ranges(tables, claimed if left else None, known)
+        arena = _seal(left.pop(), size, own, most) if left else None
+        if arena is not None:
+            known[claimed] = arena
+        arrow = [_decode(m, table, known) for m, table in zip(messages, tables, strict=True)]
+        if arena is not None and len(arrow) == 1 and all(s == claimed for s, *_ in tables[0]):
+            again = _native.encode(arrow[0])
+            arena.exclusive = None if again.own else again.message
+        stats.count(bytes_returned=sum(length for _, length in own))
+        return values.unpack(packed, arrow)
+    except (ProtocolError, _native.SipcError, pa.ArrowInvalid, struct.error, OSError) as error:
+        raise SandboxError(f"the sandbox's result was refused: {error}") from error
+    finally:
+        for fd in left:
+            os.close(fd)
+
+
+def _own_ranges(
+    tables: Sequence[list[tuple[bytes, int, int]]], own: bytes | None, known: dict[bytes, Sealed]
+) -> Ranges:
+    """Return the distinct ranges of the arena in order. All others have to be of inputs."""
+    ranges = set()
+    for segment, offset, size in (entry for table in tables for entry in table):
+        if segment == own:
+            ranges.add((offset, size))
+        elif segment not in known:
+            raise ProtocolError(f"it refers to segment {segment.hex()}, which it was not given")
+        elif offset + size > known[segment].size:
+            raise ProtocolError("it refers to bytes outside of an input")
+    ordered = sorted(ranges)
+    end = 0
+    for offset, size in ordered:
+        if size == 0 or offset < end:
+            raise ProtocolError("its allocations are empty or overlap")
+        end = offset + size
+    return ordered
+
+
+def _seal(received: int, size: int, ranges: Ranges, most: int) -> Sealed:
+    try:
+        check_segment(bytes(16), received, size)  # before it is opened: it may be anything
+        status = os.fstat(received)
+        if (
+            size > most
+            or sum(length for _, length in ranges) > most
+            or status.st_blksize != _PAGE
+            or not stat.S_ISREG(status.st_mode)
+        ):
+            raise ProtocolError("its arena is larger than its limit, or of large pages")
+        if ranges and sum(ranges[-1]) > size:
+            raise ProtocolError("it refers to bytes outside of its arena")
+        # The host's own: the flags of what came (append, read-only) are the sandbox's.
+        fd = os.open(f"/proc/self/fd/{received}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(received)
+    try:
+        _scrub(fd, size, ranges)
+        return _sealed(fd, size)
+    finally:
+        os.close(fd)
+
+
+def _sealed(fd: int, size: int) -> Sealed:
+    deadline = time.monotonic() + _SEAL_SECONDS
+    while True:
+        try:
+            return Sealed(os.dup(fd), size)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            if time.monotonic() > deadline:
+                raise ProtocolError("its arena can still be written to") from error
+        time.sleep(0.002)  # mappings of ended processes may take a moment to go
+
+
+def _scrub(fd: int, size: int, ranges: Ranges) -> None:
+    """Overwrite all that is not in `ranges`."""
+    start = 0
+    for offset, length in [*ranges, (size, 0)]:
+        if offset > start:
+            whole, end = -(-start // _PAGE) * _PAGE, offset // _PAGE * _PAGE
+            if end > whole:
+                punch(fd, whole, end)
+                _zero(fd, start, whole)
+                _zero(fd, end, offset)
+            else:
+                _zero(fd, start, offset)
+        start = offset + length
+
+
+def _zero(fd: int, start: int, end: int) -> None:
+    if end > start and os.pwrite(fd, bytes(end - start), start) != end - start:
+        raise OSError(errno.EIO, "its arena cannot be overwritten")
+
+
+def _decode(message: bytes, table: list[tuple[bytes, int, int]], known: dict[bytes, Sealed]) -> Any:
+    owner = tuple({known[segment].id: known[segment] for segment, _, _ in table}.values())
+    for sealed in owner:
+        sealed.map()
+    places = [(known[segment].id, offset) for segment, offset, _ in table]
+    value = _native.decode(message, owner, places)
+    if not isinstance(value, values.ARROW_DATA):
+        raise ProtocolError("a message holds no Arrow data")
+    # Offsets and indices are read, too: forged ones would crash whoever computes with them.
+    value.validate(full=True)
+    return value

@@ -1,0 +1,151 @@
+"""Sandboxes kept warm: for each tenant those that it used before, and spare ones for the next.
+
+A tenant is whoever may see what an earlier call of its own left in a sandbox's interpreter or
+caches. A sandbox that served one is never given to another. Spare ones have served nobody; one is
+started ahead, in the background, as soon as one is taken. Idle sandboxes end after a while.
+"""
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+from zerrow_store.errors import SandboxUnavailableError
+from zerrow_store.sandbox import inputs
+from zerrow_store.sandbox.options import SandboxOptions
+from zerrow_store.sandbox.process import Sandbox
+
+_IDLE_SECONDS = 60.0
+_MOST_IDLE = 8
+
+World = tuple[object, ...]
+
+
+class Pool:
+    """The sandboxes of a process. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: defaultdict[tuple[str, World], list[tuple[Sandbox, float]]] = defaultdict(list)
+        self._spare: dict[World, Sandbox] = {}
+        self._closed = False
+        self._starters: list[threading.Thread] = []
+        self._watch: threading.Thread | None = None
+
+    def take(self, tenant: str, options: SandboxOptions) -> Sandbox:
+        """Return a sandbox for one call of this tenant. Raises SandboxUnavailableError."""
+        world = options.world()
+        with self._lock:
+            self._closed = False
+            idle = [] if options.fresh else self._idle[tenant, world]
+            if idle:
+                return idle.pop()[0]
+            sandbox = self._spare.pop(world, None)
+        if sandbox is None:
+            sandbox = Sandbox(options)
+            sandbox.wait()
+        starter = threading.Thread(target=self._add_spare, args=(world, options), daemon=True)
+        with self._lock:
+            self._starters = [each for each in self._starters if each.is_alive()]
+            self._starters.append(starter)
+            starter.start()
+        return sandbox
+
+    def give_back(self, tenant: str, options: SandboxOptions, sandbox: Sandbox) -> None:
+        """Keep a sandbox for the tenant's next call, or end it."""
+        with self._lock:
+            count = sum(map(len, self._idle.values()))
+            kept = sandbox.usable and not options.fresh and not self._closed
+            if kept := kept and count < _MOST_IDLE:
+                sandbox.prepare()
+                self._idle[tenant, options.world()].append((sandbox, time.monotonic()))
+                if self._watch is None:
+                    self._watch = threading.Thread(target=self._expire, daemon=True)
+                    self._watch.start()
+        if not kept:
+            sandbox.close()
+
+    def close(self) -> None:
+        """End all sandboxes that run no call."""
+        with self._lock:
+            self._closed = True
+            ending = [s for idle in self._idle.values() for s, _ in idle]
+            ending += self._spare.values()
+            self._idle.clear()
+            self._spare.clear()
+            starters, self._starters = self._starters, []
+        for starter in starters:
+            starter.join()
+        for sandbox in ending:
+            sandbox.close()
+
+    def abandon(self) -> None:
+        """After a fork: the sandboxes are the parent's."""
+        for idle in self._idle.values():
+            for sandbox, _ in idle:
+                sandbox.abandon()
+        for sandbox in self._spare.values():
+            sandbox.abandon()
+
+    def _add_spare(self, world: World, options: SandboxOptions) -> None:
+        # Who is refused here is told so when a sandbox is taken.
+        with contextlib.suppress(SandboxUnavailableError):
+            sandbox = Sandbox(options)
+            sandbox.wait()
+            sandbox.prepare()
+            with self._lock:
+                unwanted = self._closed or world in self._spare
+                if not unwanted:
+                    self._spare = {world: sandbox, **self._spare}
+                surplus = [sandbox] if unwanted else []
+                while len(self._spare) > 2:
+                    surplus.append(self._spare.popitem()[1])
+            for each in surplus:
+                each.close()
+
+    def _expire(self) -> None:
+        while True:
+            time.sleep(_IDLE_SECONDS / 10)
+            limit = time.monotonic() - _IDLE_SECONDS
+            ending = []
+            with self._lock:
+                for key, idle in list(self._idle.items()):
+                    ending += [sandbox for sandbox, since in idle if since < limit]
+                    self._idle[key] = [entry for entry in idle if entry[1] >= limit]
+                    if not self._idle[key]:
+                        del self._idle[key]
+            for sandbox in ending:
+                sandbox.close()
+
+
+_pool = Pool()
+_pid = os.getpid()
+
+
+def current() -> Pool:
+    """Return this process's pool."""
+    return _pool
+
+
+def close() -> None:
+    """End this process's idle sandboxes and let go of its copied inputs; later calls start anew."""
+    _pool.close()
+    inputs.forget()
+
+
+def _after_fork_in_child() -> None:
+    global _pool
+    previous, _pool = _pool, Pool()
+    previous.abandon()
+
+
+def _at_exit() -> Any:
+    if os.getpid() == _pid:
+        close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,99 @@
+"""Sealed segments: files of Arrow data that nobody can write any more, the host included.
+
+`F_SEAL_WRITE` is granted by the kernel only while no writable mapping exists anywhere, and then
+holds for good, for every descriptor however it is reopened. So an input is what the host wrote, and
+an output stays what the host has checked. A segment lives as long as something refers to it: data
+that was decoded from it, a call that has it as input, or the cache of inputs.
+"""
+
+import fcntl
+import os
+import queue
+import threading
+import time
+import weakref
+
+from zerrow_store.native import _native
+from zerrow_store.node import adoption
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+class Sealed:
+    """A sealed segment, mapped in this process. Takes over `fd`; raises OSError if it cannot be
+    sealed. Collected, it is unmapped once nothing refers to it.
+
+    exclusive: the one message (see `inputs`) for which all bytes of the segment are meant, so that
+    whoever may see that object may see the segment.
+    """
+
+    __slots__ = ("__weakref__", "exclusive", "fd", "id", "size")
+
+    def __init__(self, fd: int, size: int) -> None:
+        try:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(fd)
+        self.id = os.urandom(16)
+        self.fd = reading
+        self.size = size
+        self.exclusive: bytes | None = None
+        try:
+            self.map()
+        except BaseException:
+            os.close(reading)
+            raise
+        adoption.offer(self.id, reading, size)
+        _by_id[self.id] = self
+        weakref.finalize(self, _gone.put, (self.id, reading)).atexit = False
+        _start_thread()
+
+    def map(self) -> None:
+        """Map it, if it is not mapped: a store's client unmaps what its store has no more."""
+        _native.map_segment(self.id, self.fd, self.size)
+
+
+def find(segment_id: bytes) -> Sealed | None:
+    """Return the sealed segment of this id, if this process has it."""
+    return _by_id.get(segment_id)
+
+
+_by_id: "weakref.WeakValueDictionary[bytes, Sealed]" = weakref.WeakValueDictionary()
+_gone: "queue.SimpleQueue[tuple[bytes, int]]" = queue.SimpleQueue()
+_lock = threading.Lock()
+_thread_pid = 0
+
+
+def _start_thread() -> None:
+    global _thread_pid
+    with _lock:
+        if _thread_pid != os.getpid():
+            _thread_pid = os.getpid()
+            threading.Thread(target=_release, name="zerrow-sealed", daemon=True).start()
+
+
+def _release() -> None:
+    """Unmap what is gone. Its last buffer lets go of the mapping just after its owner, so a try
+    may come too early."""
+    waiting: list[tuple[bytes, int]] = []
+    while True:
+        if waiting:
+            time.sleep(0.005)
+            while not _gone.empty():
+                waiting.append(_gone.get())
+        else:
+            waiting.append(_gone.get())
+        for segment_id, fd in list(waiting):
+            adoption.withdraw(segment_id)
+            if _native.unmap_segment(segment_id) or segment_id not in _native.mapped_segments():
+                os.close(fd)
+                waiting.remove((segment_id, fd))
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,42 @@
+"""What the sandboxes of this process have done."""
+
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SandboxStats:
+    """Running counts. `started`: sandboxes; `bytes_copied`: inputs that were copied to isolate
+    them; `bytes_shared`: inputs handed over as they lay; `bytes_returned`: outputs, by
+    reference."""
+
+    calls: int = 0
+    started: int = 0
+    failed: int = 0
+    timeouts: int = 0
+    out_of_memory: int = 0
+    bytes_copied: int = 0
+    bytes_shared: int = 0
+    bytes_returned: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+_lock = threading.Lock()
+_counts = SandboxStats().as_dict()
+
+
+def count(**increments: int) -> None:
+    """Add to the running counts."""
+    with _lock:
+        for name, increment in increments.items():
+            _counts[name] += increment
+
+
+def stats() -> SandboxStats:
+    """Return this process's counts so far."""
+    with _lock:
+        return SandboxStats(**_counts)
