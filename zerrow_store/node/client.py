@@ -171,8 +171,8 @@ class Client(Link, CacheCalls):
         self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
         adopted = adoption.take([segment_id for segment_id, _ in encoded.foreign])
-        body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
-        body.append([[segment_id, size] for segment_id, _, size in adopted])
+        new = [[segment_id, size] for segment_id, _, size in adopted]
+        body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters, new]
         fds = [fd for _, fd, _ in adopted]
         try:
             try:
