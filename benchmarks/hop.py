@@ -6,6 +6,7 @@ the git revision, versions, kernel, n, medians, spreads, bytes copied and PSS.
 """
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 
 from benchmarks.measure import resident_bytes
@@ -154,12 +156,15 @@ def measure_workloads(side: Side) -> None:
         rows = 2_000_000
         table = pa.table({"k": rng.integers(0, 100_000, rows), "x": rng.random(rows)})
         right = pa.table({"k": np.arange(100_000), "y": np.arange(100_000) * 0.5})
+        file = io.BytesIO()
+        pq.write_table(table, file)
         action = {
             "filter": lambda: table.filter(pc.field("x") > 0.5),
             "sort": lambda: table.sort_by("x"),
             "join": lambda: table.join(right, "k"),
             "group_by": lambda: table.group_by("k").aggregate([("x", "sum")]),
             "compute": lambda: pc.add(pc.multiply(table["x"], 2), table["k"]),
+            "parquet read": lambda: pq.read_table(file),
         }[name]
         seconds = []
         for _ in range(repeat + 2):
@@ -168,7 +173,7 @@ def measure_workloads(side: Side) -> None:
             seconds.append(time.perf_counter() - start)
         return seconds[2:]
 
-    for name in ("filter", "sort", "join", "group_by", "compute"):
+    for name in ("filter", "sort", "join", "group_by", "compute", "parquet read"):
         seconds = ray.get(work.remote(name, 15))
         side.cases[f"worker: {name}"] = {
             "median_ms": statistics.median(seconds) * 1e3,

@@ -14,6 +14,7 @@ need() { # need PACKAGE... : install them when root, else say so and stop
 
 command -v "$PYTHON" >/dev/null || need python3.11 python3.11-venv python3.11-dev
 command -v g++ >/dev/null || need g++
+command -v dot >/dev/null || need graphviz
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || need python3.11-venv
 "$PYTHON" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
     need python3.11-dev

@@ -7,7 +7,7 @@ and `ray.put`, `ray.get`, task arguments and results carry tables without copyin
 no change of code, `RAY_RUNTIME_ENV_HOOK=zerrow_ray.runtime_env_hook`.
 """
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zerrow_ray.datasource import read_parquet_dataset
 
 __all__ = [
+    "dag",
     "init",
     "read_parquet",
     "read_parquet_dataset",
@@ -29,7 +30,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Ray Data takes long to load: only those who use it wait for it.
-    if name != "read_parquet_dataset":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("zerrow_ray.datasource").read_parquet_dataset
+    # Every worker imports this package, few run DAGs or Ray Data, which takes long to load.
+    if name == "dag":
+        return importlib.import_module("zerrow_ray.dag")
+    if name == "read_parquet_dataset":
+        return importlib.import_module("zerrow_ray.datasource").read_parquet_dataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
