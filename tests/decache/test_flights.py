@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -268,3 +268,17 @@ def test_readers_that_may_use_one_processor_share_the_work(store, path, tmp_path
     assert all(decoded)
     chunks = sorted(f"c{i} {g}" for i in range(16) for g in range(4))
     assert sorted(decoded[0] + decoded[1]) == chunks
+
+
+def test_waiting_shows_in_the_log(store, path, tmp_path, caplog):
+    table = write(path)
+    first = Reader(store, tmp_path, gate=True)
+    future = first.start(path)
+    first.wait_until_decoding()
+    client = store.connected()
+    with caplog.at_level("DEBUG", "zerrow_store"), ThreadPoolExecutor(1) as pool:
+        second = pool.submit(read_parquet, path, client=client)
+        wait_until(lambda: f"{path}: waiting for 4 columns" in caplog.text)
+        first.open_gate()
+        assert second.result().equals(table)
+    assert future.result() == digest(table)

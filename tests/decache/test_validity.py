@@ -354,6 +354,9 @@ def test_an_fsspec_file_system(client, tmp_path):
     table = write(path)
     # Not seen through as a local one: identified by what it tells of the file.
     remote = fsspec.filesystem("dirlike")
+    assert read_parquet(str(path), filesystem=remote, client=client).equals(table)
+    assert client.cache_list() == []  # it has just changed, and might have changed again
+    os.utime(path, (time.time(), time.time() - 10))
     for _ in range(2):
         assert read_parquet(str(path), filesystem=remote, client=client).equals(table)
     assert len(client.cache_list()) == 4

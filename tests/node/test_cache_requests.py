@@ -106,6 +106,8 @@ def column(**changed):
         ("cache_open", [b"t", b"f", "/p", [[["v", "c"], ["0"]]], 1]),
         ("cache_open", [b"t", b"f", "/p", [[["v", "c"], [[0]]]], 1]),
         ("cache_open", [b"t", b"f", "/p", [[["v", "c"], [0]]], "many"]),
+        ("cache_open", [b"t", b"f", "/p", [[["v", "c"], [0]]], math.inf]),
+        ("cache_open", [b"t", b"f", "/p", [[["v", "c"], [0]]], 0]),
         ("cache_publish", [b"t", b"f", "/p", [column(layout=[])]]),
         ("cache_publish", [b"t", b"f", "/p", [column(layout=[[0, 1], [0, 1]])]]),
         ("cache_publish", [b"t", b"f", "/p", [column(layout=[[0, -1]])]]),
@@ -133,7 +135,7 @@ def test_random_requests(name, bystander):
     kinds = ["open", "publish", "fail", "release", "list", "drop"]
 
     def value(depth=0):
-        flat = [b"t", b"f", "/p", "v", 0, 1, -1, 2**62, 0.5, math.nan, None, True]
+        flat = [b"t", b"f", "/p", "v", 0, 1, -1, 2**62, 0.5, math.nan, math.inf, None, True]
         if depth > 3 or rng.random() < 0.5:
             return rng.choice(flat)
         return [value(depth + 1) for _ in range(rng.randrange(5))]

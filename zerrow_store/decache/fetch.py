@@ -5,10 +5,12 @@ nobody waits in a circle. What the store does not take, because it is full or go
 alone; a read never fails for that. A file that changes meanwhile is not cached and not returned.
 """
 
+import contextlib
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import pyarrow as pa
@@ -97,9 +99,10 @@ class _Read:
         missing = [(unit, list(parts)) for unit, parts in wanted.items()]
         most = -(-len(missing) // self._turns)
         while missing:
-            answer = self._client.cache_open(
-                self._token, self._identity, self._file.path, missing, most
-            )
+            with self._progress(len(missing)):
+                answer = self._client.cache_open(
+                    self._token, self._identity, self._file.path, missing, most
+                )
             granted = {missing[index][0]: parts for index, parts in answer.granted}
             try:
                 self._take(answer.hits, missing, decoded)
@@ -108,7 +111,6 @@ class _Read:
             except BaseException:
                 self._client.cache_release(self._token)
                 raise
-            self._log([pid for _, _, pid in answer.later if pid])
             missing = [(missing[index][0], parts) for index, parts, _ in answer.later]
 
     def _take(
@@ -148,7 +150,13 @@ class _Read:
             )
             for unit, message in encoded.items()
         ]
-        holds = self._client.cache_publish(self._token, self._identity, self._file.path, columns)
+        try:
+            holds = self._client.cache_publish(
+                self._token, self._identity, self._file.path, columns
+            )
+        except ZerrowError as error:
+            warn_once(error)
+            return decoded
         if len(columns) < len(decoded):
             self._client.cache_release(self._token)
         taken = [(c, hold) for c, hold in zip(columns, holds, strict=True) if hold is not None]
@@ -177,14 +185,31 @@ class _Read:
             raise
         return encoded
 
-    def _log(self, pids: list[int]) -> None:
-        if pids:
-            logger.debug(
-                "%s: waiting for %d columns that processes %s decode",
-                self._file.path,
-                len(pids),
-                sorted(set(pids)),
-            )
+    @contextlib.contextmanager
+    def _progress(self, columns: int) -> Iterator[None]:
+        """Say every second, at debug level, that others are waited for."""
+        if not logger.isEnabledFor(logging.DEBUG):
+            yield
+            return
+        over = threading.Event()
+
+        def report() -> None:
+            started = time.monotonic()
+            while not over.wait(1.0):
+                logger.debug(
+                    "%s: waiting for %d columns that others decode, %.0f s so far",
+                    self._file.path,
+                    columns,
+                    time.monotonic() - started,
+                )
+
+        thread = threading.Thread(target=report, name="zerrow-progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 def _size(encoded: _native.Encoded) -> int:

@@ -15,6 +15,7 @@ import pickle
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,9 @@ _TICK_NS = 20_000_000  # a kernel tick is 10 ms at most
 _SECOND_NS = 1_000_000_000
 # File systems whose contents are this process's alone.
 _PRIVATE_PROTOCOLS = {"memory", "dir", "reference"}
+# What fsspec's file systems call a mark of a file's version, and its time of change.
+_MARKS = ("ETag", "etag", "version_id", "VersionId", "version", "generation")
+_TIMES = ("mtime", "LastModified", "last_modified", "modified")
 
 
 class FileChangedError(Exception):
@@ -167,14 +171,26 @@ def _place(filesystem: pafs.FileSystem) -> str | None:
 
 
 def _version(filesystem: pafs.FileSystem, path: str) -> str | None:
-    """Size and what else changes with the file, as far as it is told; None if nothing is."""
+    """Size and what else changes with the file, as far as it is told; None if that is too little.
+
+    A time alone may be in whole seconds: within two, a further change might not be seen.
+    """
     fs = _fsspec(filesystem)
-    if fs is not None:
-        info = fs.info(path)
-        names = ("ETag", "etag", "version_id", "version", "generation", "mtime", "LastModified")
-        told = {name: str(info[name]) for name in (*names, "last_modified") if info.get(name)}
-        return json.dumps([info.get("size"), told]) if told else None
-    info = filesystem.get_file_info(path)
-    if info.mtime_ns is None or info.mtime_ns > time.time_ns() - 2 * _SECOND_NS:
-        return None  # a further change within the same second might not be seen
-    return json.dumps([info.size, info.mtime_ns])
+    if fs is None:
+        status = filesystem.get_file_info(path)
+        changed = None if status.mtime_ns is None else status.mtime_ns / _SECOND_NS
+        return _unless_recent(changed, [status.size, status.mtime_ns])
+    fs.invalidate_cache(path)
+    info = fs.info(path)
+    marks = [str(info[name]) for name in _MARKS if info.get(name)]
+    if marks:
+        return json.dumps([info.get("size"), marks])
+    times = [info[name] for name in _TIMES if info.get(name)]
+    if not times:
+        return None
+    changed = times[0].timestamp() if isinstance(times[0], datetime) else float(times[0])
+    return _unless_recent(changed, [info.get("size"), changed])
+
+
+def _unless_recent(changed: float | None, version: list[Any]) -> str | None:
+    return json.dumps(version) if changed is not None and changed < time.time() - 2 else None

@@ -5,7 +5,6 @@ reader of some of them refers to no others. Errors carry the file's path, and ar
 and row group, so that a damaged column does not fail the readers of others.
 """
 
-import hashlib
 import queue
 import threading
 from collections import OrderedDict
@@ -252,8 +251,3 @@ def _share_dictionary(parts: dict[int, Chunks]) -> dict[int, Chunks]:
     column = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
     unified = iter(column.unify_dictionaries().chunks)
     return {part: [next(unified) for _ in chunks] for part, chunks in parts.items()}
-
-
-def digest(text: str) -> str:
-    """A short name for a long list of options."""
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

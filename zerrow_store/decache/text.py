@@ -1,5 +1,6 @@
 """`read_csv` and `read_json`: the whole file is decoded, once, and cached as one struct column."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,6 @@ import pyarrow.json as json
 from zerrow_store.decache.errors import is_decode_error, with_path
 from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
 from zerrow_store.decache.files import OpenFile
-from zerrow_store.decache.parquet_file import digest
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
 from zerrow_store.node.cache_index import Unit
@@ -74,7 +74,8 @@ def _read(
 ) -> pa.Table:
     client = client if client is not None else default_client()
     described = _described(options)
-    unit: Unit = (f"{form},{digest(described or '')}", "*")
+    digest = hashlib.blake2b((described or "").encode(), digest_size=6).hexdigest()
+    unit: Unit = (f"{form},{digest}", "*")
 
     def read(file: OpenFile) -> pa.Table:
         def decode_file(_: Wanted) -> Decoded:

@@ -96,10 +96,12 @@ class Cache:
         """
         if not (isinstance(file, bytes) and isinstance(token, bytes) and isinstance(path, str)):
             raise ProtocolError("a file's identity and a read's token are bytes, a path is text")
+        if type(most) is not int or most < 1:
+            raise ProtocolError("a reader decodes one unit at least")
         for object_id in self._books.cache.outdated(file, path):
             self._delete(object_id)
         units = [(_unit(unit), _parts(parts)) for unit, parts in wanted]
-        waiter = _Waiter(connection, request_id, token, file, units, int(most))
+        waiter = _Waiter(connection, request_id, token, file, units, most)
         reply = self._collect(waiter)
         if reply is None:
             self._waiting.setdefault(file, []).append(waiter)
@@ -149,6 +151,8 @@ class Cache:
         reason = DecodeError(str(kind), str(message))
         self._unclaim(keys, connection, token)
         for waiter in list(self._waiting.get(file, ())):
+            if waiter not in self._waiting.get(file, ()):
+                continue  # its connection ended while another was told
             if keys & {(file, unit, part) for unit, parts in waiter.wanted for part in parts}:
                 self._forget(waiter)
                 self._answer(waiter.connection, waiter.request_id, reason)
