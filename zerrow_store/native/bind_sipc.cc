@@ -123,6 +123,7 @@ struct ToPython {
 // The bytes that an array refers to, by a quick look where its type allows one.
 int64_t ArrayBytes(const arrow::Array& array) {
   const arrow::DataType& type = *array.type();
+  if (array.length() == 0) return 0;  // which Arrow's own count does not survive where offsets are absent
   if (arrow::is_primitive(type.id()) || arrow::is_fixed_size_binary(type.id())) {
     return array.length() * type.bit_width() / 8;
   }
