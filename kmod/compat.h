@@ -6,6 +6,7 @@
 #define KZ_COMPAT_H
 
 #include <linux/list.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/pagewalk.h>
 #include <linux/shmem_fs.h>
@@ -28,6 +29,8 @@ struct kz_symbols {
 				 unsigned long *populate, struct list_head *uf);
 	int (*split)(struct page *page, struct list_head *list, unsigned int order);
 	void (*swap_free)(swp_entry_t entry, int nr);
+	bool (*unqueue_deferred_split)(struct folio *folio);
+	struct mthp_stat __percpu *mthp_stats;
 #else
 	unsigned long (*do_mmap)(struct file *file, unsigned long addr, unsigned long len, unsigned long prot,
 				 unsigned long flags, unsigned long pgoff, unsigned long *populate,
@@ -40,8 +43,13 @@ struct kz_symbols {
 	bool (*folio_free_swap)(struct folio *folio);
 	int (*swap_duplicate)(swp_entry_t entry);
 	int (*swap_count)(swp_entry_t entry);
+	struct folio *(*swap_cache_get_folio)(swp_entry_t entry, struct vm_area_struct *vma, unsigned long addr);
+	int (*mem_cgroup_charge)(struct folio *folio, struct mm_struct *mm, gfp_t gfp);
 	void (*lru_add_drain)(void);
 	void (*lru_add_drain_all)(void);
+#ifdef KZ_FAULTS
+	int (*do_munmap)(struct mm_struct *mm, unsigned long addr, size_t len, struct list_head *uf);
+#endif
 	struct list_head *shmem_swaplist;
 	struct mutex *shmem_swaplist_mutex;
 };
@@ -121,19 +129,42 @@ static inline void kz_count_file_pages(struct folio *folio, long nr)
 #endif
 }
 
-/* Guard markers of 6.12 and the like hold no data; a poisoned marker does not either. */
-static inline bool kz_is_marker(swp_entry_t entry)
+/* As mem_cgroup_charge(), whose inner function is not exported; to the caller's own group. */
+static inline int kz_memcg_charge(struct folio *folio, gfp_t gfp)
+{
+	return mem_cgroup_disabled() ? 0 : kz_sym.mem_cgroup_charge(folio, NULL, gfp);
+}
+
+static inline swp_entry_t kz_folio_swap(struct folio *folio)
 {
 #if KZ_612
-	return is_pte_marker_entry(entry) && !is_poisoned_swp_entry(entry);
+	return folio->swap;
 #else
-	return false;
+	return folio_swap_entry(folio);
+#endif
+}
+
+/*
+ * What 6.12 does for anonymous large folios only: the queue of the deferred split, which all of
+ * them are on from birth (the folio is frozen, as folio_unqueue_deferred_split() wants it), and
+ * the statistics of __folio_add_new_anon_rmap() and free_pages_prepare().
+ */
+static inline void kz_leave_anon(struct folio *folio)
+{
+#if KZ_612
+	if (!folio_test_large(folio))
+		return;
+	if (folio_order(folio) > 1 && folio_test_large_rmappable(folio) && !list_empty(&folio->_deferred_list))
+		kz_sym.unqueue_deferred_split(folio);
+	this_cpu_add(kz_sym.mthp_stats->stats[folio_order(folio)][MTHP_STAT_NR_ANON], -1);
 #endif
 }
 
 #if KZ_612
+#define KZ_VM_DROPPABLE VM_DROPPABLE
 #define KZ_WALK_LOCK .walk_lock = PGWALK_WRLOCK,
 #else
+#define KZ_VM_DROPPABLE VM_NONE
 #define KZ_WALK_LOCK
 #endif
 

@@ -19,6 +19,8 @@ static const struct {
 #if KZ_612
 	{ "split_huge_page_to_list_to_order", &kz_sym.split },
 	{ "swap_free_nr", &kz_sym.swap_free },
+	{ "__folio_unqueue_deferred_split", &kz_sym.unqueue_deferred_split },
+	{ "mthp_stats", &kz_sym.mthp_stats },
 #else
 	{ "split_huge_page_to_list", &kz_sym.split },
 	{ "swap_free", &kz_sym.swap_free },
@@ -28,8 +30,13 @@ static const struct {
 	{ "folio_free_swap", &kz_sym.folio_free_swap },
 	{ "swap_duplicate", &kz_sym.swap_duplicate },
 	{ "__swap_count", &kz_sym.swap_count },
+	{ "swap_cache_get_folio", &kz_sym.swap_cache_get_folio },
+	{ "__mem_cgroup_charge", &kz_sym.mem_cgroup_charge },
 	{ "lru_add_drain", &kz_sym.lru_add_drain },
 	{ "lru_add_drain_all", &kz_sym.lru_add_drain_all },
+#ifdef KZ_FAULTS
+	{ "do_munmap", &kz_sym.do_munmap },
+#endif
 	{ "shmem_swaplist", &kz_sym.shmem_swaplist },
 	{ "shmem_swaplist_mutex", &kz_sym.shmem_swaplist_mutex },
 };
