@@ -279,14 +279,15 @@ static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 
 /*
  * Files whose size is accounted ahead (no VM_NORESERVE: /dev/zero, SysV) cannot grow; those that
- * cannot swap (SHM_LOCK, tmpfs noswap) must not get swap entries.
+ * cannot swap (SHM_LOCK, tmpfs noswap) must not get swap entries; a file that borrows the mapping
+ * of another inode has not locked what we lock.
  */
 static bool kz_file_suits(struct file *file)
 {
 	struct address_space *mapping = file->f_mapping;
 
-	return kz_is_shmem(mapping) && S_ISREG(mapping->host->i_mode) && !mapping_unevictable(mapping) &&
-	       SHMEM_I(mapping->host)->flags & VM_NORESERVE;
+	return kz_is_shmem(mapping) && mapping->host == file_inode(file) && S_ISREG(mapping->host->i_mode) &&
+	       !mapping_unevictable(mapping) && SHMEM_I(mapping->host)->flags & VM_NORESERVE;
 }
 
 static int kz_check(struct file *file, struct kernelzero_range *ranges, u32 nr, unsigned long *longest)

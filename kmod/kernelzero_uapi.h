@@ -41,7 +41,7 @@ struct kernelzero_counts {
 	__u64 moved;	  /* became the file's without a copy; includes moved_huge */
 	__u64 moved_huge; /* of these, inside whole huge pages */
 	__u64 swapped;	  /* moved as swap entries */
-	__u64 copied;	  /* shared, pinned or edge pages */
+	__u64 copied;	  /* shared, pinned or edge pages; all of a huge page that is */
 	__u64 holes;	  /* nothing there, or the zero page */
 	__u64 split;
 	__u64 retried;
@@ -50,13 +50,18 @@ struct kernelzero_counts {
 /*
  * Append ranges of the caller's anonymous memory to the end of a memfd, in order. Whole pages
  * move and the range becomes a private mapping of the file; the partial first and last page of
- * a range are copied, zero-padded, and stay the caller's. The call stops at the first error;
- * ranges_done and each range's done then say how far it got, and what is in the file is
- * what the caller's memory maps: it must not be truncated away.
+ * a range are copied, zero-padded, and stay the caller's. The file's size grows as data gets there.
+ * The call stops at the first error; ranges_done and each range's done then say how far it got, and
+ * what is in the file is what the caller's memory maps: it must not be truncated away. Memory reads
+ * the same before and after, whatever the result.
  *
- * EINVAL arguments or memory of another kind; ENOMEM nothing mapped there, or no memory;
- * ENOSPC file system full or commit limit; EPERM sealed; EBADF not open for reading and writing;
- * EFBIG file size limit; EINTR a fatal signal.
+ * EINVAL  arguments, memory of another kind (a file's already, shared, executable, locked, with a
+ *	   protection key or userfaultfd, MADV_DONTFORK, DONTDUMP, WIPEONFORK), or not a memfd
+ * ENOMEM  nothing mapped there, or no memory; EFAULT an edge is not readable
+ * ENOSPC  file system full, or commit limit; EFBIG file size limit
+ * EPERM   sealed; EBADF not open for reading and writing
+ * EAGAIN  swapped pages did not stay in memory: try again
+ * EINTR   a fatal signal
  */
 struct kernelzero_deanon {
 	__u32 size;	   /* in: sizeof */

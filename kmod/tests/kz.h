@@ -85,7 +85,8 @@ long field(const char *file, const char *name);
 void put(const char *file, const char *text);
 int release(void); /* 601 for Linux 6.1, 612 for 6.12 */
 void child_ok(pid_t pid);
-void enter_cgroup(const char *limit); /* a fresh one at /cg/t */
+void new_cgroup(void); /* /cg/t, without limits */
+void enter_cgroup(const char *limit);
 void leave_cgroup(void);
 
 #endif

@@ -9,6 +9,8 @@
  */
 #include "kz.h"
 
+#include <signal.h>
+
 int dev;
 unsigned long seed, seconds;
 
@@ -107,10 +109,12 @@ static int run_group(const struct group *g)
 	read_counters(&before);
 	pid = fork();
 	if (!pid) {
+		setpgid(0, 0);
 		g->run();
 		_exit(0);
 	}
 	waitpid(pid, &status, 0);
+	kill(-pid, SIGKILL); /* children that outlive a failure */
 	if (WIFSIGNALED(status))
 		printf("  signal %d\n", WTERMSIG(status));
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {

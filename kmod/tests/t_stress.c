@@ -29,6 +29,9 @@ struct worker {
 	unsigned long ops, calls, moved, huge, swapped, copied;
 };
 
+static struct { /* of all processes */
+	unsigned long moved, huge, swapped, copied;
+} *totals;
 static time_t until;
 static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -69,26 +72,63 @@ static void new_file(struct worker *w)
 	w->fd = memfd();
 }
 
-static void op_call(struct worker *w)
+static int call_range(struct worker *w, size_t from, size_t n)
 {
-	size_t from, n = range(w, &from);
 	struct record *r = &w->records[w->nr_records];
 	int err = deanon(w->fd, w->at + from, n, rnd(w, 2));
 
-	CHECK(!err || err == EINVAL || err == EAGAIN); /* EINVAL: met what is a file's already */
 	w->calls++;
 	w->moved += got.moved;
 	w->huge += got.moved_huge;
 	w->swapped += got.swapped;
 	w->copied += got.copied;
-	if (!got_done)
-		return;
 	CHECK(got_done <= n && (err || got_done == n));
+	if (!got_done)
+		return err;
 	*r = (struct record){ got_offset, got_done, malloc(got_done) };
 	memcpy(r->bytes, w->shadow + from, got_done);
 	w->recorded += got_done;
 	if (++w->nr_records == RECORDS || w->recorded > REGION)
 		new_file(w);
+	return err;
+}
+
+/* Wherever it is: it may meet what is a file's already */
+static void op_call(struct worker *w)
+{
+	size_t from, n = range(w, &from);
+	int err = call_range(w, from, n);
+
+	CHECK(!err || err == EINVAL || err == EAGAIN);
+}
+
+static void op_fresh(struct worker *w)
+{
+	size_t from, n = range(w, &from), first = from & -PS;
+
+	n = ((from + n + PS - 1) & -PS) - first;
+	CHECK(mmap(w->at + first, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+	      w->at + first);
+	madvise(w->at + first, n, rnd(w, 2) ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	memset(w->shadow + first, 0, n);
+}
+
+/* What a producer does: fresh memory, filled, maybe swapped out, and moved; that cannot fail */
+static void op_produce(struct worker *w)
+{
+	size_t from, n = range(w, &from), first = from & -PS, all = ((from + n + PS - 1) & -PS) - first;
+	int err;
+
+	CHECK(mmap(w->at + first, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+	      w->at + first);
+	madvise(w->at + first, all, rnd(w, 2) ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < all; i += 8)
+		*(uint64_t *)(w->shadow + first + i) = w->random + i;
+	memcpy(w->at + first, w->shadow + first, all);
+	if (rnd(w, 2))
+		madvise(w->at + first, rnd(w, 2) ? all : (all / 2 & -PS), MADV_PAGEOUT);
+	err = call_range(w, from, n);
+	CHECK(!err || err == EAGAIN);
 }
 
 static void op_check_memory(struct worker *w)
@@ -109,17 +149,6 @@ static void op_check_file(struct worker *w)
 	bytes = malloc(r->len);
 	CHECK(pread(w->fd, bytes, r->len, r->offset) == (ssize_t)r->len && !memcmp(bytes, r->bytes, r->len));
 	free(bytes);
-}
-
-static void op_fresh(struct worker *w)
-{
-	size_t from = rnd(w, REGION / PS) * PS, n = rnd(w, 3) ? 64 * PS : REGION;
-
-	n = n < REGION - from ? n : REGION - from;
-	CHECK(mmap(w->at + from, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
-	      w->at + from);
-	madvise(w->at + from, n, rnd(w, 2) ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	memset(w->shadow + from, 0, n);
 }
 
 static void op_advise(struct worker *w)
@@ -204,8 +233,8 @@ static void *work(void *arg)
 {
 	struct worker *w = arg;
 	static void (*const ops[])(struct worker *) = {
-		op_write, op_write, op_write, op_call, op_call, op_call,  op_check_memory, op_check_file,
-		op_fresh, op_advise, op_advise, op_protect, op_fork, op_kill, op_consume, op_fresh,
+		op_produce, op_produce, op_produce, op_produce, op_write, op_call,    op_check_memory, op_check_file,
+		op_fresh,   op_advise,	op_advise,  op_protect, op_fork,  op_consume, op_kill,	       op_fork,
 	};
 
 	for (; time(NULL) < until; w->ops++)
@@ -232,10 +261,13 @@ static void stress_process(uint64_t random)
 	}
 	for (int i = 0; i < THREADS; i++) {
 		CHECK(!pthread_join(thread[i], NULL));
-		printf("  seed %lu: %lu ops, %lu calls, pages moved %lu (huge %lu) swapped %lu copied %lu\n",
-		       (unsigned long)random, w[i].ops, w[i].calls, w[i].moved, w[i].huge, w[i].swapped,
+		printf("  seed %lu.%d: %lu ops, %lu calls, pages moved %lu (huge %lu) swapped %lu copied %lu\n",
+		       (unsigned long)random, i, w[i].ops, w[i].calls, w[i].moved, w[i].huge, w[i].swapped,
 		       w[i].copied);
-		CHECK(w[i].moved && w[i].swapped && w[i].copied);
+		__atomic_fetch_add(&totals->moved, w[i].moved, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&totals->huge, w[i].huge, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&totals->swapped, w[i].swapped, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&totals->copied, w[i].copied, __ATOMIC_RELAXED);
 	}
 }
 
@@ -244,7 +276,9 @@ static void t_stress(void)
 	enum { PROCESSES = 3 };
 	pid_t pids[PROCESSES];
 
+	totals = mmap(0, PS, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	until = time(NULL) + seconds;
+	new_cgroup();
 	enter_cgroup("160M");
 	for (int i = 0; i < PROCESSES; i++) {
 		pids[i] = fork();
@@ -256,6 +290,7 @@ static void t_stress(void)
 	for (int i = 0; i < PROCESSES; i++)
 		child_ok(pids[i]);
 	leave_cgroup();
+	CHECK(totals->moved && totals->huge && totals->swapped && totals->copied); /* it tested them */
 }
 
 const struct group stress_groups[] = {
