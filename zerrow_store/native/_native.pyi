@@ -32,12 +32,17 @@ def memory_pool_name() -> str:
 def capture_arrow(on: bool) -> None:
     """Serve Arrow's default memory pool from the arena, or from the original pool again.
 
-    Verified when switched on; raises RuntimeError (and changes nothing) when libarrow's layout is not
-    the expected one. Memory allocated while on stays valid after switching off.
+    Verified when switched on; raises RuntimeError (and changes nothing) when libarrow's layout is
+    not the expected one. Pools that were asked for by name are left alone, except the one that is
+    the default (usually mimalloc): it is the same object. Memory allocated while on stays valid
+    after switching off.
     """
 
 def capture_numpy(on: bool) -> None:
-    """Serve NumPy's array data of 32 KiB and more from the arena, or from NumPy's own allocator again."""
+    """Serve NumPy's array data of 32 KiB and more from the arena, or from NumPy's own allocator.
+
+    Verified like capture_arrow, and as reversible.
+    """
 
 def captured() -> dict[str, bool]:
     """{"arrow": bool, "numpy": bool}"""
@@ -45,42 +50,82 @@ def captured() -> dict[str, bool]:
 def unpin(offsets: bytes) -> None:
     """Unpin allocations of this process's arena: packed little-endian uint64 offsets."""
 
+class ArenaProbe:
+    """The arena's C++ interface by address (arena.h), for tests."""
+
+    @staticmethod
+    def allocate(size: int, *, numpy: bool = False, zeroed: bool = False) -> int:
+        """Return an address, or 0 when the arena is full."""
+
+    @staticmethod
+    def free(address: int) -> None: ...
+    @staticmethod
+    def resize(address: int, size: int) -> bool: ...
+    @staticmethod
+    def find(address: int, size: int) -> tuple[int, int] | None:
+        """Return (offset, size) of the live allocation that covers the range."""
+
+    @staticmethod
+    def pin(offset: int) -> bool: ...
+
 # --- segments and SIPC (segments.h, sipc_*.h) ---
 
 class SipcError(ValueError):
     """A message that is malformed, of another version, or refers outside its segments."""
 
 class Encoded:
-    """An encoded message. The allocations in `own` are pinned until unpinned by the caller."""
+    """An encoded message. The allocations in `own` are pinned until unpinned by the caller.
+
+    While it lives, the owners of the foreign allocations do.
+    """
 
     message: bytes
     own: bytes
-    """This arena's allocations the message refers to: packed uint64 (offset, size) pairs, distinct."""
+    """This arena's allocations the message refers to: packed uint64 (offset, size) pairs,
+    distinct.
+    """
     foreign: list[tuple[bytes, bytes]]
     """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct."""
     bytes_shared: int
+    """Of this arena's allocations, each counted whole and once."""
     bytes_reshared: int
+    """Of allocations published before (also by this process), likewise."""
     bytes_copied: int
+    """Into the arena, or into the message itself (buffers of up to 256 bytes)."""
+
+def reaches(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array, limit: int) -> bool:
+    """Whether the data has `limit` bytes or more: `obj.nbytes >= limit`, validity bitmaps left out.
+
+    `nbytes` takes 3 us per column.
+    """
 
 def encode(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array) -> Encoded:
-    """Encode Arrow data as a SIPC message. Raises MemoryError when bytes have to be copied and the arena is full."""
+    """Encode Arrow data as a SIPC message.
+
+    Raises MemoryError when bytes have to be copied and the arena is full, TypeError for other
+    objects, and ValueError for what Arrow's IPC cannot describe (dictionaries whose values
+    are dictionaries or extensions).
+    """
 
 def encode_buffers(header: bytes, buffers: list[Any]) -> Encoded:
     """Encode `header` and contiguous buffers (buffer protocol), for pickle protocol 5."""
 
 def message_segments(message: bytes) -> list[bytes]:
-    """Return the ids of the segments a message refers to, after checking its envelope. Raises SipcError."""
+    """Return the ids of the segments a message refers to, after checking its envelope. Raises
+    SipcError.
+    """
 
 def map_segment(segment: bytes, fd: int, size: int) -> None:
-    """Map a segment read-only for this process; the descriptor may be closed afterwards. Idempotent."""
+    """Map a segment read-only for this process; the descriptor may then be closed. Idempotent.
+
+    Raises SipcError when the file is shorter than `size`, or not sealed against shrinking.
+    """
 
 def unmap_segment(segment: bytes) -> bool:
     """Unmap a segment that no view refers to; False if views remain or it is not mapped."""
 
 def mapped_segments() -> list[bytes]: ...
-def decode(
-    message: bytes, owner: Any, relocated: list[tuple[bytes, int]] | None = None
-) -> Any:
+def decode(message: bytes, owner: Any, relocated: list[tuple[bytes, int]] | None = None) -> Any:
     """Decode a message whose segments are all mapped; the result's buffers keep `owner` alive.
 
     Returns Table, RecordBatch, ChunkedArray or Array as encoded; for encode_buffers, the tuple
@@ -89,5 +134,13 @@ def decode(
     Raises SipcError.
     """
 
+def view(segment: bytes, offset: int, size: int, owner: Any) -> pa.Buffer:
+    """Return a read-only buffer over a range of a mapped segment, which keeps `owner` alive.
+
+    Raises SipcError when the segment is not mapped or the range lies outside it.
+    """
+
 def message_allocations(message: bytes) -> list[tuple[bytes, int, int]]:
-    """Return a message's allocation table: (segment id, offset, size), in order. Raises SipcError."""
+    """Return a message's allocation table: (segment id, offset, size), in order. Raises
+    SipcError.
+    """

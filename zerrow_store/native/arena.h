@@ -7,9 +7,26 @@
 //
 // All members are safe to call from any thread. The arena is never destroyed: buffers may
 // be freed after the interpreter has gone.
+//
+// Locks: a slab class's, then `mutex_` (free and live extents, children). System calls that
+// may take long (punching) happen outside both.
+//
+// fork: a child inherits the mapping, but privately: it neither writes its parent's file nor
+// allocates there. What it could read at the fork is not recycled by the parent before the
+// child is gone. What Arrow may still write to (buffers being built) is as it is in the file.
 #pragma once
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <string>
+#include <vector>
+
+#include "children.h"
+#include "extents.h"
+#include "mapping.h"
+#include "slabs.h"
 
 namespace zerrow {
 
@@ -30,10 +47,14 @@ struct ArenaStats {
   uint64_t punched;      // bytes given back to the kernel so far
 };
 
-class Arena {
+class Arena final : private SlabSource {
  public:
   // The process's arena; made at first use, again in a forked child. nullptr if it cannot be made.
   static Arena* Get();
+  // The arena if it has been made; never makes one.
+  static Arena* Current();
+  // The arena that `address` lies in: this process's or one inherited by fork. nullptr if none.
+  static Arena* Owner(const void* address);
   // Options for arenas made from now on.
   static void Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms);
 
@@ -58,17 +79,94 @@ class Arena {
   void Trim(uint64_t keep);
   ArenaStats Stats();
 
+  // True in a forked child for the arena of its parent: nothing is allocated or recycled there.
+  bool inherited() const { return inherited_; }
   const std::string& id() const { return id_; }  // 16 random bytes: the segment's id
-  int fd() const { return fd_; }
-  uint8_t* base() const { return base_; }
-  uint64_t capacity() const { return capacity_; }
+  int fd() const { return mapping_.fd(); }
+  uint8_t* base() const { return mapping_.base(); }
+  uint64_t capacity() const { return mapping_.capacity(); }
 
  private:
-  Arena() = default;
+  // An allocated extent; it stays until its memory may be recycled.
+  struct Extent {
+    uint64_t length;  // of the memory, >= size
+    uint64_t size;    // bytes asked for
+    uint32_t born;    // epoch of the allocation
+    uint32_t pins;
+    Origin origin;
+    bool freed;       // by its owner
+    bool is_private;  // this process's writes do not reach the file
+  };
+  using Extents = std::map<uint64_t, Extent>;
+  struct Held {
+    uint64_t offset;
+    uint32_t born;
+    uint64_t size;
+  };
+
+  Arena() : slabs_(this) {}
+  bool Init(uint64_t capacity);
+  Range RangeOf(Extents::const_iterator it) const { return {it->first, it->second.length}; }
+  Extents::iterator Covering(uint64_t offset);
+
+  // SlabSource
+  bool TakeSlab(uint64_t* offset) override;
+  void ReturnSlab(uint64_t offset) override;
+  bool HoldSlot(uint64_t offset, uint32_t born, uint64_t size) override;
+
+  bool AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm);
+  void PutWarm(Range range);
+  void Hold(uint64_t offset, uint32_t born, uint64_t size);
+  void FreeInherited(uint64_t offset);
+  bool ResizeExtent(uint64_t offset, uint64_t size);
+  bool GrowExtent(Extents::iterator it, uint64_t length);
+  bool PinExtent(uint64_t offset);
+  // An extent that neither its owner nor a pin needs: held for a child, or free.
+  void Retire(Extents::iterator it);
+  void Recycle(Extents::iterator it);
+  void ReleaseHeld();
+  // Punches warm ranges, largest or oldest first, until `most` bytes are given back.
+  void GiveBack(uint64_t most, bool oldest);
+
+  // decay.cc: the thread that gives back what stays unused
+  void WakeDecay();
+  bool StartDecay();
+  void DecayLoop();
+  void DecayTick();
+  bool DecayIdle();
+
+  // fork.cc
+  friend struct ForkHandlers;
+  void PrepareFork();
+  void AfterForkInParent();
+  void AfterForkInChild();
+
   std::string id_;
-  int fd_ = -1;
-  uint8_t* base_ = nullptr;
-  uint64_t capacity_ = 0;
+  Mapping mapping_;
+  Slabs slabs_;
+  Arena* next_ = nullptr;  // all arenas of this process, newest first
+  std::atomic<bool> inherited_{false};
+  uint64_t warm_limit_ = 0;
+  uint64_t decay_ms_ = 0;
+  std::atomic<uint64_t> live_{0}, pinned_{0};
+  std::atomic<bool> watch_{false};  // something is warm or held; slabs_.idle() comes to it
+
+  std::mutex mutex_;  // guards what follows
+  FreeExtents free_;
+  Extents extents_;
+  Children children_;
+  std::vector<Held> held_;
+  uint64_t quarantined_ = 0;
+  uint64_t punched_ = 0;
+  uint32_t private_count_ = 0;
+
+  static constexpr int kTicks = 4;  // decay looks at the last kTicks ticks
+  std::mutex decay_mutex_;
+  std::condition_variable decay_wake_;
+  bool decay_started_ = false;
+  std::atomic<bool> decay_asleep_{true};
+  uint64_t low_water_[kTicks] = {};
+  int tick_ = 0;
 };
 
 }  // namespace zerrow

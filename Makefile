@@ -1,0 +1,40 @@
+# All set-up happens here: `make demo` and `make test` work on a fresh clone.
+VENV := .venv
+PYTHON ?= python3.11
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
+NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
+SF ?= 0.1
+
+.PHONY: demo test lint format bench nightly clean
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo --scale $(SF)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.hop
+
+nightly: $(STAMP)
+	$(BIN)/python -m tests.nightly.pyarrow_suite
+
+$(STAMP): $(NATIVE) tools/setup.sh
+	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/setup.sh
+	touch $@
+
+clean:
+	rm -rf $(VENV) build data results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Measurements: the demo (`make demo`), `hop` (`make bench`), and what they share."""

@@ -1,0 +1,237 @@
+"""Running a plan: submits steps to Ray as the scheduler admits them.
+
+Tasks are submitted wrapped, so that they report what they needed; their options, and with them
+Ray's retries, are their own. Actors and their calls go as Ray's own executor sends them.
+"""
+
+import contextlib
+import functools
+import inspect
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.dag import DAGNode
+from ray.exceptions import RayError, RayTaskError
+
+from zerrow_ray.dag import nodes
+from zerrow_ray.dag.budget import Account, Budget
+from zerrow_ray.dag.estimates import Estimates, Need
+from zerrow_ray.dag.explain import Explanation, Run
+from zerrow_ray.dag.measured import ARROW_DATA, Measured, measured
+from zerrow_ray.dag.plan import Plan, Step
+from zerrow_ray.dag.scheduler import Scheduler
+from zerrow_ray.stats import stats
+from zerrow_store.errors import ZerrowError
+from zerrow_store.sizes import parse_size
+
+logger = logging.getLogger("zerrow_ray.dag")
+
+_POLL_SECONDS = 0.2
+"""While a step waits for memory that another DAG holds."""
+
+
+class StepError(ZerrowError):
+    """A step of a DAG failed. `step` is its name; the cause is what it raised."""
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(f"step {step!r} failed: {error}")
+        self.step = step
+
+
+def execute(
+    node: DAGNode,
+    *args: Any,
+    memory: int | str | None = None,
+    progress: bool | None = None,
+    explain: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Run the DAG that ends in `node`, with `args` and `kwargs` for its InputNode.
+
+    Returns, when all steps have finished, what `node.execute()` would: an ObjectRef, or a list of
+    them for a MultiOutputNode. With `explain`, a pair of that and an `Explanation`.
+
+    memory: bytes, or a text such as "8GiB", that the DAG's results and running steps may hold. By
+        default what the stores of all nodes may, less what they hold already; all DAGs that run
+        by default share that.
+    progress: show a bar; by default if the standard error is a terminal.
+
+    Raises StepError for a step that failed, after its retries, once no other step runs any more;
+    TypeError if `node` is not a DAG node. Control-C cancels all that runs.
+    """
+    plan = Plan(node)
+    budget = _shared if memory is None else Budget(lambda: _bytes(memory))
+    with contextlib.closing(budget.open()) as account:
+        with _bar(len(plan.steps), progress) as bar:
+            run = _Execution(plan, account, bar, args, kwargs)
+            run.until_done()
+        value = run.value(plan.final)
+    return (value, run.explanation()) if explain else value
+
+
+class _Execution:
+    def __init__(
+        self,
+        plan: Plan,
+        account: Account,
+        bar: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._plan = plan
+        self._bar = bar
+        self._args, self._kwargs = args, kwargs
+        self._scheduler = Scheduler(plan, account, self._need)
+        self._values: dict[str, Any] = {}
+        self._puts: dict[str, ray.ObjectRef] = {}
+        self._sizes: dict[str, int] = {}
+        self._running: dict[ray.ObjectRef, Step] = {}
+        self._runs: dict[str, Run] = {}
+        self._start = time.time()
+
+    def until_done(self) -> None:
+        try:
+            while not self._scheduler.done:
+                while step := self._scheduler.start():
+                    self._submit(step)
+                self._collect()
+        except BaseException:
+            self._cancel()
+            raise
+
+    def value(self, node: DAGNode) -> Any:
+        """Return the value of a node: of a step its reference, of another node what it makes."""
+        key = node.get_stable_uuid()
+        if key in self._values:
+            return self._values[key]
+        return nodes.evaluate(node, self.value, self._args, self._kwargs)
+
+    def explanation(self) -> Explanation:
+        return Explanation(self._plan, [self._runs[key] for key in self._plan.steps])
+
+    def _argument(self, node: DAGNode) -> Any:
+        """Return the value of a node as a step takes it: a table that was given is put once."""
+        value, key = self.value(node), node.get_stable_uuid()
+        if not isinstance(value, ARROW_DATA):
+            return value
+        if key not in self._puts:
+            self._puts[key] = ray.put(value)
+        return self._puts[key]
+
+    def _submit(self, step: Step) -> None:
+        need = self._need(step)
+        self._runs[step.key] = Run(
+            step.key, step.name, time.time() - self._start, self._input_bytes(step), need
+        )
+        options = step.node.get_options()
+        returns = options.get("num_returns", 1)
+        if _is_measurable(step, returns):
+            options = {"name": step.name, **options, "num_returns": returns + 1}
+            args, kwargs, _ = nodes.arguments(step.node, self._argument)
+            task = _measured_task(step.body, returns).options(**options)
+            *values, ends = task.remote(*args, **kwargs)
+            value = values[0] if returns == 1 else values
+        else:
+            value = nodes.run(step.node, self._argument)
+            # A call with several results ends when its first one is there, with the others.
+            ends = value[0] if isinstance(value, list) else value
+        self._values[step.key] = value
+        if isinstance(ends, ray.ObjectRef):
+            self._running[ends] = step
+        else:  # an actor is there as soon as it is asked for, a generator yields while others run
+            self._finish(step, None)
+
+    def _collect(self) -> None:
+        if not self._running:
+            time.sleep(_POLL_SECONDS)
+            return
+        # The reports are small, and come with the results: nothing large is fetched.
+        ready, _ = ray.wait(list(self._running), timeout=_POLL_SECONDS, fetch_local=False)
+        for ref in ready:
+            step = self._running.pop(ref)
+            report = None
+            try:
+                # Also what is no report is fetched: Ray tells of a failure in no other way.
+                value = ray.get(ref)
+                report = value if isinstance(value, Measured) else None
+                del value
+            except RayError as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                raise StepError(step.name, cause) from error
+            self._finish(step, report)
+
+    def _finish(self, step: Step, report: Measured | None) -> None:
+        run = self._runs[step.key]
+        run.finish(time.time() - self._start, report)
+        new = report.new if report is not None else 0
+        self._sizes[step.key] = report.result if report is not None else 0
+        if report is not None:
+            given = self._input_bytes(step)
+            # The worker's peak has the inputs in it, which are counted where they came from.
+            peak = max(report.peak - given, report.new)
+            _estimates.learn(_function(step), given, report.new, peak)
+        for key in self._scheduler.finish(step.key, new):
+            del self._values[key]
+            self._runs[key].released = time.time() - self._start
+        self._bar.update()
+
+    def _need(self, step: Step) -> Need:
+        declared = step.node.get_options().get("memory") if step.is_task else None
+        return _estimates.need(_function(step), self._input_bytes(step), declared)
+
+    def _input_bytes(self, step: Step) -> int:
+        return sum(self._sizes[key] for key in step.inputs)
+
+    def _cancel(self) -> None:
+        """Leave nothing running."""
+        for ref, step in self._running.items():
+            with contextlib.suppress(RayError, TypeError, ValueError):
+                ray.cancel(ref, force=False, recursive=True)
+            logger.debug("cancelled step %s", step.name)
+        if self._running:
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=10)
+        self._values.clear()
+
+
+def _function(step: Step) -> str:
+    if step.body is None:
+        return step.name
+    return f"{step.body.__module__}.{step.body.__qualname__}"
+
+
+def _is_measurable(step: Step, returns: Any) -> bool:
+    generator = inspect.isgeneratorfunction(step.body)
+    return step.is_task and isinstance(returns, int) and not generator
+
+
+@functools.lru_cache(maxsize=1024)
+def _measured_task(function: Callable[..., Any], returns: int) -> Any:
+    """The wrapped function as a task, one for all steps of it: Ray exports each task once."""
+    return ray.remote(measured(function, returns))
+
+
+@contextlib.contextmanager
+def _bar(steps: int, wanted: bool | None) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() if wanted is None else wanted
+    with tqdm(total=steps, unit="step", disable=not shown) as bar:
+        yield bar
+
+
+def _available() -> int:
+    """Bytes that all nodes' stores may still take."""
+    nodes = stats()["nodes"].values()
+    return sum(node["budget"] - node["bytes_stored"] for node in nodes)
+
+
+def _bytes(size: int | str) -> int:
+    return size if isinstance(size, int) else parse_size(size)
+
+
+_shared = Budget(_available)
+_estimates = Estimates()

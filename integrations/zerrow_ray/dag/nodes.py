@@ -1,0 +1,71 @@
+"""What each kind of node stands for, once the values of those below it are known.
+
+Ray's own executor puts the values into a copy of the node; a copy that holds ObjectRefs keeps
+them for good, as Ray looks for nodes in it by pickling it, and never lets go of what was pickled
+outside of a task. So here values are only put into argument lists.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.dag import (
+    ClassMethodNode,
+    ClassNode,
+    DAGNode,
+    FunctionNode,
+    InputAttributeNode,
+    InputNode,
+    MultiOutputNode,
+)
+from ray.dag.constants import PARENT_CLASS_NODE_KEY
+from ray.dag.input_node import DAGInputData
+from ray.dag.py_obj_scanner import _PyObjScanner
+
+Value = Callable[[DAGNode], Any]
+
+
+def arguments(node: DAGNode, value: Value) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Return a node's arguments (positional, by name, Ray's own) with values for the nodes in them,
+    however deeply they are nested.
+    """
+    scanner = _PyObjScanner()
+    try:
+        bound = [node.get_args(), node.get_kwargs(), node.get_other_args_to_resolve()]
+        found = scanner.find_nodes(bound)
+        args, kwargs, others = scanner.replace_nodes({each: value(each) for each in found})
+    finally:
+        scanner.clear()
+    return list(args), kwargs, others
+
+
+def run(node: Any, value: Value) -> Any:
+    """Start what a step's node stands for; returns an ObjectRef, several, or an actor's handle."""
+    args, kwargs, others = arguments(node, value)
+    options = node.get_options()
+    if isinstance(node, ClassMethodNode):
+        actor = others[PARENT_CLASS_NODE_KEY]
+        method = getattr(actor, node.get_method_name())
+        return method.options(**options).remote(*args, **kwargs)
+    assert isinstance(node, FunctionNode | ClassNode)
+    return ray.remote(node._body).options(**options).remote(*args, **kwargs)
+
+
+def evaluate(node: Any, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a node that is not a step stands for. args, kwargs: the DAG's input.
+
+    Raises TypeError for a kind of node that only compiled DAGs have.
+    """
+    if isinstance(node, InputNode):
+        return args[0] if len(args) == 1 and not kwargs else DAGInputData(*args, **kwargs)
+    if isinstance(node, InputAttributeNode):
+        given = value(node._dag_input_node)
+        if node._accessor_method == "__getattr__" and not isinstance(given, DAGInputData):
+            return getattr(given, node.key)
+        return given[node.key]
+    if isinstance(node, MultiOutputNode):
+        return arguments(node, value)[0]
+    if isinstance(node, ClassMethodNode):  # one of the results of a call
+        output = node._class_method_output
+        return value(output.class_method_call)[output.output_idx]
+    raise TypeError(f"only compiled DAGs have nodes of type {type(node).__name__}")

@@ -1,0 +1,117 @@
+"""What there is to run: the steps of a Ray DAG, and which of them wait for which.
+
+A step is a bound task, an actor or a call of one. The DAG's other nodes (input, attributes of the
+input, outputs of a call with several, the multiple output) cost nothing and are evaluated when
+their value is asked for.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.dag import ClassMethodNode, ClassNode, DAGNode, FunctionNode, InputNode
+
+
+@dataclass
+class Step:
+    """A node that runs. `inputs` are the steps whose results it takes, each once.
+
+    order: depth first, so that with one step at a time as few results as possible are held.
+    """
+
+    key: str
+    node: Any
+    name: str
+    inputs: tuple[str, ...]
+    order: int
+    consumers: list[str] = field(default_factory=list)
+
+    @property
+    def body(self) -> Any:
+        """The function or class; None for a call of an actor."""
+        return None if isinstance(self.node, ClassMethodNode) else self.node._body
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is a function, not an actor or a call of one."""
+        return isinstance(self.node, FunctionNode)
+
+
+class Plan:
+    """The steps of the DAG that ends in `final`. Raises TypeError for what is not a DAG node.
+
+    results: the steps whose values the final node is made of, which are kept.
+    """
+
+    def __init__(self, final: DAGNode) -> None:
+        if not isinstance(final, DAGNode):
+            raise TypeError(f"not a node of a Ray DAG (task.bind(...)): {type(final).__name__}")
+        self.final = final
+        self.nodes: dict[str, DAGNode] = {}
+        self.children: dict[str, list[str]] = {}
+        for node in _depth_first(final, self.children):
+            self.nodes[node.get_stable_uuid()] = node
+        if sum(isinstance(node, InputNode) for node in self.nodes.values()) > 1:
+            raise ValueError("a DAG has one InputNode")
+        order = itertools.count()
+        self.steps: dict[str, Step] = {}
+        counts: Counter[str] = Counter()
+        for key, node in self.nodes.items():
+            if is_step(node):
+                label = _name(node)
+                counts[label] += 1
+                name = label if counts[label] == 1 else f"{label}#{counts[label]}"
+                self.steps[key] = Step(key, node, name, self._steps_below(key), next(order))
+        for step in self.steps.values():
+            for key in step.inputs:
+                self.steps[key].consumers.append(step.key)
+        own = final.get_stable_uuid()
+        self.results = {own} if own in self.steps else set(self._steps_below(own))
+
+    def _steps_below(self, key: str) -> tuple[str, ...]:
+        """The steps that a node takes values of, directly or through nodes that cost nothing."""
+        found: dict[str, None] = {}
+        for child in self.children[key]:
+            below = (child,) if child in self.steps else self._steps_below(child)
+            found.update(dict.fromkeys(below))
+        return tuple(found)
+
+
+def is_step(node: DAGNode) -> bool:
+    """Whether a node runs something."""
+    if isinstance(node, ClassMethodNode):
+        return bool(node.is_class_method_call)
+    return isinstance(node, FunctionNode | ClassNode)
+
+
+def _depth_first(final: DAGNode, children: dict[str, list[str]]) -> Iterator[DAGNode]:
+    """Iterate over all nodes, each after those that it needs; fills in who needs whom."""
+    seen = {final.get_stable_uuid()}
+    stack = [(final, iter(_children(final, children)))]
+    while stack:
+        node, below = stack[-1]
+        for child in below:
+            if child.get_stable_uuid() not in seen:
+                seen.add(child.get_stable_uuid())
+                stack.append((child, iter(_children(child, children))))
+                break
+        else:
+            stack.pop()
+            yield node
+
+
+def _children(node: DAGNode, children: dict[str, list[str]]) -> list[DAGNode]:
+    below: list[DAGNode] = node._get_all_child_nodes()
+    children[node.get_stable_uuid()] = [child.get_stable_uuid() for child in below]
+    return below
+
+
+def _name(node: Any) -> str:
+    if isinstance(node, ClassMethodNode):
+        parent = node._parent_class_node
+        owner = f"{parent._body.__name__}." if isinstance(parent, ClassNode) else ""
+        return f"{owner}{node.get_method_name()}"
+    options = node.get_options()
+    return str(options.get("name") or node._body.__name__)

@@ -1,0 +1,192 @@
+"""The actor of each node: supervises the node's store, owns leases, moves objects between nodes.
+
+Detached and restarted by Ray, so that it outlives the job that made it; it ends, with the store,
+when no job is left in the cluster. The store itself outlives a crash of this actor (see
+`zerrow_store.node.supervisor`). Leases do not: what was published under those of a crashed actor
+stays until the jobs of that time have ended.
+"""
+
+import logging
+import os
+import queue
+import secrets
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+from zerrow_ray.config import NAMESPACE, store_name
+from zerrow_store import memory
+from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
+from zerrow_store.node.budget import default_budget
+from zerrow_store.node.client import Client
+from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.transfer.flight import ObjectServer, fetch_object
+
+logger = logging.getLogger("zerrow_ray")
+
+Allocations = list[tuple[bytes, int, int]]
+Relocated = list[tuple[bytes, int]]
+
+_TOKEN_KEY = b"zerrow_ray:flight_token"
+_JOB_POLL_SECONDS = 1.0
+_LINGER_SECONDS = 5.0
+
+
+@ray.remote
+class NodeActor:
+    """See the module. `node_id` is the Ray node's id in hexadecimal."""
+
+    def __init__(self, node_id: str) -> None:
+        name = store_name(node_id)
+        memory.start()
+        self._supervisor = Supervisor(
+            name, budget=default_budget(), watch_pid=int(os.environ["RAY_RAYLET_PID"])
+        )
+        self._supervisor.start()
+        self._client = Client(name)
+        self._token = _cluster_token()
+        self._server: ObjectServer | None = None
+        self._landing: dict[bytes, Future[Any]] = {}
+        self._landed: dict[bytes, Relocated] = {}
+        self._lingering: deque[tuple[float, object]] = deque()
+        self._landing_lock = threading.Lock()
+        self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._orphans = [info.object_id for info in self._client.list()]
+        self._jobs_of_orphans = _live_jobs()
+        threading.Thread(target=self._release, name="zerrow-release", daemon=True).start()
+        threading.Thread(target=self._watch_jobs, name="zerrow-jobs", daemon=True).start()
+
+    def ready(self) -> None:
+        """Return when the store answers."""
+
+    def pid(self) -> int:
+        """Return the process id of this actor."""
+        return os.getpid()
+
+    def leases(self, count: int) -> tuple[bytes, list[ray.ObjectRef]]:
+        """Return the supervisor's id and `count` fresh leases.
+
+        An object is named after its lease and dies with it.
+        """
+        core_worker = ray._private.worker.global_worker.core_worker
+        leases = [ray.put(None) for _ in range(count)]
+        for lease in leases:
+            core_worker.add_object_out_of_scope_callback(lease, self._gone.put)
+        return self._supervisor.id, leases
+
+    def stats(self) -> dict[str, Any]:
+        """Return the store's figures."""
+        return self._client.stats().as_dict()
+
+    def location(self) -> str:
+        """Return the URI under which other nodes fetch this node's objects.
+
+        The server starts with the first node that asks: a single node opens no port.
+        """
+        with self._landing_lock:
+            if self._server is None:
+                address = ray.util.get_node_ip_address()
+                self._server = ObjectServer(self._client, address, self._token)
+            return self._server.location
+
+    def fetch(
+        self, node_id: str, object_id: bytes, allocations: Allocations
+    ) -> tuple[bytes, Relocated]:
+        """Land another node's object in this node's store, once, however many ask.
+
+        Returns the landed object's id and, for each allocation, where it lies here. The landed
+        object goes when its last reader does. Raises ObjectLostError if the other node is gone.
+        """
+        with self._landing_lock:
+            future = self._landing.get(object_id)
+            mine = future is None
+            if future is None:
+                future = self._landing[object_id] = Future()
+        if mine:
+            try:
+                future.set_result(self._land(node_id, object_id, allocations))
+            except BaseException as error:
+                future.set_exception(error)
+            finally:
+                with self._landing_lock:
+                    del self._landing[object_id]
+        landed: tuple[bytes, Relocated] = future.result()
+        return landed
+
+    def _land(self, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
+        if object_id not in self._landed or not self._linger(object_id):
+            self._landed[object_id] = self._transfer(node_id, object_id, allocations)
+            self._linger(object_id)
+        return object_id, self._landed[object_id]
+
+    def _linger(self, object_id: bytes) -> bool:
+        """Keep a landed object until whoever asked for it holds it; False if it is gone."""
+        try:
+            hold = self._client.hold(object_id)
+        except ObjectNotFoundError:
+            return False
+        self._lingering.append((time.monotonic() + _LINGER_SECONDS, hold))
+        return True
+
+    def _transfer(self, node_id: str, object_id: bytes, allocations: Allocations) -> Relocated:
+        try:
+            other = ray.get_actor(f"node-{node_id}", namespace=NAMESPACE)
+            location = ray.get(other.location.remote())
+        except (ValueError, ray.exceptions.RayActorError) as error:
+            raise ObjectLostError(
+                f"object {object_id.hex()} is lost: its node {node_id} is gone"
+            ) from error
+        return fetch_object(self._client, location, self._token, object_id, allocations)
+
+    def _release(self) -> None:
+        while True:
+            gone = [self._gone.get()]
+            while not self._gone.empty():
+                gone.append(self._gone.get())
+            try:
+                self._client.delete(gone, missing_ok=True)
+            except Exception:
+                logger.exception("could not release %d objects", len(gone))
+
+    def _watch_jobs(self) -> None:
+        while live := _live_jobs():
+            if self._orphans and not live & self._jobs_of_orphans:
+                self._client.delete(self._orphans, missing_ok=True)
+                self._orphans = []
+            self._tidy()
+            time.sleep(_JOB_POLL_SECONDS)
+        if self._server is not None:
+            self._server.shutdown()
+        self._supervisor.stop()
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    def _tidy(self) -> None:
+        now = time.monotonic()
+        while self._lingering and self._lingering[0][0] < now:
+            self._lingering.popleft()
+        if self._landed:
+            present = {info.object_id for info in self._client.list()}
+            for object_id in self._landed.keys() - present:
+                self._landed.pop(object_id, None)
+
+
+def _live_jobs() -> set[bytes]:
+    """Ids of the cluster's running jobs, Ray's own internal ones left out."""
+    jobs = ray._private.worker.global_worker.gcs_client.get_all_job_info()
+    return {
+        job_id.binary()
+        for job_id, job in jobs.items()
+        if not job.is_dead and not job.config.ray_namespace.startswith("_ray_internal")
+    }
+
+
+def _cluster_token() -> str:
+    """The secret that the cluster's nodes show each other, made by the first that asks."""
+    _internal_kv_put(_TOKEN_KEY, secrets.token_hex(32).encode(), overwrite=False)
+    token: bytes = _internal_kv_get(_TOKEN_KEY)
+    return token.decode()

@@ -1,0 +1,146 @@
+"""This process's connection to the store of its Ray node: made at first use, one per process."""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from zerrow_ray.config import NAMESPACE, store_name
+from zerrow_ray.leases import LeasePool
+from zerrow_ray.node_actor import NodeActor
+from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.native._native import Encoded
+from zerrow_store.node.client import Client, Publication
+
+logger = logging.getLogger("zerrow_ray")
+
+
+class Session:
+    """The node's store, its actor, and leases of it.
+
+    node_id: the Ray node in hexadecimal.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.actor = node_actor(node_id)
+        self.client = self._connect()
+        self._leases = LeasePool(self.actor)
+        self._deleted: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        threading.Thread(target=self._delete, name="zerrow-delete", daemon=True).start()
+
+    def _connect(self) -> Client:
+        name = store_name(self.node_id)
+        try:
+            return Client(name)
+        except StoreUnavailableError:
+            ray.get(self.actor.ready.remote())
+            return Client(name)
+
+    def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef]:
+        """Publish what `encode` encodes under a fresh lease; returns it, the object's id, the
+        lease.
+        """
+        while True:
+            lease, issuer = self._leases.take()
+            object_id: bytes = lease.binary()
+            encoded = encode()
+            if self.client.publish(object_id, encoded) == issuer:
+                return encoded, object_id, lease
+            # The lease is of an actor that died: nobody would hear of its end.
+            self._leases.discard()
+            self.client.delete(object_id)
+
+    def publish_put(self, encoded: Encoded) -> tuple[bytes, Publication]:
+        """Publish for a put of this process; returns the object's id, and what to wait for.
+
+        The object is this process's to delete, by `delete_with` or `delete`.
+        """
+        object_id = os.urandom(16)
+        return object_id, self.client.begin_publish(object_id, encoded, owned=True)
+
+    def delete_with(self, ref: ray.ObjectRef, object_ids: list[bytes]) -> None:
+        """Delete objects as soon as `ref`, which this process owns, is out of scope everywhere."""
+        core_worker = ray._private.worker.global_worker.core_worker
+        core_worker.add_object_out_of_scope_callback(ref, lambda _: self._deleted.put(object_ids))
+
+    def delete(self, object_ids: list[bytes]) -> None:
+        """Delete objects of this process, soon and without waiting."""
+        self._deleted.put(object_ids)
+
+    def _delete(self) -> None:
+        while True:
+            try:
+                self.client.delete(self._deleted.get(), missing_ok=True)
+            except StoreUnavailableError:
+                return  # the store is gone, and the objects with it
+
+    def fetch(
+        self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]
+    ) -> Any:
+        """Bring another node's object to this node's store; once, however many ask.
+
+        Returns (where each allocation lies here, an owner that keeps it there).
+        """
+        # In this thread, not in one of its own: Ray holds the worker's lock while it deserializes,
+        # and
+        # another thread's `ray.get` would wait for it.
+        landed_id, relocated = ray.get(self.actor.fetch.remote(node_id, object_id, allocations))
+        owner = self.client.hold(landed_id)
+        self.client.ensure_segments({segment for segment, _ in relocated})
+        return relocated, owner
+
+
+_lock = threading.Lock()
+_session: Session | None = None
+_owner_pid: int | None = None
+
+
+def current_session() -> Session:
+    """Return this process's session, made at first use, after a fork, in a new cluster.
+
+    Raises StoreUnavailableError or RayError when the node has no store and cannot get one.
+    """
+    global _session, _owner_pid
+    node_id = ray.get_runtime_context().get_node_id()
+    with _lock:
+        if _session is None or _session.node_id != node_id or _owner_pid != os.getpid():
+            _session, _owner_pid = Session(node_id), os.getpid()
+        return _session
+
+
+def node_actor(node_id: str) -> Any:
+    """Return the actor that supervises a node's store, starting it if there is none."""
+    return NodeActor.options(  # type: ignore[attr-defined]  # made by ray.remote
+        name=f"node-{node_id}",
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=16,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+    ).remote(node_id)
+
+
+def start_nodes() -> None:
+    """Start the stores of all nodes that are alive, without waiting for them."""
+    for node in ray.nodes():
+        if node["Alive"]:
+            node_actor(node["NodeID"])
+
+
+def warn_once(error: Exception) -> None:
+    """Log why tables take Ray's own path, once for each kind of error."""
+    if type(error) not in _warned:
+        _warned.add(type(error))
+        logger.warning("tables take Ray's own path: %s: %s", type(error).__name__, error)
+
+
+_warned: set[type] = set()

@@ -1,0 +1,72 @@
+"""The `zerrow` command, as its user runs it."""
+
+import json
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+import zerrow_store
+from tests.node.conftest import table
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "zerrow_store.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def name():
+    chosen = f"test-{uuid.uuid4().hex[:12]}"
+    started = run("start", "--name", chosen, "--memory", "512MiB")
+    assert started.returncode == 0, started.stderr
+    assert "512 MiB" in started.stdout
+    yield chosen
+    run("stop", "--name", chosen)
+
+
+def test_starting_twice_is_no_error(name):
+    again = run("start", "--name", name)
+    assert again.returncode == 0
+    assert "is running already" in again.stdout
+
+
+def test_status_and_objects(name):
+    client = zerrow_store.connect(name)
+    object_id = client.put(table())
+    shown = json.loads(run("status", "--name", name, "--format", "json").stdout)
+    assert shown["objects"] == 1
+    assert shown["bytes_stored"] == table().nbytes
+    assert shown["budget"] == 512 << 20
+    assert "budget:" in run("status", "--name", name).stdout
+    (row,) = json.loads(run("objects", "--name", name, "--format", "json").stdout)
+    assert (row["object"], row["bytes"]) == (object_id.hex(), table().nbytes)
+    header, line = run("objects", "--name", name).stdout.splitlines()
+    assert header.split()[:2] == ["OBJECT", "BYTES"]
+    assert line.startswith(object_id.hex())
+    client.close()
+
+
+@pytest.mark.parametrize("command", ["status", "objects", "stop"])
+def test_without_a_store_the_error_says_what_to_do(command):
+    done = run(command, "--name", "no-such-store")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "no store named 'no-such-store' is running" in done.stderr
+    assert "zerrow start" in done.stderr
+
+
+def test_wrong_arguments():
+    assert run("start", "--memory", "lots").returncode == 2
+    assert run("fly").returncode == 2
+
+
+def test_doctor():
+    done = run("doctor", "--format", "json")
+    checks = {row["check"]: row for row in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert checks["memfd"]["ok"]
+    assert checks["capture of Arrow"]["ok"]
+    assert not checks["kernelzero"]["ok"] or checks["kernelzero"]["finding"] == "available"
+    assert "CHECK" in run("doctor").stdout

@@ -1,0 +1,120 @@
+"""Memory goes back to the kernel: by itself after a while, beyond a bound at once."""
+
+import pytest
+
+from tests.memory.helpers import run_python
+
+PRELUDE = """
+import os, time
+import pyarrow as pa, numpy as np
+from zerrow_store import memory
+from zerrow_store.native import _native
+memory.start()
+def resident(): return os.fstat(_native.arena_segment()[1]).st_blocks * 512
+def fill(size):
+    buffer = pa.allocate_buffer(size)
+    np.frombuffer(buffer, np.uint8)[:] = 1
+    return buffer
+"""
+MIB = 1 << 20
+
+
+def run(code: str, **environ: str) -> None:
+    import textwrap
+
+    run_python(PRELUDE + textwrap.dedent(code), **environ)
+
+
+def test_unused_memory_decays() -> None:
+    run(
+        """
+        small = [fill(2000) for _ in range(10_000)]
+        buffer = fill(64 << 20)
+        assert resident() >= 83 << 20
+        del buffer, small
+        assert _native.arena_stats()["warm"] >= 64 << 20
+        while resident(): time.sleep(0.01)
+        stats = _native.arena_stats()
+        assert stats["warm"] == stats["live"] == 0 and stats["punched"] >= 83 << 20
+        """,
+        ZERROW_DECAY_MS="100",
+    )
+
+
+def test_memory_in_use_again_and_again_stays_warm() -> None:
+    run(
+        """
+        # Longer than the decay, with each buffer free for a moment only.
+        end = time.monotonic() + 1
+        fill(64 << 20)
+        while time.monotonic() < end: fill(64 << 20)
+        # What the imports left free may go, the buffer's memory may not.
+        assert _native.arena_stats()["punched"] < 64 << 20
+        """,
+        ZERROW_DECAY_MS="400",
+    )
+
+
+def test_memory_beyond_the_bound_goes_at_once() -> None:
+    run(
+        """
+        held = [fill(8 << 20) for _ in range(8)]
+        del held
+        assert _native.arena_stats()["warm"] <= 10 << 20
+        assert resident() <= 10 << 20
+        """,
+        ZERROW_WARM_LIMIT="10MiB",
+        ZERROW_DECAY_MS="1000000",
+    )
+
+
+@pytest.mark.parametrize("setting", ["ZERROW_WARM_LIMIT", "ZERROW_DECAY_MS"])
+def test_nothing_stays_warm_at_zero(setting: str) -> None:
+    run(
+        """
+        fill(64 << 20)
+        assert _native.arena_stats()["warm"] == 0 and resident() == 0
+        """,
+        **{setting: "0"},
+    )
+
+
+def test_the_arena_has_one_thread_and_starts_it_with_the_first_free() -> None:
+    run(
+        """
+        memory.stop()
+        def threads(): return len(os.listdir("/proc/self/task"))
+        # In a child, whose arena is new and has freed nothing.
+        pid = os.fork()
+        if not pid:
+            assert threads() == 1
+            probe = _native.ArenaProbe
+            addresses = [probe.allocate(100_000) for _ in range(100)]
+            assert threads() == 1
+            for address in addresses: probe.free(address)
+            assert threads() == 2
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        """
+    )
+
+
+def test_the_thread_leaves_signals_to_the_program() -> None:
+    run(
+        """
+        import signal
+        hits = []
+        signal.signal(signal.SIGUSR1, lambda *_: hits.append(1))
+        fill(1 << 20)
+        while True:
+            masks = [
+                line.split()[1]
+                for task in os.listdir("/proc/self/task")
+                for line in open(f"/proc/self/task/{task}/status")
+                if line.startswith("SigBlk")
+            ]
+            if any(int(mask, 16) & 1 << signal.SIGUSR1 - 1 for mask in masks): break
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not hits: pass
+        """
+    )

@@ -1,0 +1,218 @@
+"""fork: a child neither writes its parent's arena nor sees it change."""
+
+from tests.memory.helpers import run_python
+
+# Each runs in a process of its own, because the test runner's has threads.
+PRELUDE = """
+import ctypes, os, time
+import numpy as np, pyarrow as pa, pyarrow.compute
+from zerrow_store import memory
+from zerrow_store.native import _native
+memory.start()
+
+class Pipe:
+    def __init__(self): self.ends = os.pipe()
+    def wait(self): assert os.read(self.ends[0], 1) == b"x"
+    def go(self): os.write(self.ends[1], b"x")
+
+def child_ok(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+def in_child(function):
+    pid = os.fork()
+    if pid: return pid
+    try:
+        function()
+    except BaseException:
+        import traceback; traceback.print_exc(); os._exit(1)
+    os._exit(0)
+
+def quarantined(): return _native.arena_stats()["quarantined"]
+def settle():
+    while quarantined(): time.sleep(0.01)
+"""
+
+
+def run(code: str) -> None:
+    import textwrap
+
+    run_python(PRELUDE + textwrap.dedent(code))
+
+
+def test_writes_of_the_child_do_not_reach_the_parent() -> None:
+    run(
+        """
+        buffers = [pa.allocate_buffer(n) for n in (100, 5000, 1 << 20)]
+        for b in buffers: ctypes.memset(b.address, 1, b.size)
+        array = np.ones(100_000, np.uint8)
+        def child():
+            for b in buffers: ctypes.memset(b.address, 2, b.size)
+            array[:] = 2
+            assert all(set(b.to_pybytes()) == {2} for b in buffers) and set(array) == {2}
+        child_ok(in_child(child))
+        assert all(set(b.to_pybytes()) == {1} for b in buffers) and set(array) == {1}
+        """
+    )
+
+
+def test_what_the_parent_recycles_stays_as_it_was_in_the_child() -> None:
+    run(
+        """
+        sizes = (100, 5000, 1 << 20)
+        buffers = [pa.allocate_buffer(n) for n in sizes]
+        for b in buffers: ctypes.memset(b.address, 1, b.size)
+        array = np.ones(100_000, np.uint8)
+        published = np.ones(100_000, np.uint8)
+        probe = _native.ArenaProbe
+        assert probe.pin(probe.find(published.ctypes.data, 1)[0])
+        changed, looked = Pipe(), Pipe()
+        def child():
+            changed.wait()
+            assert all(set(b.to_pybytes()) == {1} for b in buffers)
+            assert set(array) == {1} and set(published) == {1}
+            looked.go()
+            changed.wait()
+        pid = in_child(child)
+        addresses = {b.address for b in buffers} | {array.ctypes.data}
+        array[:] = 3; published[:] = 3
+        del buffers, array
+        again = [pa.allocate_buffer(n) for n in sizes for _ in range(20)]
+        again += [pa.allocate_buffer(100_000) for _ in range(20)]
+        for b in again: ctypes.memset(b.address, 9, b.size)
+        assert not addresses & {b.address for b in again}
+        _native.arena_trim()
+        assert quarantined() > (1 << 20)
+        changed.go(); looked.wait()
+        assert quarantined() > (1 << 20)
+        changed.go(); child_ok(pid)
+        settle()
+        del again, published
+        """
+    )
+
+
+def test_the_child_makes_an_arena_of_its_own() -> None:
+    run(
+        """
+        inherited = pa.array(range(100_000))
+        stream = pa.BufferOutputStream(); stream.write(b"x" * 100_000)
+        array = np.arange(100_000)
+        segment = _native.arena_segment()
+        live = _native.arena_stats()["live"]
+        def child():
+            assert not _native.arena_contains(inherited.buffers()[1].address)
+            made = pa.array(range(100_000))
+            own = _native.arena_segment()
+            assert own[0] != segment[0] and own[1] != segment[1]
+            assert _native.arena_contains(made.buffers()[1].address)
+            assert made.equals(inherited)
+            stream.write(b"y" * 1_000_000)
+            grown = stream.getvalue()
+            assert _native.arena_contains(grown.address)
+            assert grown.to_pybytes() == b"x" * 100_000 + b"y" * 1_000_000
+            array.resize(300_000, refcheck=False)
+            assert _native.arena_contains(array.ctypes.data) and array[99_999] == 99_999
+            before = made.to_pylist()
+            def grandchild():
+                assert made.to_pylist() == before and inherited.equals(made)
+                assert _native.arena_segment()[0] not in (own[0], segment[0])
+                pa.array(range(1000))
+            child_ok(in_child(grandchild))
+            globals().pop("inherited"); globals().pop("stream"); globals().pop("array")
+        child_ok(in_child(child))
+        assert _native.arena_segment() == segment
+        assert _native.arena_stats()["live"] == live
+        del inherited, stream, array
+        settle()
+        """
+    )
+
+
+def test_a_grandchild_keeps_the_quarantine() -> None:
+    run(
+        """
+        data = pa.array([7] * 100_000)
+        go, done = Pipe(), Pipe()
+        def grandchild():
+            go.wait()
+            assert set(data.to_pylist()) == {7}
+            done.go()
+        child_ok(in_child(lambda: in_child(grandchild)))
+        del data
+        for _ in range(50): pa.array([8] * 100_000)
+        assert quarantined()
+        go.go(); done.wait()
+        settle()
+        """
+    )
+
+
+def test_a_child_that_executes_is_gone() -> None:
+    run(
+        """
+        import subprocess, sys
+        data = pa.array([7] * 100_000); array = np.ones(100_000)
+        process = subprocess.Popen(["sleep", "100"], preexec_fn=lambda: None)
+        del data, array
+        settle()
+        process.kill(); process.wait()
+        """
+    )
+
+
+def test_many_forks_leave_no_descriptor_and_no_mapping() -> None:
+    run(
+        """
+        def count():
+            _native.arena_trim()
+            return len(os.listdir("/proc/self/fd")), sum(1 for _ in open("/proc/self/maps"))
+        def once():
+            arrays = [np.ones(100_000) for _ in range(5)]
+            child_ok(in_child(lambda: None))
+            del arrays
+            settle()
+        once()
+        before = count()
+        for _ in range(50): once()
+        after = count()
+        assert after[0] == before[0] and after[1] <= before[1] + 3, (before, after)
+        """
+    )
+
+
+def test_fork_while_threads_allocate() -> None:
+    run(
+        """
+        import threading
+        stop = threading.Event()
+        def work():
+            while not stop.is_set():
+                a = pa.allocate_buffer(3000); b = np.ones(50_000); del a, b
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for t in threads: t.start()
+        def child():
+            # Memory only: Arrow's own kernels may hang in a child of a busy process, with or
+            # without the capture.
+            for size in (64, 3000, 1 << 20):
+                buffer = pa.allocate_buffer(size)
+                np.frombuffer(buffer, np.uint8)[:] = 1
+                assert np.frombuffer(buffer, np.uint8).sum() == size
+            assert np.ones(100_000).sum() == 100_000
+        for _ in range(30): child_ok(in_child(child))
+        stop.set()
+        for t in threads: t.join()
+        settle()
+        """
+    )
+
+
+def test_multiprocessing_with_fork() -> None:
+    run(
+        """
+        import multiprocessing
+        table = pa.table({"a": np.arange(100_000)})
+        def total(i): return pa.compute.sum(table["a"]).as_py() + i
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(total, range(4)) == [4_999_950_000 + i for i in range(4)]
+        """
+    )

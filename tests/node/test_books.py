@@ -1,0 +1,75 @@
+"""The books against a naive model: a list of objects, each with its set of allocations."""
+
+import struct
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from zerrow_store.node.books import Books
+
+SEGMENTS = [bytes([i]) * 16 for i in range(3)]
+SIZES = {offset: 64 * (1 + offset % 7) for offset in range(0, 640, 64)}
+
+allocations = st.sets(
+    st.tuples(st.sampled_from(SEGMENTS), st.sampled_from(sorted(SIZES))), max_size=8
+)
+
+
+def packed(chosen):
+    by_segment = {}
+    for segment, offset in sorted(chosen):
+        by_segment.setdefault(segment, b"")
+        by_segment[segment] += struct.pack("<QQ", offset, SIZES[offset])
+    return list(by_segment.items())
+
+
+class BooksAgainstModel(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.books = Books()
+        self.model = {}
+        for segment in SEGMENTS:
+            self.books.apply("segment", [segment, 1 << 20, 1, 1])
+
+    @rule(object_id=st.binary(min_size=1, max_size=2), chosen=allocations)
+    def put(self, object_id, chosen):
+        if object_id in self.model:
+            return
+        known = set().union(*self.model.values())
+        expected = sum(SIZES[offset] for _, offset in chosen - known)
+        assert self.books.new_bytes(packed(chosen)) == expected
+        self.books.apply("put", [object_id, packed(chosen), None, False, None, [1, 2, 3], 0.0])
+        self.model[object_id] = chosen
+
+    @rule(data=st.data())
+    def remove(self, data):
+        if not self.model:
+            return
+        object_id = data.draw(st.sampled_from(sorted(self.model)))
+        chosen = self.model.pop(object_id)
+        freed = [
+            (segment, offset)
+            for segment, offsets in self.books.apply("remove", [object_id])
+            for (offset,) in struct.iter_unpack("<Q", offsets)
+        ]
+        assert set(freed) == chosen - set().union(*self.model.values())
+        assert len(freed) == len(set(freed))
+
+    @invariant()
+    def every_byte_counts_once(self):
+        held = set().union(*self.model.values())
+        assert self.books.bytes_stored == sum(SIZES[offset] for _, offset in held)
+        assert set(self.books.objects) == set(self.model)
+
+    @invariant()
+    def a_snapshot_makes_equal_books(self):
+        copy = Books()
+        for kind, body in self.books.snapshot():
+            copy.apply(kind, body)
+        assert copy.objects == self.books.objects
+        assert copy.segments == self.books.segments
+        assert copy.counters == self.books.counters
+        assert copy.bytes_stored == self.books.bytes_stored
+
+
+TestBooks = BooksAgainstModel.TestCase

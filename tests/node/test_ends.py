@@ -1,0 +1,233 @@
+"""Kills at bad moments, and ends that are meant: nothing is lost, and nothing is left behind."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.node.helpers import Store, alive, kill, memfds, processes, wait_until
+from zerrow_store import Client, StoreUnavailableError, connect
+from zerrow_store.node.supervisor import Supervisor
+
+ROWS = 2_000_000
+MAKE = f"table = pa.table({{'x': pc.add(pa.array([1]).take(pa.array([0] * {ROWS})), 1)}})"
+SIZE = ROWS * 8
+
+
+def test_a_dead_producers_segment_is_unmapped_by_its_readers(store: Store) -> None:
+    producer, reader = store.worker(), store.worker()
+    object_id = producer.do(f"{MAKE}\nclient.put(table)")
+    segment = producer.do("from zerrow_store.native import _native\n_native.arena_segment()[0]")
+    reader.do(f"from zerrow_store.native import _native\nview = client.get({object_id!r})['x']")
+    producer.kill()
+    store.connect().delete(object_id)
+    assert reader.do("pc.sum(view).as_py()") == 2 * ROWS
+    assert reader.do(f"{segment!r} in _native.mapped_segments()") is True
+    reader.do("del view; gc.collect()")
+    wait_until(lambda: reader.do(f"{segment!r} in _native.mapped_segments()") is False)
+
+
+def test_a_producer_killed_amid_puts_leaves_whole_objects(store: Store) -> None:
+    client = store.connect()
+    for after in (1, 7, 20):
+        producer = store.worker()
+        known = {info.object_id for info in client.list()}
+        producer.do("""
+            import threading
+            def work():
+                for i in range(1_000_000):
+                    client.put(pa.table({'x': pc.add(pa.array(range(5000)), i)}))
+            threading.Thread(target=work, daemon=True).start()
+        """)
+        wait_until(lambda known=known, after=after: len(client.list()) >= len(known) + after)
+        producer.kill()
+        for info in client.list():
+            column = client.get(info.object_id)["x"]
+            assert pc.subtract(column, column[0]).to_pylist() == list(range(5000))
+    client.delete([info.object_id for info in client.list()])
+    del column
+    gc.collect()
+    wait_until(lambda: memfds(store.server_pid()) == [])
+
+
+def test_what_was_deleted_before_a_crash_stays_for_its_reader(store: Store) -> None:
+    client = store.connect()
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    expected = sum(range(5000)) + 5000
+    reader = store.worker()
+    reader.do(f"view = client.get({object_id!r})")
+    client.delete(object_id)
+    for _ in range(2):
+        kill(store.server_pid())
+        client.stats()
+    # Longer than the grace for readers to come back: this one did.
+    reader.do("client.stats().pid")
+    reader.do("import time; time.sleep(12)")
+    assert client.stats().bytes_stored > 0
+    assert reader.do("pc.sum(view['x']).as_py()") == expected
+    reader.do("del view; gc.collect()")
+    wait_until(lambda: client.stats().bytes_stored == 0)
+
+
+def test_puts_go_on_while_the_server_is_killed_again_and_again(store: Store) -> None:
+    client = store.connect()
+    worker = store.worker()
+    worker.do("""
+        import threading
+        done, failed = [], []
+        stop = threading.Event()
+        def work(n):
+            i = 0
+            while not stop.is_set():
+                i += 1
+                try:
+                    table = pa.table({'x': pc.add(pa.array(range(2000)), n * 1000 + i)})
+                    object_id = client.put(table)
+                    assert client.get(object_id).equals(table)
+                    client.delete(object_id)
+                    done.append(1)
+                except BaseException as error:
+                    failed.append(repr(error))
+                    break
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+        for thread in threads: thread.start()
+    """)
+    for _ in range(8):
+        count = worker.do("len(done)")
+        wait_until(lambda count=count: worker.do(f"len(done) > {count + 20} or failed"))
+        kill(store.server_pid())
+        wait_until(store.remains)
+    worker.do("stop.set()\nfor thread in threads: thread.join()")
+    assert worker.do("failed") == []
+    wait_until(lambda: client.stats().bytes_stored == 0)
+    code = "from zerrow_store.native import _native\ngc.collect()\n_native.arena_stats()['pinned']"
+    wait_until(lambda: worker.do(code) == 0)
+
+
+@pytest.fixture
+def standalone() -> Iterator[str]:
+    """A store with a supervisor of its own, as `zerrow start` makes it."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", name]
+    supervisor = subprocess.Popen([*command, "--budget", str(1 << 30)], start_new_session=True)
+    wait_until(lambda: _answers(name))
+    yield name
+    if _answers(name):
+        client = Client(name)
+        client.shutdown()
+        client.close()
+    supervisor.wait()
+    wait_until(lambda: not processes("--name", name))
+    assert f"-{name}" not in Path("/proc/net/unix").read_text()
+
+
+def _answers(name: str) -> bool:
+    try:
+        Client(name).close()
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def _supervisor(name: str) -> int | None:
+    found = processes("zerrow_store.node.supervisor", name)
+    return found[0] if len(found) == 1 and alive(found[0]) else None
+
+
+def test_a_server_starts_a_new_supervisor_which_can_start_a_new_server(standalone: str) -> None:
+    client = connect(standalone)
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    for _ in range(2):
+        server, supervisor = client.stats().pid, _supervisor(standalone)
+        assert supervisor is not None
+        kill(supervisor)
+        wait_until(lambda dead=supervisor: _supervisor(standalone) not in (None, dead))
+        assert client.stats().pid == server
+        wait_until(lambda: client.stats().supervised)
+        kill(server)
+        assert client.stats().pid != server
+        assert client.get(object_id)["x"][4999].as_py() == 5000
+    client.close()
+
+
+def test_both_killed_at_once_is_the_end(standalone: str) -> None:
+    server, supervisor = Client(standalone).stats().pid, _supervisor(standalone)
+    assert supervisor is not None
+    os.kill(supervisor, signal.SIGSTOP)  # it must not see the server's end
+    kill(server)
+    kill(supervisor)
+    assert not _answers(standalone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(standalone: str, number: int) -> None:
+    client = Client(standalone)
+    server = client.stats().pid
+    os.kill(server, number)
+    if number == signal.SIGTERM:
+        # Meant: the supervisor ends as well.
+        wait_until(lambda: not processes("--name", standalone))
+    else:
+        assert client.stats().pid == server
+    client.close()
+
+
+def test_a_store_ends_with_the_process_it_watches() -> None:
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    watched = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    code = f"""
+import time
+from zerrow_store.node.supervisor import Supervisor
+supervisor = Supervisor({name!r}, budget=1 << 20, watch_pid={watched.pid})
+supervisor.start()
+print("started", flush=True)
+supervisor.wait()
+"""
+    supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    assert supervisor.stdout.readline() == "started\n"
+    (server,) = processes("zerrow_store.node.server", name)
+    watched.kill()
+    watched.wait()
+    wait_until(lambda: not alive(server))
+    assert supervisor.wait() == 0
+    supervisor.stdout.close()
+    assert watched.stdin is not None
+    watched.stdin.close()
+    assert not processes("--name", name)
+
+
+def test_two_supervisors_do_not_fight(standalone: str) -> None:
+    client = Client(standalone)
+    server = client.stats().pid
+    newcomer = Supervisor(standalone, budget=1 << 30)
+    newcomer.start()
+    # The one before lets go, and the store goes on.
+    wait_until(lambda: _supervisor(standalone) is None)
+    stats = client.stats()
+    assert (stats.pid, stats.supervised) == (server, True)
+    kill(server)
+    assert client.stats().pid != server
+    client.close()
+    newcomer.stop()
+
+
+def test_a_supervisor_that_hangs_does_not_stop_the_store(standalone: str) -> None:
+    supervisor = _supervisor(standalone)
+    assert supervisor is not None
+    client = connect(standalone)
+    os.kill(supervisor, signal.SIGSTOP)
+    table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
+    for _ in range(3000):
+        client.delete(client.put(table))
+    assert client.get(client.put(table)).equals(table)
+    os.kill(supervisor, signal.SIGCONT)
+    client.close()

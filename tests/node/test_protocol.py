@@ -1,0 +1,281 @@
+"""Garbage on the socket ends that connection; everyone else is unharmed."""
+
+import array
+import contextlib
+import fcntl
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.node.helpers import Store, descriptors, wait_until
+from zerrow_store.errors import ProtocolError
+from zerrow_store.node import protocol
+from zerrow_store.node.books import Books
+
+KINDS = ["hello", "attach", "put", "get", "hold", "release", "segments", "delete", "list", "stats"]
+SEGMENT = b"s" * 16
+
+
+class Raw:
+    """A connection that says what the test wants it to say."""
+
+    def __init__(self, name: str, *, greet: bool = True) -> None:
+        self.socket = protocol.connect(name)
+        self.reader = protocol.FrameReader()
+        if greet:
+            assert self.ask("hello", [protocol.PROTOCOL_VERSION, "client", b""])[0] == "reply"
+
+    def ask(self, kind: str, body: Any, fds: list[int] | None = None) -> tuple[str, Any]:
+        """Send a request; returns (kind, body) of what comes back, ("end", None) if it hangs up."""
+        return self.raw(protocol.pack(kind, 1, body), fds)
+
+    def raw(self, data: bytes, fds: list[int] | None = None) -> tuple[str, Any]:
+        try:
+            protocol.send(self.socket, data, fds or ())
+            while (frame := self.reader.next()) is None or frame[0] not in ("reply", "error"):
+                if frame is None and not self.reader.feed(self.socket):
+                    return "end", None
+        except OSError:
+            return "end", None
+        return frame[0], frame[2]
+
+    def close(self) -> None:
+        self.socket.close()
+        self.reader.close()
+
+
+@pytest.fixture
+def raw(store: Store) -> Iterator[Raw]:
+    made = Raw(store.name)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def unharmed(store: Store) -> Iterator[None]:
+    """Somebody else's object is there before and after, and the server is the same process."""
+    client = store.connected()
+    table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
+    object_id = client.put(table)
+    before = client.stats()
+    yield
+    assert client.get(object_id).equals(table)
+    after = client.stats()
+    assert (after.pid, after.bytes_stored) == (before.pid, before.bytes_stored)
+    client.delete(object_id)
+
+
+def memfd(size: int = 1 << 20, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW) -> int:
+    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+_JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats()
+    | st.binary(max_size=40)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=12,
+)
+_RELAXED = settings(
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@_RELAXED
+@given(kind=st.sampled_from(KINDS) | st.text(max_size=8), body=_JUNK, attached=st.booleans())
+def test_well_formed_nonsense(store: Store, kind: str, body: Any, attached: bool) -> None:
+    with unharmed(store):
+        raw = Raw(store.name)
+        if attached:
+            fd = memfd()
+            raw.ask("attach", [SEGMENT, 1 << 20], [fd])
+            os.close(fd)
+        raw.ask(kind, body)
+        raw.close()
+
+
+@_RELAXED
+@given(
+    own=st.binary(max_size=64) | st.just(struct.pack("<2Q", 0, 4096)),
+    foreign=st.lists(st.tuples(st.sampled_from([SEGMENT, b"x"]), st.binary(max_size=32))) | _JUNK,
+    counters=st.lists(st.integers(-(1 << 63), (1 << 64) - 1), max_size=4) | _JUNK,
+    message=st.none() | st.binary(max_size=4),
+)
+def test_puts_of_nonsense(
+    store: Store, own: bytes, foreign: Any, counters: Any, message: bytes | None
+) -> None:
+    with unharmed(store):
+        raw = Raw(store.name)
+        fd = memfd()
+        assert raw.ask("attach", [SEGMENT, 1 << 20], [fd])[0] == "reply"
+        os.close(fd)
+        body = [b"junk", own, foreign, message, False, False, counters]
+        if raw.ask("put", body)[0] == "reply":
+            assert raw.ask("delete", [[b"junk"], False])[0] == "reply"
+        raw.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<I", protocol.MAX_FRAME + 1),
+        struct.pack("<I", 1) + b"\xc1",
+        struct.pack("<I", 0),
+        struct.pack("<I", 1) + msgpack.packb(7),
+        struct.pack("<I", 200_000) + b"\x91" * 200_000,
+    ],
+    ids=["too-large", "not-msgpack", "empty", "not-a-list", "nested-too-deep"],
+)
+def test_a_broken_frame_ends_the_connection(store: Store, raw: Raw, data: bytes) -> None:
+    with unharmed(store):
+        assert raw.raw(data)[0] == "end"
+
+
+def test_a_hello_comes_first_and_names_the_version(store: Store) -> None:
+    early, old = Raw(store.name, greet=False), Raw(store.name, greet=False)
+    assert early.ask("stats", [])[0] == "end"
+    assert old.ask("hello", [protocol.PROTOCOL_VERSION + 1, "client", b""])[0] == "end"
+    early.close()
+    old.close()
+
+
+def test_only_a_proper_memfd_is_a_segment(store: Store, tmp_path: Any) -> None:
+    unsealed, sealed = memfd(seals=0), memfd()
+    plain = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(plain, 1 << 20)
+    pipe, other_end = os.pipe()
+    attempts: list[tuple[list[Any], list[int]]] = [
+        ([SEGMENT, 1 << 20], []),
+        ([SEGMENT, 1 << 20], [unsealed]),
+        ([SEGMENT, 1 << 20], [plain]),
+        ([SEGMENT, 1 << 20], [pipe]),
+        ([SEGMENT, 1 << 21], [sealed]),
+        ([SEGMENT, float(1 << 20)], [sealed]),
+        ([b"short", 1 << 20], [sealed]),
+    ]
+    with unharmed(store):
+        for body, fds in attempts:
+            raw = Raw(store.name)
+            assert raw.ask("attach", body, fds)[0] == "end", body
+            raw.close()
+    for fd in (unsealed, sealed, plain, pipe, other_end):
+        os.close(fd)
+
+
+def test_counters_stay_countable(store: Store, raw: Raw) -> None:
+    with unharmed(store):
+        for i in range(3):
+            raw.ask("put", [b"%d" % i, b"", [], None, False, False, [(1 << 63), 0, 0]])
+        assert store.connected().stats().bytes_shared >= 0
+
+
+def test_descriptors_nobody_asked_for_do_not_pile_up(store: Store) -> None:
+    client = store.connected()
+    client.stats()
+    before = descriptors(store.server_pid())
+    raw = Raw(store.name)
+    null = os.open(os.devnull, os.O_RDONLY)
+    stats = protocol.pack("stats", 1, [])
+    for _ in range(20):
+        if raw.raw(stats, [null] * protocol.MAX_DESCRIPTORS)[0] == "end":
+            break
+    assert descriptors(store.server_pid()) <= before + 1 + 2 * protocol.MAX_DESCRIPTORS
+    raw.close()
+    os.close(null)
+    wait_until(lambda: descriptors(store.server_pid()) == before)
+
+
+def test_who_does_not_read_neither_stops_nor_fills_the_store(store: Store) -> None:
+    client = store.connected()
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    lazy = Raw(store.name)
+    (segment, _), *_ = lazy.ask("get", [object_id])[1][1]
+    lazy.socket.settimeout(5)
+    # Many answers, with and without descriptors, and nobody takes them.
+    request = protocol.pack("list", 1, []) + protocol.pack("segments", 1, [[segment]])
+    with contextlib.suppress(OSError):
+        for i in range(20_000):
+            lazy.socket.sendall(request)
+            if i % 1000 == 0:
+                assert client.stats().objects == 1
+    assert client.stats().objects == 1
+    lazy.close()
+
+
+def test_a_server_out_of_descriptors_goes_on(store: Store) -> None:
+    client = store.connected()
+    server = store.server_pid()
+    limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (descriptors(server) + 4, limits[1]))
+    crowd = []
+    for _ in range(12):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(protocol.address(store.name))
+        crowd.append(connection)
+    assert client.stats().pid == server
+    resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+    for connection in crowd:
+        connection.close()
+    wait_until(lambda: client.stats().clients == 1)
+    assert client.stats().pid == server
+
+
+def test_a_frame_in_pieces_is_put_together() -> None:
+    ours, theirs = socket.socketpair()
+    reader = protocol.FrameReader()
+    frame = protocol.pack("put", 7, [b"x" * 300, None])
+    for byte in frame:
+        assert reader.next() is None
+        ours.send(bytes([byte]))
+        assert reader.feed(theirs)
+    assert reader.next() == ("put", 7, [b"x" * 300, None])
+    ours.close()
+    assert not reader.feed(theirs)
+    theirs.close()
+
+
+def test_descriptors_follow_their_frames() -> None:
+    ours, theirs = socket.socketpair()
+    reader = protocol.FrameReader()
+    files = [memfd(size) for size in (4096, 8192)]
+    for fd in files:
+        protocol.send(ours, protocol.pack("attach", 1, []), [fd])
+    while len(array.array("i", list(reader._descriptors))) < 2:
+        reader.feed(theirs)
+    for size in (4096, 8192):
+        assert reader.next() is not None
+        fd = reader.take_descriptor()
+        assert os.fstat(fd).st_size == size
+        os.close(fd)
+    with pytest.raises(ProtocolError, match="did not come"):
+        reader.take_descriptor()
+    for fd in files:
+        os.close(fd)
+    ours.close()
+    theirs.close()
+
+
+def test_an_object_that_names_an_allocation_twice_leaves_nothing() -> None:
+    books = Books()
+    books.apply("segment", [SEGMENT, 1 << 20, 7, 9])
+    twice = struct.pack("<4Q", 0, 100, 0, 200)
+    books.apply("put", [b"x", [(SEGMENT, twice)], None, False, None, [0, 0, 0], 0.0])
+    assert books.apply("remove", [b"x"]) == [(SEGMENT, struct.pack("<Q", 0))]
+    assert books.bytes_stored == 0
+    assert len(books.segments[SEGMENT].references) == 0

@@ -1,0 +1,237 @@
+"""Ray's own DAGs under `zerrow_ray.dag.execute`; Ray's own executor is the oracle."""
+
+import os
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+from ray.dag import InputNode, MultiOutputNode
+
+from tests.ray.conftest import eventually, total
+from zerrow_ray import dag
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+ROWS = 1_000_000
+NBYTES = 8 * ROWS
+
+
+@ray.remote
+def make(n: int = 0) -> pa.Table:
+    return pa.table({"k": pc.add(pa.array(np.arange(ROWS)), n)})
+
+
+@ray.remote
+def add_column(left: pa.Table, right: pa.Table) -> pa.Table:
+    return left.append_column(f"c{left.num_columns}", pc.add(left["k"], right["k"]))
+
+
+@ray.remote
+def count(tables: list[ray.ObjectRef]) -> int:
+    return sum(table.num_rows for table in ray.get(tables))
+
+
+@ray.remote(num_returns=2)
+def halves(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    return table.slice(0, ROWS // 2), table.slice(ROWS // 2)
+
+
+@ray.remote
+class Counter:
+    def __init__(self, start: int) -> None:
+        self.rows = start
+
+    def add(self, table: pa.Table) -> int:
+        self.rows += table.num_rows
+        return self.rows
+
+
+def by_ray(node, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        return ray.get(node.execute(*args, **kwargs))
+
+
+def test_results_are_those_of_rays_executor() -> None:
+    with InputNode() as given:
+        first, second = make.bind(given[0]), make.bind(given.other)
+        joined = add_column.bind(add_column.bind(first, second), first)
+        node = MultiOutputNode([joined, count.bind([first, joined]), first])
+    ours = ray.get(dag.execute(node, 3, other=4))
+    assert ours == by_ray(node, 3, other=4)
+
+
+def test_actors_are_called_in_order() -> None:
+    counter = Counter.bind(5)
+    calls = [counter.add.bind(make.bind(n)) for n in range(3)]
+    ours = ray.get(dag.execute(MultiOutputNode(calls)))
+    assert ours == [5 + ROWS, 5 + 2 * ROWS, 5 + 3 * ROWS]
+
+
+def test_actors_that_run_already_are_called() -> None:
+    counter = Counter.remote(1)
+    assert ray.get(dag.execute(counter.add.bind(make.bind()))) == 1 + ROWS
+
+
+def test_a_single_input_that_is_a_table_is_stored_once() -> None:
+    table = pa.table({"k": pc.add(pa.array(np.arange(ROWS)), 1)})
+    with InputNode() as given:
+        node = MultiOutputNode([add_column.bind(given, given), add_column.bind(given, given)])
+    before = total()["bytes_stored"]
+    refs = dag.execute(node, table)
+    assert total()["bytes_stored"] - before <= 3 * NBYTES * 1.1
+    assert ray.get(refs)[0] == add_column._function(table, table)
+
+
+def test_results_that_nobody_asks_for_go_at_once() -> None:
+    node = make.bind()
+    for _ in range(6):
+        node = fresh.bind(node)
+    before = total()["bytes_stored"]
+    ref, explanation = dag.execute(node, explain=True)
+    eventually(
+        lambda: total()["bytes_stored"] - before <= NBYTES * 1.1, "only the last table is held"
+    )
+    assert ray.get(ref).num_rows == ROWS
+    assert [run.released is not None for run in explanation.runs] == [True] * 6 + [False]
+
+
+@ray.remote
+def fresh(table: pa.Table) -> pa.Table:
+    return pa.table({"k": pc.add(table["k"], 1)})
+
+
+def test_steps_wait_for_memory() -> None:
+    # Once, so that what they need is known.
+    branches = [fresh.bind(make.bind(n)) for n in range(4)]
+    dag.execute(MultiOutputNode(branches))
+    ends = MultiOutputNode([count.bind([branch]) for branch in branches])
+    refs, explanation = dag.execute(ends, explain=True, memory=3 * NBYTES)
+    assert ray.get(refs) == [ROWS] * 4
+    makes = [run for run in explanation.runs if run.name.startswith("make")]
+    counts = [run for run in explanation.runs if run.name.startswith("count")]
+    # The last branch begins when an earlier one has ended and let go of its tables.
+    assert max(run.submitted for run in makes) >= min(run.finished for run in counts)
+
+
+def test_what_is_explained_is_what_happened(tmp_path: Path) -> None:
+    first = make.bind()
+    _, explanation = dag.execute(add_column.bind(first, make.bind(1)), explain=True)
+    rows = {row["name"]: row for row in explanation.rows()}
+    assert rows.keys() == {"make", "make#2", "add_column"}
+    assert NBYTES <= rows["make"]["new_bytes"] <= NBYTES * 1.1
+    assert NBYTES <= rows["add_column"]["new_bytes"] <= NBYTES * 1.1
+    assert 2 * NBYTES <= rows["add_column"]["result_bytes"] <= 2 * NBYTES * 1.1
+    assert rows["add_column"]["peak_bytes"] >= NBYTES
+    assert rows["add_column"]["worker"] != os.getpid()
+    assert [line.split()[0] for line in str(explanation).splitlines()] == ["step", *rows]
+    explanation.save_svg(tmp_path / "dag.svg")
+    drawing = (tmp_path / "dag.svg").read_text()
+    assert drawing.count('class="node"') == 3
+    assert drawing.count('class="edge"') == 2
+    assert "add_column" in drawing
+
+
+def test_an_error_names_the_step_and_leaves_nothing() -> None:
+    @ray.remote
+    def fail(table: pa.Table) -> None:
+        raise LookupError("no such thing")
+
+    before = total()["bytes_stored"]
+    with pytest.raises(dag.StepError, match=r"step 'fail' failed: no such thing") as caught:
+        dag.execute(add_column.bind(fail.bind(make.bind()), make.bind()))
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert caught.value.step == "fail"
+    del caught
+    eventually(lambda: total()["bytes_stored"] <= before, "the other steps' results are freed")
+
+
+def test_an_actor_that_fails_is_named() -> None:
+    @ray.remote
+    class Broken:
+        def call(self, table: pa.Table) -> None:
+            raise LookupError("not here")
+
+    with pytest.raises(dag.StepError, match=r"step 'Broken.call' failed"):
+        dag.execute(Broken.bind().call.bind(make.bind()))
+
+
+def test_steps_are_retried_as_ray_does(tmp_path: Path) -> None:
+    @ray.remote(max_retries=3, retry_exceptions=[ConnectionError])
+    def flaky(table: pa.Table) -> int:
+        with open(tmp_path / "runs", "a") as file:
+            file.write("x")
+        if len((tmp_path / "runs").read_text()) < 3:
+            raise ConnectionError
+        return table.num_rows
+
+    assert ray.get(dag.execute(flaky.bind(make.bind()))) == ROWS
+    assert (tmp_path / "runs").read_text() == "xxx"
+
+
+def test_several_results_and_generators() -> None:
+    @ray.remote
+    def numbers():
+        yield 0
+        yield 1
+        yield 2
+
+    @ray.remote
+    def first(generator) -> int:
+        return ray.get(next(iter(generator)))
+
+    both = ray.get(dag.execute(halves.bind(make.bind())))
+    assert [table.num_rows for table in both] == [ROWS // 2, ROWS // 2]
+    values = [ray.get(ref) for ref in dag.execute(numbers.bind())]
+    assert values == [0, 1, 2]
+
+
+def test_control_c_cancels_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @ray.remote(max_retries=0)
+    def endless() -> None:
+        (tmp_path / "started").touch()
+        try:
+            while True:
+                time.sleep(0.05)
+        finally:
+            (tmp_path / "ended").touch()
+
+    wait = ray.wait
+
+    def interrupted(*args, **kwargs):
+        if (tmp_path / "started").exists() and not (tmp_path / "interrupted").exists():
+            (tmp_path / "interrupted").touch()
+            raise KeyboardInterrupt
+        return wait(*args, **kwargs)
+
+    monkeypatch.setattr(ray, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dag.execute(endless.bind())
+    eventually((tmp_path / "ended").exists, "the step has been cancelled")
+
+
+def test_dags_at_once_share_the_memory() -> None:
+    outcomes = []
+
+    def run(n: int) -> None:
+        branches = [fresh.bind(make.bind(n + i)) for i in range(3)]
+        node = MultiOutputNode([count.bind([branch]) for branch in branches])
+        outcomes.append(ray.get(dag.execute(node)))
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [[ROWS] * 3] * 3
+
+
+def test_what_is_no_dag_is_refused() -> None:
+    with pytest.raises(TypeError, match="not a node of a Ray DAG"):
+        dag.execute(make)

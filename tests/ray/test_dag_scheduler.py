@@ -1,0 +1,161 @@
+"""The scheduler over random DAGs that share a budget, finishing in random orders; no Ray runs."""
+
+import ray
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.dag import MultiOutputNode
+
+from zerrow_ray.dag.budget import Budget
+from zerrow_ray.dag.estimates import Estimates, Need
+from zerrow_ray.dag.plan import Plan
+from zerrow_ray.dag.scheduler import Scheduler
+
+
+@ray.remote
+def work(*inputs):
+    return inputs
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    nodes = []
+    for _ in range(draw(st.integers(1, 8))):
+        inputs = draw(st.lists(st.sampled_from(nodes), max_size=3)) if nodes else []
+        nodes.append(work.bind(*inputs))
+    wanted = draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=3))
+    return Plan(MultiOutputNode(wanted))
+
+
+class Simulation:
+    """One DAG: what runs, what has run, and whose results are there."""
+
+    def __init__(self, plan: Plan, budget: Budget, needs: dict[str, Need]) -> None:
+        self.plan = plan
+        self.needs = needs
+        self.account = budget.open()
+        self.scheduler = Scheduler(plan, self.account, lambda step: needs[step.key])
+        self.running: list[str] = []
+        self.finished: set[str] = set()
+        self.present: set[str] = set()
+
+    def start(self) -> bool:
+        step = self.scheduler.start()
+        if step is None:
+            return False
+        assert step.key not in self.finished
+        assert step.key not in self.running
+        assert set(step.inputs) <= self.present
+        self.running.append(step.key)
+        return True
+
+    def finish(self, key: str) -> None:
+        self.running.remove(key)
+        self.finished.add(key)
+        self.present.add(key)
+        released = set(self.scheduler.finish(key, self.needs[key].result))
+        assert released <= self.present - self.plan.results
+        self.present -= released
+        for step in self.plan.steps.values():
+            if step.key not in self.finished:
+                assert not released & set(step.inputs), "a result goes before its last consumer"
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), total=st.integers(0, 60))
+def test_all_steps_run_within_the_budget(data: st.DataObject, total: int) -> None:
+    budget = Budget(lambda: total)
+    simulations = []
+    for plan in data.draw(st.lists(plans(), min_size=1, max_size=3)):
+        needs = {}
+        for key in plan.steps:
+            result = data.draw(st.integers(0, 20))
+            needs[key] = Need(result, result + data.draw(st.integers(0, 10)))
+        simulations.append(Simulation(plan, budget, needs))
+    largest = max(need.peak for s in simulations for need in s.needs.values())
+    active = list(simulations)
+    while active:
+        started = True
+        while started:
+            started = False
+            for simulation in active:
+                started = simulation.start() or started
+            # Exceeded by one step that had to start, beside results that are still needed.
+            kept = sum(s.needs[key].result for s in simulations for key in s.present)
+            assert budget.held() <= max(total, kept + largest)
+        running = [(s, key) for s in active for key in s.running]
+        assert running, "no step runs and none can start"
+        simulation, key = data.draw(st.sampled_from(running))
+        simulation.finish(key)
+        if simulation.scheduler.done:
+            assert simulation.finished == set(simulation.plan.steps)
+            assert simulation.present == simulation.plan.results
+            simulation.account.close()
+            active.remove(simulation)
+            simulations.remove(simulation)
+    assert budget.held() == 0
+
+
+@settings(deadline=None)
+@given(plan=plans())
+def test_without_memory_steps_run_one_by_one(plan: Plan) -> None:
+    needs = dict.fromkeys(plan.steps, Need(1, 1))
+    simulation = Simulation(plan, Budget(lambda: 0), needs)
+    while not simulation.scheduler.done:
+        assert simulation.start()
+        assert not simulation.start()
+        simulation.finish(simulation.running[0])
+
+
+def test_with_memory_branches_run_side_by_side() -> None:
+    plan = Plan(work.bind(*(work.bind() for _ in range(5))))
+    simulation = Simulation(plan, Budget(lambda: 100), dict.fromkeys(plan.steps, Need(1, 1)))
+    while simulation.start():
+        pass
+    assert len(simulation.running) == 5
+
+
+def test_short_of_memory_a_branch_ends_before_another_begins() -> None:
+    branches = [work.bind(work.bind(work.bind())) for _ in range(3)]
+    plan = Plan(MultiOutputNode(branches))
+    simulation = Simulation(plan, Budget(lambda: 2), dict.fromkeys(plan.steps, Need(1, 2)))
+    order = []
+    while not simulation.scheduler.done:
+        assert simulation.start()
+        assert not simulation.start()
+        order.append(plan.steps[simulation.running[0]].order)
+        simulation.finish(simulation.running[0])
+    assert order == sorted(order)
+
+
+def test_a_greedy_dag_leaves_a_share_to_one_that_waits() -> None:
+    budget = Budget(lambda: 12)
+    wide = Plan(work.bind(*(work.bind() for _ in range(12))))
+    greedy = Simulation(wide, budget, dict.fromkeys(wide.steps, Need(1, 1)))
+    for _ in range(9):
+        assert greedy.start()
+    other_plan = Plan(MultiOutputNode([work.bind(), work.bind(work.bind())]))
+    small, *large = other_plan.steps
+    needs = {small: Need(1, 1), **dict.fromkeys(large, Need(4, 4))}
+    other = Simulation(other_plan, budget, needs)
+    assert other.start()
+    assert other.running == [small]
+    assert not other.start(), "4 do not fit beside 10 of 12"
+    assert not greedy.start(), "1 fits, but would be more than a half while another one waits"
+    other.finish(small)
+    greedy.finish(greedy.running[0])
+    assert not other.start(), "others run, so it waits"
+    for key in list(greedy.running):
+        greedy.finish(key)
+    assert other.start(), "nothing runs any more"
+
+
+@given(runs=st.lists(st.tuples(st.integers(1, 1000), st.floats(0.1, 4)), min_size=8, max_size=20))
+def test_estimates_follow_what_functions_do(runs: list[tuple[int, float]]) -> None:
+    estimates = Estimates()
+    for given_bytes, ratio in runs:
+        estimates.learn("f", given_bytes, int(given_bytes * ratio), int(given_bytes * ratio * 2))
+    ratios = [int(given_bytes * ratio) / given_bytes for given_bytes, ratio in runs]
+    need = estimates.need("f", 1000, None)
+    assert int(1000 * min(ratios)) - 1 <= need.result <= 1000 * max(ratios) + 1
+    assert need.peak >= need.result
+    assert estimates.need("f", 1000, 5_000_000).peak == 5_000_000

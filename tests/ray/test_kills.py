@@ -1,0 +1,157 @@
+"""kill -9, at everything: nothing readable is lost, nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+
+from tests.ray.conftest import RAY_OPTIONS, eventually, store_pids, total
+
+ROWS = 1_000_000
+
+
+def make(n: int = 0) -> pa.Table:
+    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
+
+
+@ray.remote
+class Worker:
+    def pid(self):
+        return os.getpid()
+
+    def make(self, n):
+        return make(n)
+
+    def keep(self, table):
+        self.table = table
+        return pc.sum(table["x"]).as_py()
+
+    def publish_and_die(self):
+        self.kept = ray.put(make())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_producer_killed_after_its_task_has_returned(cluster):
+    worker = Worker.remote()
+    ref = worker.make.remote(5)
+    ray.wait([ref])
+    kill(ray.get(worker.pid.remote()))
+    assert ray.get(ref).equals(make(5))
+
+
+def test_consumer_killed_with_views(cluster):
+    before = total()["bytes_stored"]
+    ref = ray.put(make())
+    worker = Worker.remote()
+    ray.get(worker.keep.remote(ref))
+    kill(ray.get(worker.pid.remote()))
+    assert ray.get(ref).equals(make())
+    del ref
+    eventually(lambda: total()["bytes_stored"] == before, "what the dead consumer held is freed")
+
+
+def test_producer_killed_in_the_middle(cluster):
+    before = total()["bytes_stored"]
+    worker = Worker.remote()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(worker.publish_and_die.remote())
+    eventually(lambda: total()["bytes_stored"] == before, "the dead producer's put is freed")
+
+
+def test_store_killed(cluster):
+    worker = Worker.remote()
+    refs = [ray.put(make(1)), worker.make.remote(2)]
+    view = ray.get(refs[0])
+    ray.wait(refs, num_returns=2)
+    (pid,) = store_pids()
+    kill(pid)
+    eventually(lambda: store_pids() and store_pids() != [pid], "the store is back")
+    assert view.equals(make(1))
+    assert ray.get(refs[0]).equals(make(1))
+    assert ray.get(refs[1]).equals(make(2))
+    fresh = Worker.remote()
+    assert ray.get(fresh.keep.remote(refs[1])) == pc.sum(make(2)["x"]).as_py()
+    assert ray.get(worker.make.remote(3)).equals(make(3))
+    before = total()["bytes_stored"]
+    del refs, view
+    eventually(lambda: total()["bytes_stored"] < before, "objects from before the crash are freed")
+
+
+def test_supervising_actor_killed(cluster):
+    from zerrow_ray.session import current_session
+
+    worker = Worker.remote()
+    refs = [ray.put(make(1)), worker.make.remote(2)]
+    ray.wait(refs, num_returns=2)
+    actor = current_session().actor
+    pid = ray.get(actor.pid.remote())
+    kill(pid)
+    assert ray.get(refs[0]).equals(make(1))
+    eventually(lambda: ray.get(actor.pid.remote()) != pid, "Ray has restarted the actor")
+    assert ray.get(refs[1]).equals(make(2))
+    fresh = Worker.remote()
+    assert ray.get(fresh.keep.remote(refs[0])) == pc.sum(make(1)["x"]).as_py()
+    # New objects are held by leases of the new actor, and are freed when those are gone.
+    before = total()["bytes_stored"]
+    ref = worker.make.remote(3)
+    assert ray.get(ref).equals(make(3))
+    assert ray.get(ray.put(make(4))).equals(make(4))
+    del ref
+    eventually(lambda: total()["bytes_stored"] <= before, "objects of the new actor are freed")
+
+
+DRIVER = """
+import os, signal, sys, numpy as np, pyarrow as pa, ray, zerrow_ray
+zerrow_ray.init(**{options!r})
+ref = ray.put(pa.table({{"x": np.arange(1_000_000)}}))
+@ray.remote
+def f(t):
+    return t.append_column("y", t["x"])
+out = f.remote(ref)
+ray.get(out)
+from tests.ray.conftest import store_pids
+import psutil
+node = ray.get_runtime_context().get_node_id()
+assert node in open("/proc/net/unix").read()
+# Without Ray's agents, which poll for the raylet and stay where nobody reaps it.
+mine = [p for p in psutil.Process().children(recursive=True) if "Agent" not in p.cmdline()[0]]
+print(node, *store_pids(), *[p.pid for p in mine], flush=True)
+if {kill}:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["ends", "kill -9"])
+def test_nothing_remains_of_a_driver(killed):
+    code = textwrap.dedent(DRIVER.format(options=RAY_OPTIONS, kill=killed))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    ) as driver:
+        assert driver.stdout is not None
+        node, *numbers = driver.stdout.readline().split()
+        pids = [int(pid) for pid in numbers]
+    assert pids
+    assert driver.returncode == (-signal.SIGKILL if killed else 0)
+
+    def gone(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    eventually(lambda: all(map(gone, pids)), "all of the driver's processes are gone")
+    # An abstract socket is gone with its last process; memfds are, too: they have no name.
+    assert node not in Path("/proc/net/unix").read_text()

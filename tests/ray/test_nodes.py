@@ -1,0 +1,126 @@
+"""Several nodes: objects are fetched once per machine, and lost ones are recomputed."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.flight as flight
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import zerrow_ray
+from tests.ray.conftest import eventually
+
+ROWS = 1_000_000
+
+
+def make(n: int = 0) -> pa.Table:
+    return pa.table(
+        {"x": pc.add(pa.array(np.arange(ROWS)), n), "s": pa.array(["ab", None] * (ROWS // 2))}
+    )
+
+
+@ray.remote
+def born(n):
+    return make(n)
+
+
+@ray.remote
+def total_of(table):
+    table.validate(full=True)
+    return pc.sum(table["x"]).as_py()
+
+
+@ray.remote
+def keep_y(table):
+    return table.select(["s"])
+
+
+@pytest.fixture
+def two_nodes():
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "resources": {"head": 100}},
+    )
+    other = cluster.add_node(num_cpus=2, resources={"other": 100})
+    zerrow_ray.init(
+        address=cluster.address,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    yield cluster, other
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def on(task, where):
+    return task.options(resources={where: 1})
+
+
+def stored(node_id):
+    return zerrow_ray.stats()["nodes"][node_id]["bytes_stored"]
+
+
+def test_fetched_once_and_dropped_when_unused(two_nodes):
+    ref = ray.put(make())
+    size = make().nbytes
+    sums = ray.get([on(total_of, "other").remote(ref) for _ in range(4)])
+    assert sums == [ROWS * (ROWS - 1) // 2] * 4
+    here = ray.get_runtime_context().get_node_id()
+    (there,) = {node["NodeID"] for node in ray.nodes()} - {here}
+    assert stored(here) >= size
+
+    @ray.remote(resources={"other": 1})
+    class Keeper:
+        def keep(self, table):
+            self.table = table
+
+    keepers = [Keeper.remote() for _ in range(2)]
+    ray.get([keeper.keep.remote(ref) for keeper in keepers])
+    assert size <= stored(there) < 1.1 * size
+    for keeper in keepers:
+        ray.kill(keeper)
+    eventually(lambda: stored(there) == 0, "the landed copy is dropped")
+
+
+def test_results_come_back_and_landed_copies_are_reshared(two_nodes):
+    ref = on(born, "other").remote(7)
+    assert ray.get(ref).equals(make(7))
+    assert ray.get(on(keep_y, "head").remote(ref)).equals(make(7).select(["s"]))
+    assert ray.get(on(keep_y, "other").remote(ray.put(make(1)))).equals(make(1).select(["s"]))
+
+
+def test_results_of_a_dead_node_are_recomputed(two_nodes):
+    cluster, other = two_nodes
+    ref = on(born, "other").remote(3)
+    ray.wait([ref], fetch_local=False)
+    cluster.remove_node(other, allow_graceful=False)
+    cluster.add_node(num_cpus=2, resources={"other": 100})
+    assert ray.get(ref).equals(make(3))
+
+
+def test_a_lost_put_names_what_was_lost(two_nodes):
+    cluster, other = two_nodes
+
+    @ray.remote(resources={"other": 1})
+    def put():
+        return [ray.put(make())]
+
+    (ref,) = ray.get(put.remote())
+    cluster.remove_node(other, allow_graceful=False)
+    with pytest.raises(ray.exceptions.ObjectLostError, match=ref.hex()):
+        ray.get(ref)
+
+
+def test_other_nodes_are_authenticated(two_nodes):
+    from zerrow_ray.session import current_session
+
+    ref = ray.put(make())
+    ray.get(on(total_of, "other").remote(ref))
+    location = ray.get(current_session().actor.location.remote())
+    with flight.connect(location) as connection:
+        with pytest.raises(flight.FlightUnauthenticatedError, match="token"):
+            list(connection.do_get(flight.Ticket(b"")))
+        wrong = flight.FlightCallOptions(headers=[(b"authorization", b"Bearer wrong")])
+        with pytest.raises(flight.FlightUnauthenticatedError, match="token"):
+            list(connection.do_get(flight.Ticket(b""), wrong))

@@ -1,0 +1,215 @@
+"""Data comes back equal to what went in; pyarrow's own IPC is the oracle."""
+
+import pyarrow as pa
+import pyarrow.ipc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests import arrow_strategies as arrow
+from tests.sipc.conftest import Publisher
+from zerrow_store.native import _native
+
+SETTINGS = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def through_arrow_ipc(table: pa.Table) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    # Chunks may each have a dictionary of their own.
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
+
+
+def check(data: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array) -> None:
+    publisher = Publisher()
+    try:
+        decoded = publisher.trip(data)
+        assert type(decoded) is type(data)
+        decoded.validate(full=True)
+        if isinstance(data, pa.Table | pa.RecordBatch):
+            assert decoded.schema.equals(data.schema, check_metadata=True)
+        else:
+            assert decoded.type == data.type
+        assert decoded.equals(data)
+        # Once more from mapped memory.
+        again = publisher.trip(decoded)
+        again.validate(full=True)
+        assert again.equals(data)
+    finally:
+        publisher.close()
+
+
+@SETTINGS
+@given(arrow.tables())
+def test_tables(table: pa.Table) -> None:
+    check(table)
+
+
+@SETTINGS
+@given(arrow.record_batches())
+def test_record_batches(batch: pa.RecordBatch) -> None:
+    check(batch)
+
+
+@SETTINGS
+@given(arrow.chunked_arrays())
+def test_chunked_arrays(array: pa.ChunkedArray) -> None:
+    check(array)
+
+
+@SETTINGS
+@given(arrow.arrays())
+def test_arrays(array: pa.Array) -> None:
+    check(array)
+
+
+@SETTINGS
+@given(arrow.tables(), st.data())
+def test_slices_of_tables(table: pa.Table, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(table)))
+    check(table.slice(start, data.draw(st.integers(0, len(table) - start))))
+
+
+@SETTINGS
+@given(arrow.record_batches())
+def test_as_arrow_ipc_returns_it(batch: pa.RecordBatch) -> None:
+    table = pa.Table.from_batches([batch])
+    expected = through_arrow_ipc(table)
+    publisher = Publisher()
+    decoded = publisher.trip(table)
+    publisher.close()
+    assert decoded.schema.equals(expected.schema, check_metadata=True)
+    assert decoded.equals(expected)
+
+
+EXAMPLES = {
+    "dictionary": pa.array(["a", "b", "a", None]).dictionary_encode(),
+    "dictionary in list": pa.ListArray.from_arrays(
+        pa.array([0, 2, 3], pa.int32()), pa.array(["a", "b", "a"]).dictionary_encode()
+    ),
+    "run ends": pa.RunEndEncodedArray.from_arrays(pa.array([2, 5]), pa.array(["a", None])),
+    "dense union": pa.UnionArray.from_dense(
+        pa.array([0, 1, 0], pa.int8()),
+        pa.array([0, 0, 1], pa.int32()),
+        [pa.array([1, 2]), pa.array(["x"])],
+    ),
+    "sparse union": pa.UnionArray.from_sparse(
+        pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["x", "y"])]
+    ),
+    "views": pa.array(["short", "a string that is too long for a view " * 3], pa.string_view()),
+    "null": pa.nulls(7),
+    "uuid": pa.array([b"0123456789abcdef", None], pa.uuid()),
+    "decimal256": pa.array([None, 1], pa.decimal256(70, 3)),
+    "intervals": pa.array([pa.MonthDayNano((1, 2, 3)), None]),
+    "booleans": pa.array([True, None, False] * 30),
+    "strings": pa.array(["a", None, "", "b" * 300], pa.large_string()),
+    "list": pa.array([[1, 2], None, [], [3]], pa.large_list(pa.int16())),
+    "list view": pa.array([[1, 2], None, [], [3]], pa.list_view(pa.int16())),
+    "large list view": pa.array([["a"], None, [], ["b", None]], pa.large_list_view(pa.string())),
+    "fixed size list": pa.array([[1, 2], None, [3, None]], pa.list_(pa.int8(), 2)),
+    "struct": pa.array([{"x": 1, "y": ["a"]}, None, {"x": None, "y": None}]),
+    "fixed size binary": pa.array([b"abc", None], pa.binary(3)),
+    "map": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int8())),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_whole_and_sliced(name: str) -> None:
+    array = EXAMPLES[name]
+    for data in (array, array.slice(1), array.slice(1, 1), array.slice(len(array))):
+        check(data)
+        check(pa.chunked_array([data, array]))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pa.table({}),
+        pa.table({}).replace_schema_metadata({"only": "metadata"}),
+        pa.table({"a": pa.chunked_array([], pa.int64())}),
+        pa.table({"a": pa.array([], pa.string())}),
+        pa.table([pa.array([1]), pa.array([2])], names=["same", "same"]),
+        pa.chunked_array([], pa.list_(pa.string())),
+        pa.RecordBatch.from_struct_array(pa.array([{}] * 3, pa.struct([]))),
+    ],
+    ids=["nothing", "metadata", "no chunks", "no rows", "same names", "no chunks of lists", "rows"],
+)
+def test_empty_and_odd(data: pa.Table) -> None:
+    check(data)
+
+
+def test_rows_without_columns_are_counted(publisher: Publisher) -> None:
+    table = pa.table({"a": [1, 2, 3]}).select([])
+    assert publisher.trip(table).num_rows == table.num_rows
+
+
+def test_metadata_of_schema_and_nested_fields(publisher: Publisher) -> None:
+    inner = pa.field("x", pa.int8(), nullable=False, metadata={"unit": "m"})
+    schema = pa.schema([pa.field("s", pa.struct([inner]), metadata={"k": "v"})], {"m": "n"})
+    table = pa.table({"s": [{"x": 1}]}, schema=schema)
+    assert publisher.trip(table).schema.equals(schema, check_metadata=True)
+
+
+def test_unregistered_extension_comes_as_its_storage(publisher: Publisher) -> None:
+    kind = arrow.PointType()
+    points = pa.ExtensionArray.from_storage(kind, pa.array([[1.0, 2.0]], kind.storage_type))
+    message = publisher.encode(pa.table({"p": points})).message
+    pa.unregister_extension_type("zerrow.test.point")
+    try:
+        decoded = _native.decode(message, None)
+    finally:
+        pa.register_extension_type(kind)
+    field = decoded.schema.field("p")
+    assert field.type == kind.storage_type
+    assert field.metadata[b"ARROW:extension:name"] == b"zerrow.test.point"
+    assert decoded.column("p").to_pylist() == [[1.0, 2.0]]
+
+
+def test_chunks_share_a_dictionary(publisher: Publisher) -> None:
+    array = pa.array(["a", "b", "c"] * 100).dictionary_encode()
+    chunked = pa.chunked_array([array.slice(0, 100), array.slice(100)])
+    decoded = publisher.trip(chunked)
+    first, second = (chunk.dictionary.buffers()[2].address for chunk in decoded.chunks)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "values",
+    [pa.array([b"0123456789abcdef"], pa.uuid()), pa.array(["x"]).dictionary_encode()],
+    ids=["extension", "dictionary"],
+)
+def test_what_arrow_cannot_describe_is_refused(values: pa.Array) -> None:
+    array = pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), values)
+    with pytest.raises(ValueError, match="cannot describe"):
+        _native.encode(array)
+
+
+def test_other_objects_are_refused() -> None:
+    with pytest.raises(TypeError, match="Table, RecordBatch"):
+        _native.encode([1, 2, 3])
+
+
+def test_buffers(publisher: Publisher) -> None:
+    small, large, empty = b"small", bytes(range(256)) * 100, b""
+    encoded = publisher.encode_buffers(b"header", [small, large, memoryview(empty)])
+    header, buffers = _native.decode(encoded.message, None)
+    assert header == b"header"
+    assert [buffer.to_pybytes() for buffer in buffers] == [small, large, empty]
+    assert not any(buffer.is_mutable for buffer in buffers)
+    assert encoded.bytes_copied == len(small) + len(large)
+
+
+@SETTINGS
+@given(array=arrow.arrays())
+def test_whether_data_reaches_a_size_agrees_with_its_nbytes(array: pa.Array) -> None:
+    chunked = pa.chunked_array([array, array[:1]])
+    for value in (array, chunked, pa.table({"a": array}), pa.record_batch({"a": array})):
+        chunks = getattr(value, "num_chunks", 1)
+        bitmaps = len(value) // 8 + 2 * chunks
+        assert not _native.reaches(value, value.nbytes + 1)
+        assert _native.reaches(value, value.nbytes - bitmaps)

@@ -1,0 +1,49 @@
+"""A zero-copy object store for Arrow data on one machine; `zerrow_ray` brings it to Ray.
+
+    client = zerrow_store.connect()
+    object_id = client.put(table)
+    table = client.get(object_id)       # in any process of this user
+
+What stands here is loaded at first use: the store's own processes need neither pyarrow nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zerrow_store.connection import connect
+    from zerrow_store.errors import (
+        ObjectExistsError,
+        ObjectLostError,
+        ObjectNotFoundError,
+        StoreFullError,
+        StoreUnavailableError,
+        ZerrowError,
+    )
+    from zerrow_store.node.client import Client, ObjectInfo, StoreStats
+
+__all__ = [
+    "Client",
+    "ObjectExistsError",
+    "ObjectInfo",
+    "ObjectLostError",
+    "ObjectNotFoundError",
+    "StoreFullError",
+    "StoreStats",
+    "StoreUnavailableError",
+    "ZerrowError",
+    "connect",
+]
+
+_MODULES = {
+    "connect": "zerrow_store.connection",
+    "Client": "zerrow_store.node.client",
+    "ObjectInfo": "zerrow_store.node.client",
+    "StoreStats": "zerrow_store.node.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES.get(name, "zerrow_store.errors")), name)

@@ -1,0 +1,113 @@
+"""What this machine and this installation can do."""
+
+import fcntl
+import os
+import platform
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from zerrow_store.node.budget import default_budget, memory_limit
+from zerrow_store.sizes import format_size
+
+
+@dataclass(frozen=True)
+class Check:
+    """A finding. `needed`: the store does not work without it."""
+
+    name: str
+    ok: bool
+    finding: str
+    needed: bool
+
+
+def examine() -> list[Check]:
+    """Run all checks."""
+    checks: list[tuple[str, bool, Callable[[], str]]] = [
+        ("pyarrow", True, _pyarrow),
+        ("memfd", True, _memfd),
+        ("pidfd", True, _pidfd),
+        ("capture of Arrow", False, lambda: _captured("arrow")),
+        ("capture of NumPy", False, lambda: _captured("numpy")),
+        ("memory budget", True, _budget),
+        ("descriptors", True, _descriptors),
+        ("mappings", False, _mappings),
+        ("huge pages", False, _huge_pages),
+        ("kernelzero", False, _kernelzero),
+    ]
+    return [_run(name, needed, check) for name, needed, check in checks]
+
+
+def _run(name: str, needed: bool, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, check(), needed)
+    except Exception as error:
+        return Check(name, False, str(error), needed)
+
+
+def _pyarrow() -> str:
+    import pyarrow
+
+    import zerrow_store.native  # noqa: F401  (raises ImportError for a version it was not built for)
+
+    return f"{pyarrow.__version__}, as the native module was built for"
+
+
+def _memfd() -> str:
+    fd = os.memfd_create("zerrow-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, 1 << 36)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    finally:
+        os.close(fd)
+    return f"sparse files with seals, Linux {platform.release()}"
+
+
+def _pidfd() -> str:
+    os.close(os.pidfd_open(os.getpid()))
+    return "the end of processes is seen"
+
+
+def _captured(what: str) -> str:
+    from zerrow_store import memory
+    from zerrow_store.native import _native
+
+    memory.start()
+    if not _native.captured()[what]:
+        raise RuntimeError("off: what it allocates is copied once when it is published")
+    return "verified"
+
+
+def _budget() -> str:
+    return (
+        f"{format_size(default_budget())} of {format_size(memory_limit())} (ZERROW_MEMORY sets it)"
+    )
+
+
+def _descriptors() -> str:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1024:
+        raise RuntimeError(f"only {hard} open files are allowed; one is needed for each process")
+    return f"{hard:,} open files allowed"
+
+
+def _mappings() -> str:
+    return f"{int(Path('/proc/sys/vm/max_map_count').read_text()):,} for each process"
+
+
+def _huge_pages() -> str:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
+    chosen = setting[setting.index("[") + 1 : setting.index("]")]
+    if chosen in ("never", "deny"):
+        raise RuntimeError(
+            f"shared memory gets none ({chosen}): first reads fault in 4 KiB pages; "
+            "`echo advise` into /sys/kernel/mm/transparent_hugepage/shmem_enabled helps"
+        )
+    return chosen
+
+
+def _kernelzero() -> str:
+    if not os.path.exists("/dev/kernelzero"):
+        raise RuntimeError("the module is not loaded: memory born elsewhere is copied once")
+    return "available"

@@ -1,0 +1,78 @@
+"""Settings of the memory part, read from the environment once, when it starts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from zerrow_store.sizes import parse_size
+
+_SWITCHES = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
+_GIB = 1 << 30
+
+
+def machine_memory() -> int:
+    """Return the machine's physical memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """How a process's arena is made and what allocates from it. Sizes are in bytes."""
+
+    arena_capacity: int
+    """Address space of the arena; halved until the system grants it."""
+    warm_limit: int
+    """Freed memory that keeps its pages, to be used again without page faults."""
+    decay_ms: int
+    """After this time unused, warm memory goes back to the kernel; 0: at once."""
+    capture_arrow: bool = True
+    capture_numpy: bool = True
+
+    def __post_init__(self) -> None:
+        if self.arena_capacity < 64 << 20:
+            raise ValueError(
+                f"ZERROW_ARENA_CAPACITY: {self.arena_capacity} bytes, at least 64 MiB are needed"
+            )
+        if self.warm_limit < 0 or self.decay_ms < 0:
+            raise ValueError("ZERROW_WARM_LIMIT and ZERROW_DECAY_MS cannot be negative")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "MemoryConfig":
+        """Read ZERROW_ARENA_CAPACITY, _WARM_LIMIT, _DECAY_MS, _CAPTURE_ARROW and _CAPTURE_NUMPY.
+
+        Raises ValueError that names the variable.
+        """
+        memory = machine_memory()
+        return cls(
+            arena_capacity=_size(environ, "ZERROW_ARENA_CAPACITY", 2 * memory),
+            warm_limit=_size(environ, "ZERROW_WARM_LIMIT", min(4 * _GIB, memory // 8)),
+            decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 500),
+            capture_arrow=_switch(environ, "ZERROW_CAPTURE_ARROW"),
+            capture_numpy=_switch(environ, "ZERROW_CAPTURE_NUMPY"),
+        )
+
+
+def _size(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _milliseconds(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{name}: {text!r} is not a whole number of milliseconds")
+    return int(text)
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "").strip().lower()
+    if text and text not in _SWITCHES:
+        raise ValueError(f"{name}: {text!r} is neither 1 nor 0")
+    return _SWITCHES.get(text, True)

@@ -1,0 +1,48 @@
+"""Switch the captures: which allocators of this process serve from its arena.
+
+Each capture is on its own: one that fails says so in one log line, and its library goes on
+with its own allocator; what that allocates is copied at publication. Calls are serialised by
+a lock, because two threads may start at once.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from zerrow_store.config import MemoryConfig
+from zerrow_store.native import _native
+
+_log = logging.getLogger("zerrow_store")
+_lock = threading.Lock()
+
+
+def start(config: MemoryConfig | None = None) -> dict[str, bool]:
+    """Let Arrow and NumPy allocate in this process's arena; return what is captured.
+
+    The config (by default from the environment; ValueError if that is wrong) applies to an arena
+    made from now on: the first start decides. Starting again switches captures as configured.
+    """
+    config = config or MemoryConfig.from_environment()
+    with _lock:
+        _native.configure_arena(
+            capacity=config.arena_capacity,
+            warm_limit=config.warm_limit,
+            decay_ms=config.decay_ms,
+        )
+        _switch("Arrow", _native.capture_arrow, config.capture_arrow)
+        _switch("NumPy", _native.capture_numpy, config.capture_numpy)
+        return _native.captured()
+
+
+def stop() -> None:
+    """Let Arrow and NumPy allocate as before. What lies in the arena stays valid."""
+    with _lock:
+        _native.capture_arrow(False)
+        _native.capture_numpy(False)
+
+
+def _switch(library: str, capture: Callable[[bool], None], on: bool) -> None:
+    try:
+        capture(on)
+    except (RuntimeError, ImportError, MemoryError) as error:
+        _log.warning("%s allocates outside the arena, its data will be copied: %s", library, error)

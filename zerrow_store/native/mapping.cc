@@ -1,0 +1,125 @@
+// See mapping.h.
+#include "mapping.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+namespace zerrow {
+namespace {
+
+constexpr uint64_t kHuge = 2u << 20;
+// Huge pages where the machine lends them to shared memory (shmem_enabled=advise); else no effect.
+void PreferHugePages(uint8_t* start, uint64_t length) { madvise(start, length, MADV_HUGEPAGE); }
+
+constexpr uint64_t kLeast = 64u << 20;  // a smaller arena would serve nobody
+
+// Bits of an entry of /proc/self/pagemap.
+constexpr uint64_t kPresent = 1ull << 63, kSwapped = 1ull << 62, kFileOrShared = 1ull << 61;
+
+}  // namespace
+
+bool Mapping::Create(uint64_t capacity) {
+  rlimit limit;
+  // Beyond RLIMIT_FSIZE ftruncate would raise SIGXFSZ.
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0) capacity = std::min<uint64_t>(capacity, limit.rlim_cur);
+  for (capacity = capacity / kHuge * kHuge; capacity >= kLeast; capacity = capacity / 2 / kHuge * kHuge)
+    if (TryCreate(capacity)) return true;
+  return false;
+}
+
+bool Mapping::TryCreate(uint64_t capacity) {
+  int fd = memfd_create("zerrow", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return false;
+  if (ftruncate(fd, static_cast<off_t>(capacity)) != 0 ||
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    close(fd);
+    return false;
+  }
+  // Reserve more and cut: huge pages need offset and address to agree modulo 2 MiB.
+  void* reserved =
+      mmap(nullptr, capacity + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) {
+    close(fd);
+    return false;
+  }
+  auto start = reinterpret_cast<uintptr_t>(reserved);
+  uintptr_t aligned = RoundUp(start, kHuge);
+  auto* base = reinterpret_cast<uint8_t*>(aligned);
+  if (aligned > start) munmap(reserved, aligned - start);
+  munmap(base + capacity, start + kHuge - aligned);
+  if (mmap(base, capacity, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
+      MAP_FAILED) {
+    munmap(base, capacity);
+    close(fd);
+    return false;
+  }
+  PreferHugePages(base, capacity);
+  fd_ = fd;
+  base_ = base;
+  capacity_ = capacity;
+  return true;
+}
+
+bool Mapping::Privatise(Range range) {
+  return mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE,
+              MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd_, static_cast<off_t>(range.offset)) != MAP_FAILED;
+}
+
+bool Mapping::Share(Range range) {
+  if (mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+           fd_, static_cast<off_t>(range.offset)) == MAP_FAILED) {
+    return false;
+  }
+  PreferHugePages(base_ + range.offset, range.length);
+  return true;
+}
+
+bool Mapping::Punch(Range range) {
+  return fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
+                   static_cast<off_t>(range.length)) == 0;
+}
+
+bool Mapping::Written(Range range) const {
+  // A page of a private file mapping becomes anonymous when it is written.
+  int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true;
+  uint64_t entries[4096];
+  uint64_t page = (reinterpret_cast<uintptr_t>(base_) + range.offset) / kPage;
+  uint64_t left = RoundUp(range.length, kPage) / kPage;
+  bool written = false;
+  while (left > 0 && !written) {
+    size_t want = std::min<uint64_t>(left, std::size(entries)) * 8;
+    ssize_t got = pread(fd, entries, want, static_cast<off_t>(page * 8));
+    if (got <= 0 || got % 8 != 0) {
+      written = true;
+      break;
+    }
+    uint64_t count = static_cast<uint64_t>(got) / 8;
+    written = std::any_of(entries, entries + count, [](uint64_t entry) {
+      return (entry & (kPresent | kSwapped)) != 0 && (entry & kFileOrShared) == 0;
+    });
+    page += count;
+    left -= count;
+  }
+  close(fd);
+  return written;
+}
+
+void Mapping::Detach(const std::vector<Range>& shared) {
+  for (Range range : shared) {
+    if (Privatise(range)) continue;
+    // Refused (strict overcommit): then at least no write may reach the parent.
+    if (mprotect(base_ + range.offset, range.length, PROT_READ) != 0) abort();
+  }
+}
+
+void Mapping::Forget(Range range) { madvise(base_ + range.offset, range.length, MADV_DONTNEED); }
+
+}  // namespace zerrow

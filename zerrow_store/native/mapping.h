@@ -1,0 +1,43 @@
+// A sparse memfd of fixed size and its one mapping: the ground an arena stands on.
+//
+// The file cannot change its size (sealed), so a reader's mapping of it never faults. Ranges
+// can be made private to this process: its later writes then stay out of the file. No lock:
+// every call is one system call on a range that the caller owns.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "extents.h"
+
+namespace zerrow {
+
+class Mapping {
+ public:
+  // Tries `capacity`, then halves of it while the system refuses. False if nothing is to be had.
+  bool Create(uint64_t capacity);
+
+  // False on failure, and then nothing has changed.
+  bool Privatise(Range range);
+  bool Share(Range range);
+  bool Punch(Range range);
+  // Whether this process wrote to a private range; true also when that cannot be told.
+  bool Written(Range range) const;
+
+  // In a forked child: keeps it from the parent's file. `shared` are the used, not private ranges.
+  void Detach(const std::vector<Range>& shared);
+  // In a forked child: lets go of what it wrote in a private range.
+  void Forget(Range range);
+
+  int fd() const { return fd_; }
+  uint8_t* base() const { return base_; }
+  uint64_t capacity() const { return capacity_; }
+
+ private:
+  bool TryCreate(uint64_t capacity);
+  int fd_ = -1;
+  uint8_t* base_ = nullptr;
+  uint64_t capacity_ = 0;
+};
+
+}  // namespace zerrow

@@ -1,0 +1,144 @@
+// Where the buffers of a message lie.
+#include "sipc_allocations.h"
+
+#include <arrow/buffer.h>
+
+#include <cstring>
+
+namespace zerrow {
+namespace {
+
+constexpr uint64_t kInlineAlignment = 16;
+
+uint64_t Size(const arrow::Buffer& buffer) { return static_cast<uint64_t>(buffer.size()); }
+
+}  // namespace
+
+ArenaFull::ArenaFull(uint64_t size)
+    : message_("the arena has no room for a copy of " + std::to_string(size) +
+               " bytes: drop data, or configure a larger arena") {}
+
+AllocationTable::~AllocationTable() {
+  for (const OffsetSize& range : own_) arena_->Unpin(range.first);
+}
+
+Place AllocationTable::Add(const arrow::Buffer& buffer) {
+  Place place;
+  if (AddOwn(buffer, &place) || AddHeld(buffer, &place)) return place;
+  return Size(buffer) <= kInlineLimit ? AddInline(buffer) : AddCopy(buffer);
+}
+
+bool AllocationTable::IsOutside(const arrow::Buffer& buffer) const {
+  if (arena_ != nullptr && arena_->Contains(buffer.data())) return false;
+  return !Segments::Find(buffer).has_value();
+}
+
+bool AllocationTable::AddOwn(const arrow::Buffer& buffer, Place* place) {
+  if (arena_ == nullptr || !arena_->Contains(buffer.data())) return false;
+  uint64_t offset = static_cast<uint64_t>(buffer.data() - arena_->base());
+  // Slices and columns of one allocation tend to come one after the other.
+  bool again = last_own_index_ >= 0 && offset >= last_own_.offset &&
+               offset - last_own_.offset + Size(buffer) <= last_own_.size;
+  if (!again) {
+    Allocation found;
+    if (!arena_->Find(buffer.data(), Size(buffer), &found) || written_.count(found.offset) != 0) return false;
+    int64_t index = Lookup(OwnSegment(), found.offset);
+    if (index < 0) {
+      if (!arena_->Pin(found.offset)) {
+        written_.insert(found.offset);
+        return false;
+      }
+      own_.emplace_back(found.offset, found.size);
+      index = Append(OwnSegment(), found.offset, found.size);
+      (compacting_ ? bytes_copied_ : bytes_shared_) += found.size;
+    }
+    last_own_ = found;
+    last_own_index_ = index;
+  }
+  *place = {last_own_index_, static_cast<int64_t>(offset - last_own_.offset)};
+  return true;
+}
+
+bool AllocationTable::AddHeld(const arrow::Buffer& buffer, Place* place) {
+  std::optional<Held> held = Segments::Find(buffer);
+  if (!held) return false;
+  std::vector<int64_t>& known = holds_[held->hold.get()];
+  if (known.empty()) {
+    known.assign(held->hold->allocations().size(), -1);
+    kept_.push_back(held->hold);
+  }
+  const HeldAllocation& allocation = held->hold->allocations()[held->allocation];
+  int64_t& index = known[held->allocation];
+  if (index < 0) {
+    uint64_t segment = Segment(allocation.mapping->id);
+    index = Lookup(segment, allocation.offset);
+    // A hostile message may have held the same place with a smaller size.
+    if (index < 0 || allocations_[index].size < allocation.size) {
+      index = Append(segment, allocation.offset, allocation.size);
+      foreign_.emplace_back(segment, OffsetSize(allocation.offset, allocation.size));
+      bytes_reshared_ += allocation.size;
+    }
+  }
+  *place = {index, buffer.data() - allocation.data()};
+  return true;
+}
+
+Place AllocationTable::AddCopy(const arrow::Buffer& buffer) {
+  auto [copy, is_new] = copies_.try_emplace({reinterpret_cast<uint64_t>(buffer.data()), Size(buffer)}, -1);
+  if (is_new) {
+    uint8_t* address = arena_ == nullptr ? nullptr : arena_->Allocate(Size(buffer), Origin::kCopy);
+    if (address == nullptr) throw ArenaFull(Size(buffer));
+    std::memcpy(address, buffer.data(), Size(buffer));
+    uint64_t offset = static_cast<uint64_t>(address - arena_->base());
+    // Only the pin keeps the copy from here on.
+    bool pinned = arena_->Pin(offset);
+    arena_->Free(address);
+    if (!pinned) throw ArenaFull(Size(buffer));
+    own_.emplace_back(offset, Size(buffer));
+    copy->second = Append(OwnSegment(), offset, Size(buffer));
+    bytes_copied_ += Size(buffer);
+  }
+  return {copy->second, 0};
+}
+
+Place AllocationTable::AddInline(const arrow::Buffer& buffer) {
+  inlined_.resize((inlined_.size() + kInlineAlignment - 1) & ~(kInlineAlignment - 1));
+  int64_t offset = static_cast<int64_t>(inlined_.size());
+  inlined_.append(reinterpret_cast<const char*>(buffer.data()), Size(buffer));
+  bytes_copied_ += Size(buffer);
+  return {kInline, offset};
+}
+
+int64_t AllocationTable::Lookup(uint64_t segment, uint64_t offset) const {
+  auto found = indices_.find({segment, offset});
+  return found == indices_.end() ? -1 : found->second;
+}
+
+int64_t AllocationTable::Append(uint64_t segment, uint64_t offset, uint64_t size) {
+  int64_t index = static_cast<int64_t>(allocations_.size());
+  allocations_.push_back({segment, offset, size});
+  indices_[{segment, offset}] = index;
+  return index;
+}
+
+uint64_t AllocationTable::Segment(const SegmentId& id) {
+  for (uint64_t i = 0; i < segments_.size(); ++i) {
+    if (segments_[i] == id) return i;
+  }
+  segments_.push_back(id);
+  return segments_.size() - 1;
+}
+
+uint64_t AllocationTable::OwnSegment() { return Segment(ToSegmentId(arena_->id())); }
+
+void AllocationTable::Release(Encoded* encoded) {
+  encoded->own = std::move(own_);
+  own_.clear();
+  for (const auto& [segment, range] : foreign_) encoded->foreign[segments_[segment]].push_back(range);
+  encoded->holds = std::move(kept_);
+  encoded->bytes_shared = bytes_shared_;
+  encoded->bytes_reshared = bytes_reshared_;
+  encoded->bytes_copied = bytes_copied_;
+}
+
+}  // namespace zerrow

@@ -1,0 +1,1 @@
+"""The node store: descriptors and books of one machine's objects."""

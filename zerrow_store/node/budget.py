@@ -1,0 +1,58 @@
+"""How much memory a node's store may hold."""
+
+import os
+from pathlib import Path
+
+from zerrow_store.sizes import parse_size
+
+_SHARE = 0.6
+# A cgroup without a limit: "max" in version 2, a huge number in version 1.
+_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/unified/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def default_budget() -> int:
+    """Return the budget in bytes: ZERROW_MEMORY, or 60 % of what the cgroup or machine has.
+
+    Raises ValueError for a ZERROW_MEMORY that is not a size.
+    """
+    if text := os.environ.get("ZERROW_MEMORY"):
+        return parse_size(text)
+    return int(_SHARE * memory_limit())
+
+
+def memory_limit() -> int:
+    """Return the bytes that this process's cgroup, or the machine, has."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in [*_own_limits(), *_LIMITS]:
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def _own_limits() -> list[Path]:
+    """The limit files of this process's cgroup and all above it, in both versions."""
+    paths = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        hierarchy, controllers, group = line.split(":", 2)
+        below = [parent for parent in [Path(group), *Path(group).parents] if parent != Path("/")]
+        relative = [parent.relative_to("/") for parent in below if parent.is_absolute()]
+        if hierarchy == "0":
+            roots, name = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")], "memory.max"
+        elif "memory" in controllers.split(","):
+            roots, name = [Path("/sys/fs/cgroup/memory")], "memory.limit_in_bytes"
+        else:
+            continue
+        paths += [root / part / name for root in roots for part in relative]
+    return paths

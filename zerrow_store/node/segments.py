@@ -1,0 +1,56 @@
+"""Segments and the processes that own them, as the kernel shows them to the server."""
+
+import ctypes
+import fcntl
+import logging
+import os
+import stat
+from pathlib import Path
+
+from zerrow_store.errors import ProtocolError
+
+logger = logging.getLogger("zerrow_store.server")
+
+_PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_PAGE = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def check_segment(segment_id: bytes, fd: int, size: int) -> None:
+    """Raise ProtocolError for a descriptor that is not a segment of this id and size."""
+    if not isinstance(segment_id, bytes) or len(segment_id) != 16 or type(size) is not int:
+        raise ProtocolError("a segment has an id of 16 bytes and a size")
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+        raise ProtocolError("a segment is a file of the announced size")
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ProtocolError("a segment is a memfd") from error
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise ProtocolError("a segment is sealed against shrinking")
+
+
+def punch(fd: int, start: int, end: int) -> None:
+    """Give the whole pages between `start` and `end` back to the kernel."""
+    start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
+    if end > start and _libc.fallocate(fd, _PUNCH_HOLE, start, end - start) != 0:
+        logger.warning("could not give memory back: %s", os.strerror(ctypes.get_errno()))
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a pidfd, readable when the process ends; None if it has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def start_time(pid: int) -> int:
+    """Return a process's start in clock ticks after boot (proc(5), field 22); 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0

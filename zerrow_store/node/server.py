@@ -1,0 +1,541 @@
+"""The node store's server: descriptors and books; data never passes through it.
+
+Run as `python -m zerrow_store.node.server`. One thread, one selector; imports neither pyarrow nor
+numpy. A client's holds end with its connection. A segment ends with its process, seen through a
+pidfd, as a connection may drop while the process lives, and a forked child may keep it open. Every
+change of the books is sent to the supervisor before the client is answered.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zerrow_store.errors import (
+    ObjectExistsError,
+    ObjectLostError,
+    ObjectNotFoundError,
+    ProtocolError,
+    StoreFullError,
+    ZerrowError,
+)
+from zerrow_store.node import protocol
+from zerrow_store.node.books import COUNTERS, Books, Freed, Object, Packed
+from zerrow_store.node.connection import Connection
+from zerrow_store.node.outbox import MOST_UNSENT
+from zerrow_store.node.segments import check_segment, open_pidfd, punch, start_time
+
+logger = logging.getLogger("zerrow_store.server")
+
+ALREADY_RUNNING = 3
+"""Exit code when a store of this name is running already."""
+
+_GRACE_SECONDS = 10.0
+_SUPERVISOR_SECONDS = 30.0
+_PATIENCE_SECONDS = 5.0
+_MOST_COUNTED = 1 << 50
+
+
+class Server:
+    """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end."""
+
+    def __init__(self, name: str, budget: int, watched: int | None, respawn: bool) -> None:
+        self._name = name
+        self._budget = budget
+        self._watched = watched
+        self._respawn = respawn
+        self._books = Books()
+        self._descriptors: dict[bytes, int] = {}
+        self._owners: defaultdict[bytes, set[Connection]] = defaultdict(set)
+        self._dead: set[bytes] = set()
+        self._holders: Counter[bytes] = Counter()
+        self._orphaned: dict[bytes, float] = {}
+        self._connections: dict[int, Connection] = {}
+        self._supervisor: Connection | None = None
+        self._supervisor_id = b""
+        self._alone_since = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._running = True
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(protocol.address(name))
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._stop_reading, self._stop_writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def restore(self, supervisor: socket.socket) -> None:
+        """Take over the books that the supervisor kept, over a socket that it made for that."""
+        reader = protocol.FrameReader()
+        while True:
+            while (frame := reader.next()) is None:
+                if not reader.feed(supervisor):
+                    raise ProtocolError("the supervisor went away while handing over")
+            kind, _, body = frame
+            if kind == "restored":
+                break
+            if kind == "segment":
+                self._descriptors[body[0]] = reader.take_descriptor()
+            self._books.apply(kind, body)
+        connection = self._add(supervisor)
+        connection.greeted, connection.reader = True, reader
+        self._supervisor, self._supervisor_id = connection, body
+        until = time.monotonic() + _GRACE_SECONDS
+        for object_id, entry in self._books.objects.items():
+            if entry.deleted or entry.transient:
+                self._orphaned[object_id] = until
+        for segment_id in list(self._books.segments):
+            self._watch_process(segment_id)
+        # The supervisor takes an answer for a sign that clients can connect.
+        self._listener.listen(512)
+        while frame := reader.next():
+            self._answer(connection, *frame)
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._stop_reading, selectors.EVENT_READ, self._stop)
+        if self._watched is not None:
+            pidfd = open_pidfd(self._watched)
+            if pidfd is None:
+                return
+            self._selector.register(pidfd, selectors.EVENT_READ, self._stop)
+        while self._running:
+            for key, events in self._selector.select(timeout=1.0):
+                key.data(key.fileobj, events)
+            self._tick()
+        if self._supervisor is not None:
+            # It has to read that the end is meant, after all that it has not read yet.
+            self._supervisor.socket.settimeout(_PATIENCE_SECONDS)
+            with contextlib.suppress(OSError):
+                self._supervisor.outbox.flush()
+
+    def stop(self, *_: Any) -> None:
+        """End `run` soon; from a signal handler, which must not send amid what is being sent."""
+        os.write(self._stop_writing, b"!")
+
+    # --- connections ---
+
+    def _accept(self, *_: Any) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._refuse(error)
+            return
+        connection = self._add(sock)
+        if connection.uid != os.getuid():
+            logger.warning("refused a process of user %d", connection.uid)
+            self._drop(connection)
+
+    def _refuse(self, error: OSError) -> None:
+        """Without descriptors left, a spare one serves to hang up: nobody waits for an answer."""
+        logger.warning("cannot take a connection: %s", error)
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._listener.accept()[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _add(self, sock: socket.socket) -> Connection:
+        connection = Connection(sock, self._selector, self._serve)
+        self._connections[sock.fileno()] = connection
+        return connection
+
+    def _serve(self, connection: Connection, events: int) -> None:
+        try:
+            if events & selectors.EVENT_WRITE:
+                connection.flush()
+            if events & selectors.EVENT_READ:
+                with contextlib.suppress(BlockingIOError):
+                    if not connection.reader.feed(connection.socket):
+                        return self._drop(connection)
+                while connection.socket.fileno() >= 0 and (frame := connection.reader.next()):
+                    self._answer(connection, *frame)
+        except ProtocolError as error:
+            logger.warning("dropped process %d: %s", connection.pid, error)
+            self._drop(connection)
+        except OSError as error:
+            logger.info("lost process %d: %s", connection.pid, error)
+            self._drop(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        if connection.socket.fileno() < 0:
+            return
+        del self._connections[connection.socket.fileno()]
+        connection.close()
+        if connection is self._supervisor:
+            self._supervisor, self._supervisor_id = None, b""
+            self._alone_since = time.monotonic()
+            if self._respawn and self._running:
+                self._respawn_supervisor()
+        if connection.segment is not None:
+            self._owners[connection.segment].discard(connection)
+            if not self._owners[connection.segment]:
+                del self._owners[connection.segment]
+        for object_id, count in connection.holds.items():
+            self._release(object_id, count)
+
+    def _tell(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
+        """Send an event; who cannot be told is dropped."""
+        try:
+            connection.send(kind, 0, body, fds)
+        except (OSError, ProtocolError) as error:
+            logger.info("lost process %d: %s", connection.pid, error)
+            self._drop(connection)
+
+    # --- requests ---
+
+    def _answer(self, connection: Connection, kind: str, request_id: int, body: Any) -> None:
+        handler: Callable[..., Any] | None = getattr(self, f"_on_{kind}", None)
+        if handler is None or not (connection.greeted or kind == "hello"):
+            raise ProtocolError(f"unexpected frame {kind!r}")
+        try:
+            reply = handler(connection, *body)
+        except ZerrowError as error:
+            if isinstance(error, ProtocolError):
+                raise
+            reply = None
+            connection.send("error", request_id, _describe(error))
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise ProtocolError(f"malformed {kind!r}: {error!r}") from error
+        else:
+            fds = reply.pop() if kind == "segments" else ()
+            try:
+                if request_id:
+                    connection.send("reply", request_id, reply, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _on_hello(
+        self, connection: Connection, version: int, role: str, identity: bytes
+    ) -> list[Any]:
+        if version != protocol.PROTOCOL_VERSION:
+            raise ProtocolError(f"it speaks version {version}, not {protocol.PROTOCOL_VERSION}")
+        connection.greeted = True
+        if role == "supervisor":
+            self._hand_over(connection)
+            self._supervisor_id = identity
+        return [protocol.PROTOCOL_VERSION, os.getpid()]
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Make this connection the supervisor; the one before it, if any, is told to let go."""
+        previous, self._supervisor = self._supervisor, connection
+        if previous is not None and previous is not connection:
+            self._tell(previous, "stopping", [])
+            self._drop(previous)
+        connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
+        for kind, body in self._books.snapshot():
+            fds = [self._descriptors[body[0]]] if kind == "segment" else []
+            connection.send(kind, 0, body, fds)
+        connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
+
+    def _on_attach(
+        self, connection: Connection, segment_id: bytes, size: int, shared: bool = False
+    ) -> list[bytes]:
+        fd = connection.reader.take_descriptor()
+        if connection.segment not in (None, segment_id):
+            os.close(fd)
+            raise ProtocolError("a process has one segment")
+        known = self._books.segments.get(segment_id)
+        if known is not None:
+            os.close(fd)
+            if known.pid != connection.pid:
+                raise ProtocolError("a segment belongs to the process that made it")
+        else:
+            try:
+                check_segment(segment_id, fd, size)
+            except ProtocolError:
+                os.close(fd)
+                raise
+            self._descriptors[segment_id] = fd
+            self._change("segment", [segment_id, size, connection.pid, start_time(connection.pid)])
+            try:
+                self._watch_process(segment_id)
+            except OSError:  # out of descriptors: unwatched, it would stay for ever
+                self._change("segment_gone", [segment_id])
+                os.close(self._descriptors.pop(segment_id))
+                raise
+            if segment_id not in self._books.segments:
+                raise ProtocolError("its process is gone already")
+        if shared and not self._books.segments[segment_id].shared:
+            self._change("share", [segment_id])
+        connection.segment = segment_id
+        self._owners[segment_id].add(connection)
+        return [self._books.segments[segment_id].references.offsets()]
+
+    def _on_put(
+        self,
+        connection: Connection,
+        object_id: bytes,
+        own: bytes,
+        foreign: Packed,
+        message: bytes | None,
+        transient: bool,
+        owned: bool,
+        counters: list[int],
+    ) -> list[bytes]:
+        if not isinstance(object_id, bytes) or not (message is None or isinstance(message, bytes)):
+            raise ProtocolError("an object's id and message are bytes")
+        if object_id in self._books.objects:
+            raise ObjectExistsError(
+                f"object {object_id.hex()} exists already; objects never change"
+            )
+        allocations = [(segment_id, packed) for segment_id, packed in foreign if packed]
+        for segment_id, packed in allocations:
+            segment = self._books.segments.get(segment_id)
+            if segment is None or not segment.references.contains(packed):
+                raise ObjectLostError(
+                    f"an allocation of segment {segment_id.hex()} is not in the store any more"
+                )
+        if (own or owned) and connection.segment is None:
+            raise ProtocolError("it publishes without having attached a segment")
+        if own:
+            assert connection.segment is not None
+            allocations.append((connection.segment, own))
+        if len(counters) != len(COUNTERS) or any(type(count) is not int for count in counters):
+            raise ProtocolError("counters are numbers of bytes")
+        if any(not 0 <= count <= _MOST_COUNTED for count in counters):
+            raise ProtocolError("counters are numbers of bytes that a machine can have")
+        needed = self._books.new_bytes(allocations)
+        if needed and self._books.bytes_stored + needed > self._budget:
+            raise StoreFullError(needed=needed, used=self._books.bytes_stored, budget=self._budget)
+        owner = connection.segment if owned else None
+        body = [object_id, allocations, message, bool(transient), owner]
+        self._change("put", [*body, counters, time.time()])
+        if transient:
+            self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
+        return [self._supervisor_id]
+
+    def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
+        entry = self._take_hold(connection, object_id)
+        return [entry.message, entry.allocations]
+
+    def _on_hold(self, connection: Connection, object_id: bytes) -> None:
+        self._take_hold(connection, object_id)
+
+    def _take_hold(self, connection: Connection, object_id: bytes) -> Object:
+        entry = self._books.objects.get(object_id)
+        # A reader that comes back after a crash of the store may hold what was deleted meanwhile.
+        if entry is None or (entry.deleted and object_id not in self._orphaned):
+            raise ObjectNotFoundError(object_id)
+        connection.holds[object_id] += 1
+        self._holders[object_id] += 1
+        self._orphaned.pop(object_id, None)
+        return entry
+
+    def _on_release(self, connection: Connection, object_ids: list[bytes]) -> None:
+        for object_id in object_ids:
+            if connection.holds[object_id] <= 0:
+                raise ProtocolError("it released what it does not hold")
+            connection.holds[object_id] -= 1
+            if connection.holds[object_id] == 0:
+                del connection.holds[object_id]
+            self._release(object_id, 1)
+
+    def _on_segments(self, connection: Connection, segment_ids: list[bytes]) -> list[Any]:
+        missing = [s for s in segment_ids if s not in self._descriptors]
+        if missing:
+            raise ObjectLostError(f"segment {missing[0].hex()} is not in the store any more")
+        if len(segment_ids) > protocol.MAX_DESCRIPTORS:
+            raise ProtocolError("it asks for too many segments at once")
+        # Reopened read-only: what is given away can neither be written nor truncated.
+        fds: list[int] = []
+        try:
+            for segment_id in segment_ids:
+                path = f"/proc/self/fd/{self._descriptors[segment_id]}"
+                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return [[self._books.segments[s].size for s in segment_ids], fds]
+
+    def _on_delete(self, connection: Connection, object_ids: list[bytes], missing_ok: bool) -> None:
+        if not missing_ok:
+            for object_id in object_ids:
+                entry = self._books.objects.get(object_id)
+                if entry is None or entry.deleted:
+                    raise ObjectNotFoundError(object_id)
+        for object_id in object_ids:
+            self._delete(object_id)
+
+    def _on_list(self, connection: Connection) -> list[Any]:
+        return [
+            [object_id, entry.nbytes, entry.created, self._holders[object_id], entry.transient]
+            for object_id, entry in self._books.objects.items()
+            if not entry.deleted
+        ]
+
+    def _on_stats(self, connection: Connection) -> dict[str, Any]:
+        return {
+            "objects": sum(not entry.deleted for entry in self._books.objects.values()),
+            "bytes_stored": self._books.bytes_stored,
+            **self._books.counters,
+            "budget": self._budget,
+            "segments": len(self._books.segments),
+            "clients": sum(c is not self._supervisor for c in self._connections.values()),
+            "pid": os.getpid(),
+            "supervised": self._supervisor is not None,
+        }
+
+    def _on_shutdown(self, connection: Connection) -> None:
+        self._stop()
+
+    # --- lives ---
+
+    def _change(self, kind: str, body: list[Any]) -> Freed:
+        """Apply an event here and at the supervisor."""
+        freed = self._books.apply(kind, body)
+        supervisor = self._supervisor
+        if supervisor is not None:
+            fds = [self._descriptors[body[0]]] if kind == "segment" else []
+            self._tell(supervisor, kind, body, fds)
+        return freed
+
+    def _delete(self, object_id: bytes) -> None:
+        entry = self._books.objects.get(object_id)
+        if entry is None or entry.deleted:
+            return
+        if self._holders[object_id]:
+            self._change("hide", [object_id])
+        else:
+            self._remove(object_id)
+
+    def _release(self, object_id: bytes, count: int) -> None:
+        self._holders[object_id] -= count
+        if self._holders[object_id] > 0:
+            return
+        del self._holders[object_id]
+        entry = self._books.objects.get(object_id)
+        if entry is not None and (entry.deleted or entry.transient):
+            self._remove(object_id)
+
+    def _remove(self, object_id: bytes) -> None:
+        self._orphaned.pop(object_id, None)
+        for segment_id, offsets in self._change("remove", [object_id]):
+            if segment_id in self._dead:
+                self._punch_gaps(segment_id)
+                continue
+            # Each client of the owning process unpins what it has pinned itself.
+            for owner in list(self._owners.get(segment_id, ())):
+                self._tell(owner, "freed", offsets)
+
+    def _watch_process(self, segment_id: bytes) -> None:
+        segment = self._books.segments[segment_id]
+        pidfd = open_pidfd(segment.pid)
+        if pidfd is None or start_time(segment.pid) != segment.started:
+            if pidfd is not None:
+                os.close(pidfd)
+            self._process_gone(segment_id)
+            return
+
+        def gone(*_: Any) -> None:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+            self._process_gone(segment_id)
+
+        self._selector.register(pidfd, selectors.EVENT_READ, gone)
+
+    def _process_gone(self, segment_id: bytes) -> None:
+        for object_id in [o for o, e in self._books.objects.items() if e.owner == segment_id]:
+            self._delete(object_id)
+        self._dead.add(segment_id)
+        self._punch_gaps(segment_id)
+
+    def _punch_gaps(self, segment_id: bytes) -> None:
+        """Give back a dead process's memory that no object refers to; all of it ends the
+        segment.
+        """
+        segment = self._books.segments[segment_id]
+        fd = self._descriptors[segment_id]
+        if not segment.references:
+            self._change("segment_gone", [segment_id])
+            os.close(self._descriptors.pop(segment_id))
+            self._dead.discard(segment_id)
+            for connection in list(self._connections.values()):
+                if connection.greeted and connection is not self._supervisor:
+                    self._tell(connection, "segment_gone", segment_id)
+            return
+        if segment.shared:  # another store may refer to what this one does not
+            return
+        for start, end in segment.references.gaps(segment.size):
+            punch(fd, start, end)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        # In the order in which they were orphaned: most often the first is not due.
+        while (object_id := next(iter(self._orphaned), None)) is not None:
+            if self._orphaned[object_id] >= now:
+                break
+            del self._orphaned[object_id]
+            entry = self._books.objects.get(object_id)
+            if entry is not None and not self._holders[object_id]:
+                self._remove(object_id)
+        alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
+        if alone and not self._respawn:
+            logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
+            self._stop()
+
+    def _respawn_supervisor(self) -> None:
+        command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
+        command += ["--budget", str(self._budget)]
+        subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+
+    def _stop(self, *_: Any) -> None:
+        """End the store, and tell the supervisor that it is meant."""
+        self._running = False
+        if self._supervisor is not None:
+            self._tell(self._supervisor, "stopping", [])
+
+
+def _describe(error: ZerrowError) -> list[Any]:
+    """An error as it travels: its class and what its constructor wants."""
+    if isinstance(error, StoreFullError):
+        return ["StoreFullError", [error.needed, error.used, error.budget]]
+    if isinstance(error, ObjectNotFoundError):
+        return ["ObjectNotFoundError", [error.object_id]]
+    return [type(error).__name__, [str(error)]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The node store's server.")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--budget", type=int, required=True)
+    parser.add_argument("--supervisor-fd", type=int, required=True)
+    parser.add_argument("--watch-pid", type=int)
+    parser.add_argument("--respawn-supervisor", action="store_true")
+    arguments = parser.parse_args()
+    # A process of its own, not a child of the supervisor: it outlives it.
+    if os.fork():
+        os._exit(0)
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        server = Server(
+            arguments.name, arguments.budget, arguments.watch_pid, arguments.respawn_supervisor
+        )
+    except OSError as error:
+        logger.warning("a store named %s is running already: %s", arguments.name, error)
+        return ALREADY_RUNNING
+    signal.signal(signal.SIGTERM, server.stop)
+    server.restore(socket.socket(fileno=arguments.supervisor_fd))
+    server.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

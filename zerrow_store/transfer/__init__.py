@@ -1,0 +1,1 @@
+"""Objects between machines, with Arrow Flight."""
