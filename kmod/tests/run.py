@@ -62,7 +62,7 @@ TESTS = (
 )
 
 
-def run(*command: str | Path, cwd: Path | None = None, **kwargs) -> str:
+def run(*command: str | Path, cwd: Path | None = None) -> str:
     """Run a command at low priority and return its output; its failure ends the run."""
     done = subprocess.run(
         ["nice", "-n", "10", *map(str, command)],
@@ -70,7 +70,6 @@ def run(*command: str | Path, cwd: Path | None = None, **kwargs) -> str:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        **kwargs,
     )
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}")
@@ -78,21 +77,35 @@ def run(*command: str | Path, cwd: Path | None = None, **kwargs) -> str:
 
 
 def need_tools() -> None:
+    if not shutil.which("apt-get"):
+        sys.exit(
+            "the kernels and tools come from Debian 12's packages, and there is no apt-get here"
+        )
     missing = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
     if missing and os.geteuid():
         sys.exit(f"missing packages; as root: apt-get install {' '.join(missing)}")
     if missing:
         run("apt-get", "update")
-        run("apt-get", "install", "-y", "--no-install-recommends", *missing)
+        run("apt-get", "install", "-y", "--no-install-recommends", *missing, "libelf1")
+
+
+def known_versions(kernel: str) -> set[str]:
+    """The versions that apt knows, and those in the cache."""
+    names = run("apt-cache", "pkgnames", f"linux-image-{kernel}").split()
+    names += [p.name.split("_")[0] for p in (CACHE / kernel).glob("linux-image-*.deb")]
+    return {m[1] for name in names if (m := re.match(IMAGES[kernel], name))}
 
 
 def newest_version(kernel: str) -> str:
-    """The newest version apt knows; what is cached serves where apt knows none."""
-    names = run("apt-cache", "pkgnames", f"linux-image-{kernel}").split()
-    names += [p.name.split("_")[0] for p in (CACHE / kernel).glob("linux-image-*.deb")]
-    found = {m[1] for name in names if (m := re.match(IMAGES[kernel], name))}
+    found = known_versions(kernel)
+    if not found and not os.geteuid():
+        run("apt-get", "update")
+        found = known_versions(kernel)
     if not found:
-        sys.exit(f"apt knows no Debian image of Linux {kernel}; run apt-get update")
+        sys.exit(
+            f"apt knows no Debian 12 image of Linux {kernel} (6.12 is in its security archive); "
+            "as root: apt-get update"
+        )
     return max(found, key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
 
 
@@ -166,7 +179,7 @@ def initramfs(tree: Path, version: str, out: Path, script: str) -> Path:
     shutil.rmtree(root, ignore_errors=True)
     for name in ("bin", "dev", "proc", "sys", "tmp", "lib"):
         (root / name).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox"), root / "bin/busybox")
+    shutil.copy(shutil.which("busybox") or "", root / "bin/busybox")
     shutil.copy(out / "kernelzero.ko", root)
     shutil.copy(out / "faults/kernelzero.ko", root / "faults.ko")
     shutil.copy(out / "kztest", root)
@@ -244,6 +257,7 @@ def run_guest(
     passed, failed, reasons = verdict(console, len(tests))
     seconds = time.monotonic() - start
     print(f"{version} {guest}: {passed} ok, {failed} not, {seconds:.0f} s in QEMU", flush=True)
+    print(*re.findall(r"^  seed .*", console, re.M), sep="\n", flush=True)
     if failed:
         print(console.partition("KZ-DMESG")[0][-6000:], *reasons[:40], sep="\n", flush=True)
     return passed, failed
