@@ -142,10 +142,10 @@ static int kz_fault_in(struct kz_call *c, unsigned long end)
 
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
-	do {
-		err = fixup_user_fault(mm, addr, 0, &unlocked);
-		addr += PAGE_SIZE;
-	} while (!err && addr < end && (addr >> PAGE_SHIFT) % KZ_FAULT_WINDOW);
+	err = fixup_user_fault(mm, addr, 0, &unlocked);
+	for (addr += PAGE_SIZE; !err && addr < end && (addr >> PAGE_SHIFT) % KZ_FAULT_WINDOW; addr += PAGE_SIZE)
+		if (fixup_user_fault(mm, addr, 0, &unlocked))
+			break; /* its turn comes, if it lies in a mapping at all */
 	mmap_read_unlock(mm);
 	c->counts->retried++;
 	return err;

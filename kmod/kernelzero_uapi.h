@@ -57,7 +57,7 @@ struct kernelzero_counts {
  *
  * EINVAL  arguments, memory of another kind (a file's already, shared, executable, locked, with a
  *	   protection key or userfaultfd, MADV_DONTFORK, DONTDUMP, WIPEONFORK), or not a memfd
- * ENOMEM  nothing mapped there, or no memory; EFAULT an edge is not readable
+ * ENOMEM  nothing mapped there, or no memory; EFAULT an edge, or shared swapped memory, is not readable
  * ENOSPC  file system full, or commit limit; EFBIG file size limit
  * EPERM   sealed; EBADF not open for reading and writing
  * EAGAIN  swapped pages did not stay in memory: try again

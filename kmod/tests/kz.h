@@ -36,6 +36,7 @@
 #define FULL 2
 #define FAULTS 4 /* wants the module built with -DKZ_FAULTS */
 #define MEMCG 8	 /* wants a memory controller at /cg, version 1 or 2 */
+#define SWAP 16
 
 struct group {
 	const char *name;

@@ -2,7 +2,7 @@
 /*
  * Tests of /dev/kernelzero; runs as root in the guest that run.py boots.
  *
- *     kztest fast|full|faults|memcg|NAME SEED SECONDS     NAME: one group; SECONDS: of the stress
+ *     kztest fast|full|faults|memcg|swap|NAME SEED SECONDS     NAME: one group; SECONDS: of the stress
  *
  * Prints 'ok NAME', 'FAILED NAME' or 'SKIPPED NAME' per group. Between groups the kernel's page
  * counters must be back, exactly where they are exact.
@@ -129,13 +129,13 @@ static int run_group(const struct group *g)
 
 int main(int argc, char **argv)
 {
-	static const char *const sets[] = { "fast", "full", "faults", "memcg" };
+	static const char *const sets[] = { "fast", "full", "faults", "memcg", "swap" };
 	int failed = 0, ran = 0, wanted = 0;
 
 	setvbuf(stdout, NULL, _IONBF, 0);
 	if (argc != 4)
 		return 2;
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 5; i++)
 		if (!strcmp(argv[1], sets[i]))
 			wanted = 1 << i;
 	seed = strtoul(argv[2], NULL, 0);

@@ -4,17 +4,20 @@
 Packages are downloaded into kmod/.cache and unpacked there; the host's own kernel and /usr/src
 are not touched. A guest passes if its tests ran and passed, none was skipped, and its kernel log
 shows no complaint. Guests, per kernel: 'main' runs all groups with memory cgroups v2, then those
-of error injection with the module built for that; 'memcg1' those of memory cgroups with v1;
---fast only the short groups. The last line is 'N passed, N failed'.
+of error injection with the module built for that; 'zswap' those of swap and the stress with zswap
+and four CPUs; 'memcg1' those of memory cgroups with v1. --fast runs only the short groups. The
+last line is 'N passed, N failed'.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 KMOD = Path(__file__).resolve().parents[1]
@@ -60,6 +63,15 @@ TESTS = (
     "insmod /{module}.ko && /kztest {arguments}; echo KZ-EXIT $?; "
     "rmmod kernelzero; echo KZ-RMMOD $?"
 )
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a guest is booted."""
+
+    timeout: int
+    checks: str
+    machine: tuple[str, ...] = ("-cpu", "max", "-smp", "2")
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -153,9 +165,9 @@ def build(tree: Path, version: str) -> Path:
     for name, flags in (("", ""), ("faults", "-DKZ_FAULTS")):
         (out / name).mkdir()
         compile_module(tree, version, out / name, flags)
-    tests = sorted((KMOD / "tests").glob("*.c"))
     options = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", f"-I{KMOD}")
-    run("gcc-12", *options, "-o", out / "kztest", *tests)
+    for name, sources in (("kztest", KMOD / "tests"), ("kzbench", KMOD / "tests/bench")):
+        run("gcc-12", *options, "-o", out / name, *sorted(sources.glob("*.c")))
     return out
 
 
@@ -182,7 +194,8 @@ def initramfs(tree: Path, version: str, out: Path, script: str) -> Path:
     shutil.copy(shutil.which("busybox") or "", root / "bin/busybox")
     shutil.copy(out / "kernelzero.ko", root)
     shutil.copy(out / "faults/kernelzero.ko", root / "faults.ko")
-    shutil.copy(out / "kztest", root)
+    for name in ("kztest", "kzbench"):
+        shutil.copy(out / name, root)
     names = []
     for file in kernel_modules(tree, version):
         shutil.copy(file, root / "lib")
@@ -198,18 +211,18 @@ def initramfs(tree: Path, version: str, out: Path, script: str) -> Path:
     return image
 
 
-def boot(tree: Path, version: str, image: Path, checks: str, limit: int) -> str:
+def boot(tree: Path, version: str, image: Path, options: Options) -> str:
     """Run the guest until it powers off; return its console. A guest that hangs is cut off."""
     disk = image.with_name("disk")
     with disk.open("wb") as file:
         file.truncate(DISK_MIB << 20)
     command = [
-        *("nice", "-n", "10", "timeout", "--kill-after=5", str(limit)),
-        *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024"),
+        *("nice", "-n", "10", "timeout", "--kill-after=5", str(options.timeout)),
+        *("qemu-system-x86_64", "-accel", "tcg", *options.machine, "-m", "1024"),
         *("-kernel", str(tree / "boot" / f"vmlinuz-{version}-amd64"), "-initrd", str(image)),
         # slow, so that pages are still being written when they are looked at
         *("-drive", f"file={disk},format=raw,if=virtio,throttling.bps-write={16 << 20}"),
-        *("-append", f"console=ttyS0 panic=-1 mitigations=off loglevel=4 {checks}"),
+        *("-append", f"console=ttyS0 panic=-1 mitigations=off loglevel=4 {options.checks}"),
         *("-nographic", "-no-reboot"),
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
@@ -232,29 +245,43 @@ def verdict(console: str, modules: int) -> tuple[int, int, list[str]]:
     return passed, failed + bool(reasons and not failed), reasons
 
 
-def guests(kernel: str, args: argparse.Namespace) -> dict[str, tuple[str, list[tuple[str, str]]]]:
-    """Per guest: the cgroup mount, and which module runs which tests."""
+@dataclass(frozen=True)
+class Guest:
+    """What a guest runs: a cgroup mount, then modules with the tests' arguments."""
+
+    mount: str
+    tests: tuple[tuple[str, str], ...]
+    options: Options
+
+
+def guests(kernel: str, args: argparse.Namespace) -> dict[str, Guest]:
     tail = f"{args.seed} {args.seconds}"
+    plain, checked = Options(args.timeout, ""), Options(args.timeout, CHECKS)
     if args.group:
-        return {args.group: (CGROUP2, [("faults", f"{args.group} {tail}")])}
+        return {args.group: Guest(CGROUP2, (("faults", f"{args.group} {tail}"),), checked)}
     if args.fast:
-        return {"fast": (CGROUP2, [("kernelzero", f"fast {tail}")])}
-    found = {"main": (CGROUP2, [("kernelzero", f"full {tail}"), ("faults", f"faults {tail}")])}
+        return {"fast": Guest(CGROUP2, (("kernelzero", f"fast {tail}"),), plain)}
+    main = (("kernelzero", f"full {tail}"), ("faults", f"faults {tail}"))
+    zswap = Options(args.timeout, f"{CHECKS} zswap.enabled=1", ("-cpu", "max", "-smp", "4"))
+    found = {
+        "main": Guest(CGROUP2, main, checked),
+        "zswap": Guest(CGROUP2, (("kernelzero", f"swap {tail}"),), zswap),
+    }
     if kernel == "6.1":  # Debian's 6.12 is built without memory cgroups v1
-        found["memcg1"] = (CGROUP1, [("kernelzero", f"memcg {tail}")])
+        found["memcg1"] = Guest(CGROUP1, (("kernelzero", f"memcg {tail}"),), checked)
     return found
 
 
 def run_guest(
     kernel: str, guest: str, tree: Path, version: str, out: Path, args: argparse.Namespace
 ) -> tuple[int, int]:
-    mount, tests = guests(kernel, args)[guest]
-    lines = [TESTS.format(module=module, arguments=a) for module, a in tests]
-    image = initramfs(tree, version, out, "\n".join([mount, *lines]))
+    what = guests(kernel, args)[guest]
+    lines = [TESTS.format(module=module, arguments=a) for module, a in what.tests]
+    image = initramfs(tree, version, out, "\n".join([what.mount, *lines]))
     start = time.monotonic()
-    console = boot(tree, version, image, "" if args.fast else CHECKS, args.timeout)
+    console = boot(tree, version, image, what.options)
     (out / f"console-{guest}.log").write_text(console)
-    passed, failed, reasons = verdict(console, len(tests))
+    passed, failed, reasons = verdict(console, len(what.tests))
     seconds = time.monotonic() - start
     print(f"{version} {guest}: {passed} ok, {failed} not, {seconds:.0f} s in QEMU", flush=True)
     print(*re.findall(r"^  seed .*", console, re.M), sep="\n", flush=True)
@@ -263,10 +290,29 @@ def run_guest(
     return passed, failed
 
 
+def bench(tree: Path, version: str, out: Path, args: argparse.Namespace) -> None:
+    """Count instructions: one CPU, whose time stamp counter advances by one per instruction.
+
+    QEMU counts each round of a repeated instruction. Without ERMS and FSRM, memory is copied and
+    zeroed by 8 bytes a round and not by one, which would make copying look worse than it is.
+    """
+    script = "insmod /kernelzero.ko && /kzbench; rmmod kernelzero"
+    image = initramfs(tree, version, out, script)
+    machine = ("-cpu", "max,-erms,-fsrm", "-smp", "1", "-icount", "shift=0")
+    console = boot(tree, version, image, Options(args.timeout, "", machine))
+    found = re.search(r'^{"runs".*$', console, re.M)
+    if not found:
+        sys.exit(f"the benchmark did not finish\n{console[-6000:]}")
+    revision = run("git", "-C", KMOD, "describe", "--always", "--dirty").strip()
+    about = {"kernel": version, "revision": revision, "unit": "guest instructions, emulated"}
+    print(json.dumps(about | json.loads(found[0])), flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernel", choices=sorted(IMAGES), help="default: both")
     parser.add_argument("--fast", action="store_true", help="the short groups")
+    parser.add_argument("--bench", action="store_true", help="count instructions instead, as JSON")
     parser.add_argument("--group", help="one group alone, with the module for error injection")
     parser.add_argument("--seed", type=int, default=1, help="of the random stress")
     parser.add_argument("--seconds", type=int, default=60, help="of the random stress")
@@ -279,11 +325,15 @@ def main() -> int:
     for kernel in [args.kernel] if args.kernel else sorted(IMAGES, key=len):
         tree, version = unpacked(kernel)
         out = build(tree, version)
+        if args.bench:
+            bench(tree, version, out, args)
+            continue
         for guest in guests(kernel, args):
             passed, failed = run_guest(kernel, guest, tree, version, out, args)
             total[0] += passed
             total[1] += failed
-    print(f"{total[0]} passed, {total[1]} failed")
+    if not args.bench:
+        print(f"{total[0]} passed, {total[1]} failed")
     return 1 if total[1] else 0
 
 

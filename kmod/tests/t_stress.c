@@ -294,6 +294,6 @@ static void t_stress(void)
 }
 
 const struct group stress_groups[] = {
-	{ "stress", t_stress, FULL },
+	{ "stress", t_stress, FULL | SWAP },
 	{ NULL, NULL, 0 },
 };

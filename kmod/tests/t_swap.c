@@ -27,6 +27,29 @@ static void t_swapped(void)
 	CHECK(same(q, n, 8, 0));
 }
 
+/* Swap entries that a child shares are faulted in by windows, which may reach over the mapping's end */
+static void t_swapped_shared(void)
+{
+	size_t n = 80 * PS;
+	char *p = memory(n, 0), c;
+	int fd = memfd(), pipes[2];
+	pid_t pid;
+
+	fill(p, n, 3);
+	CHECK(!madvise(p, n, MADV_PAGEOUT) && pages_with(p, n, PM_SWAPPED) == 80 && !pipe(pipes));
+	pid = fork();
+	if (!pid) {
+		close(pipes[1]);
+		_exit(read(pipes[0], &c, 1) || !same(p, n, 3, 0));
+	}
+	CHECK(!munmap(p + 70 * PS, PS) && deanon(fd, p, n, 0) == ENOMEM && got_done == 70 * PS);
+	CHECK(got.retried && got.copied + got.moved == 70 && file_same(fd, 0, 70 * PS, 3, 0));
+	CHECK(same(p, 70 * PS, 3, 0) && same(p + 71 * PS, 9 * PS, 3, 71 * PS));
+	CHECK(!mprotect(p + 71 * PS, 9 * PS, PROT_NONE) && deanon(fd, p + 71 * PS, 9 * PS, 0) == EFAULT);
+	close(pipes[1]);
+	child_ok(pid);
+}
+
 /* swapoff finds the entries in the file: the file is on shmem's list of swapped inodes */
 static void t_swapoff(void)
 {
@@ -94,9 +117,10 @@ static void t_swapped_disk(void)
 }
 
 const struct group swap_groups[] = {
-	{ "swapped", t_swapped, FAST | FULL },
-	{ "swapoff", t_swapoff, FULL },
-	{ "swapped_huge", t_swapped_huge, FAST | FULL },
-	{ "swapped_disk", t_swapped_disk, FULL },
+	{ "swapped", t_swapped, FAST | FULL | SWAP },
+	{ "swapped_shared", t_swapped_shared, FAST | FULL | SWAP },
+	{ "swapoff", t_swapoff, FULL | SWAP },
+	{ "swapped_huge", t_swapped_huge, FAST | FULL | SWAP },
+	{ "swapped_disk", t_swapped_disk, FULL | SWAP },
 	{ NULL, NULL, 0 },
 };
