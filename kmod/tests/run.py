@@ -284,7 +284,8 @@ def run_guest(
     passed, failed, reasons = verdict(console, len(what.tests))
     seconds = time.monotonic() - start
     print(f"{version} {guest}: {passed} ok, {failed} not, {seconds:.0f} s in QEMU", flush=True)
-    print(*re.findall(r"^  seed .*", console, re.M), sep="\n", flush=True)
+    for line in re.findall(r"^  seed .*", console, re.M):
+        print(line, flush=True)
     if failed:
         print(console.partition("KZ-DMESG")[0][-6000:], *reasons[:40], sep="\n", flush=True)
     return passed, failed
