@@ -7,13 +7,17 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test lint format bench bench-decache nightly clean
+.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure nightly clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Boots Debian's kernels in QEMU; wants apt, and root if packages are missing. KERNEL_TESTS="--fast"
+test-kernel:
+	$(PYTHON) kmod/tests/run.py $(KERNEL_TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,6 +35,9 @@ bench: $(STAMP)
 
 bench-decache: $(STAMP)
 	$(BIN)/python -m benchmarks.decache
+
+bench-pressure: $(STAMP)
+	$(BIN)/python -m benchmarks.pressure
 
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What differs between the supported kernels, so that the engine reads as one.
+ */
+#ifndef KZ_COMPAT_H
+#define KZ_COMPAT_H
+
+#include <linux/list.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/pagewalk.h>
+#include <linux/shmem_fs.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/version.h>
+
+#define KZ_612 (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0))
+#define KZ_TESTED                                                                                            \
+	((LINUX_VERSION_CODE >= KERNEL_VERSION(6, 1, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)) ||      \
+	 (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)))
+
+/* Functions and data of the kernel that are not exported; filled by kz_symbols_init(). */
+struct kz_symbols {
+	int (*walk_page_range)(struct mm_struct *mm, unsigned long start, unsigned long end,
+			       const struct mm_walk_ops *ops, void *private);
+#if KZ_612
+	unsigned long (*do_mmap)(struct file *file, unsigned long addr, unsigned long len, unsigned long prot,
+				 unsigned long flags, vm_flags_t vm_flags, unsigned long pgoff,
+				 unsigned long *populate, struct list_head *uf);
+	int (*split)(struct page *page, struct list_head *list, unsigned int order);
+	void (*swap_free)(swp_entry_t entry, int nr);
+	bool (*unqueue_deferred_split)(struct folio *folio);
+	struct mthp_stat __percpu *mthp_stats;
+#else
+	unsigned long (*do_mmap)(struct file *file, unsigned long addr, unsigned long len, unsigned long prot,
+				 unsigned long flags, unsigned long pgoff, unsigned long *populate,
+				 struct list_head *uf);
+	int (*split)(struct page *page, struct list_head *list);
+	void (*swap_free)(swp_entry_t entry);
+#endif
+	bool (*shmem_charge)(struct inode *inode, long pages);
+	void (*shmem_uncharge)(struct inode *inode, long pages);
+	bool (*folio_free_swap)(struct folio *folio);
+	int (*swap_duplicate)(swp_entry_t entry);
+	int (*swap_count)(swp_entry_t entry);
+	struct folio *(*swap_cache_get_folio)(swp_entry_t entry, struct vm_area_struct *vma, unsigned long addr);
+	int (*mem_cgroup_charge)(struct folio *folio, struct mm_struct *mm, gfp_t gfp);
+	void (*lru_add_drain)(void);
+	void (*lru_add_drain_all)(void);
+#ifdef KZ_FAULTS
+	int (*do_munmap)(struct mm_struct *mm, unsigned long addr, size_t len, struct list_head *uf);
+#endif
+	struct list_head *shmem_swaplist;
+	struct mutex *shmem_swaplist_mutex;
+};
+
+extern struct kz_symbols kz_sym;
+
+int kz_symbols_init(void);
+
+static inline unsigned long kz_do_mmap(struct file *file, unsigned long addr, unsigned long len,
+				       unsigned long prot, unsigned long flags, pgoff_t index)
+{
+	unsigned long populate = 0;
+	LIST_HEAD(uf); /* stays empty: ranges armed for userfaultfd are refused */
+
+#if KZ_612
+	return kz_sym.do_mmap(file, addr, len, prot, flags, 0, index, &populate, &uf);
+#else
+	return kz_sym.do_mmap(file, addr, len, prot, flags, index, &populate, &uf);
+#endif
+}
+
+static inline int kz_split(struct folio *folio)
+{
+#if KZ_612
+	return kz_sym.split(&folio->page, NULL, 0);
+#else
+	return kz_sym.split(&folio->page, NULL);
+#endif
+}
+
+static inline void kz_swap_put(swp_entry_t entry)
+{
+#if KZ_612
+	kz_sym.swap_free(entry, 1);
+#else
+	kz_sym.swap_free(entry);
+#endif
+}
+
+/* Count pages as the file's: blocks, quota, limit, commit and nrpages. False: no space. */
+static inline bool kz_charge(struct inode *inode, long pages)
+{
+#if KZ_612
+	return kz_sym.shmem_charge(inode, pages);
+#else
+	bool ok; /* 6.1 adds to nrpages without taking the lock itself */
+
+	xa_lock_irq(&inode->i_mapping->i_pages);
+	ok = kz_sym.shmem_charge(inode, pages);
+	xa_unlock_irq(&inode->i_mapping->i_pages);
+	return ok;
+#endif
+}
+
+static inline bool kz_is_shmem(struct address_space *mapping)
+{
+#if KZ_612
+	return shmem_mapping(mapping);
+#else
+	return mapping->a_ops == &shmem_aops;
+#endif
+}
+
+/* The statistics that shmem_add_to_page_cache() keeps. The xarray is locked, interrupts are off. */
+static inline void kz_count_file_pages(struct folio *folio, long nr)
+{
+#if KZ_612
+	if (folio_test_pmd_mappable(folio))
+		__lruvec_stat_mod_folio(folio, NR_SHMEM_THPS, nr);
+	__lruvec_stat_mod_folio(folio, NR_FILE_PAGES, nr);
+	__lruvec_stat_mod_folio(folio, NR_SHMEM, nr);
+#else
+	if (nr > 1)
+		__mod_lruvec_page_state(&folio->page, NR_SHMEM_THPS, nr);
+	__mod_lruvec_page_state(&folio->page, NR_FILE_PAGES, nr);
+	__mod_lruvec_page_state(&folio->page, NR_SHMEM, nr);
+#endif
+}
+
+/* As mem_cgroup_charge(), whose inner function is not exported; to the caller's own group. */
+static inline int kz_memcg_charge(struct folio *folio, gfp_t gfp)
+{
+	return mem_cgroup_disabled() ? 0 : kz_sym.mem_cgroup_charge(folio, NULL, gfp);
+}
+
+static inline swp_entry_t kz_folio_swap(struct folio *folio)
+{
+#if KZ_612
+	return folio->swap;
+#else
+	return folio_swap_entry(folio);
+#endif
+}
+
+/*
+ * What 6.12 does for anonymous large folios only: the queue of the deferred split, which all of
+ * them are on from birth (the folio is frozen, as folio_unqueue_deferred_split() wants it), and
+ * the statistics of __folio_add_new_anon_rmap() and free_pages_prepare().
+ */
+static inline void kz_leave_anon(struct folio *folio)
+{
+#if KZ_612
+	if (!folio_test_large(folio))
+		return;
+	if (folio_order(folio) > 1 && folio_test_large_rmappable(folio) && !list_empty(&folio->_deferred_list))
+		kz_sym.unqueue_deferred_split(folio);
+	this_cpu_add(kz_sym.mthp_stats->stats[folio_order(folio)][MTHP_STAT_NR_ANON], -1);
+#endif
+}
+
+#if KZ_612
+#define KZ_VM_DROPPABLE VM_DROPPABLE
+#define KZ_WALK_LOCK .walk_lock = PGWALK_WRLOCK,
+#else
+#define KZ_VM_DROPPABLE VM_NONE
+#define KZ_WALK_LOCK
+#endif
+
+#endif
