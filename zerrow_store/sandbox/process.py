@@ -120,6 +120,9 @@ class Sandbox:
             raise SandboxUnavailableError(
                 f"the sandbox did not start: {said.decode(errors='replace').strip() or error}"
             ) from error
+        except BaseException:  # interrupted
+            self.close()
+            raise
 
     def prepare(self) -> None:
         """Fork and confine the process of the next call, in the background: it takes milliseconds
@@ -208,10 +211,14 @@ class Sandbox:
         streams = _Streams()
         frame = None
         try:
-            with contextlib.suppress(EOFError, OSError):
+            try:
                 _send(call, request, options, streams)
                 streams.close_writers()
                 frame = _follow(call, streams, options.timeout)
+            except SandboxTimeoutError:  # an OSError, too
+                raise
+            except (EOFError, OSError):
+                pass  # its process has ended: why is asked below
             fds = call.receiver.take_descriptors()
             self._ended = False
             # What refers to no memory of the call's need not wait for its end.
