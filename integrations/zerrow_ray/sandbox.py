@@ -19,9 +19,7 @@ from zerrow_store.errors import SandboxMemoryError, SandboxTimeoutError
 from zerrow_store.sandbox import SandboxOptions
 
 
-def sandboxed(
-    function: Any = None, /, *, tenant: str | None = None, **settings: Any
-) -> Any:
+def sandboxed(function: Any = None, /, *, tenant: str | None = None, **settings: Any) -> Any:
     """Let a task's function run in a sandbox. Above or below `@ray.remote`; settings are those of
     `zerrow_store.sandbox.SandboxOptions`.
 

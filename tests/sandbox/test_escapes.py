@@ -283,7 +283,9 @@ def test_with_network_the_store_stays_out_of_reach(listener: socket.socket, abst
 
 def test_other_kinds_of_socket() -> None:
     assert sandbox.run(_attempt, socket.socket, 16, socket.SOCK_RAW, 0) == "EAFNOSUPPORT"  # netlink
-    assert sandbox.run(_attempt, socket.socket, 40, socket.SOCK_STREAM, 0) == "EAFNOSUPPORT"  # vsock
+    assert (
+        sandbox.run(_attempt, socket.socket, 40, socket.SOCK_STREAM, 0) == "EAFNOSUPPORT"
+    )  # vsock
 
 
 def test_no_new_namespaces_and_no_privileges() -> None:

@@ -217,14 +217,12 @@ def test_a_flood_of_bytes_and_descriptors() -> None:
         import gc
         import socket
 
-        host = next(
-            o for o in gc.get_objects() if isinstance(o, socket.socket) and o.fileno() > 2
-        )
+        host = next(o for o in gc.get_objects() if isinstance(o, socket.socket) and o.fileno() > 2)
         if descriptors:
             socket.send_fds(host, [b"\0\0\0\0"], [1] * descriptors)
         host.sendall(b"\xff" * 100_000)
 
-    for descriptors in (0, 50):
+    for count in (0, 50):
         with pytest.raises(SandboxError, match="was ended"):
-            sandbox.run(flood, descriptors)
+            sandbox.run(flood, count)
     assert sandbox.run(lambda: 1) == 1

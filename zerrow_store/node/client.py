@@ -240,8 +240,9 @@ class Client:
         self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
         adopted = adoption.take([segment_id for segment_id, _ in encoded.foreign])
-        body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
-        body.append([[segment_id, size] for segment_id, _, size in adopted])
+        segments = [[segment_id, size] for segment_id, _, size in adopted]
+        named = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
+        body = [*named, segments]
         fds = [fd for _, fd, _ in adopted]
         try:
             if encoded.own or owned:

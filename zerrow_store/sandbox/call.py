@@ -101,10 +101,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         fields = value.schema if hasattr(value, "schema") else [value]
         for field in fields:
             for kind in _nested(field.type):
-                if isinstance(kind, pa.ExtensionType):
-                    if kind.extension_name not in self.extensions:
-                        with _importable_or_by_value(type(kind)):
-                            self.extensions[kind.extension_name] = cloudpickle.dumps(kind)
+                known = not isinstance(kind, pa.ExtensionType)
+                if known or kind.extension_name in self.extensions:
+                    continue
+                with _importable_or_by_value(type(kind)):
+                    self.extensions[kind.extension_name] = cloudpickle.dumps(kind)
 
 
 def _nested(kind: pa.DataType) -> Iterator[pa.DataType]:
@@ -143,5 +144,3 @@ def _is_installed(module: ModuleType) -> bool:
     paths = sysconfig.get_paths()
     installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return any(file.startswith(f"{directory}/") for directory in installed)
-
-

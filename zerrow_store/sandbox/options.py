@@ -52,4 +52,11 @@ class SandboxOptions:
 
     def world(self) -> tuple[object, ...]:
         """What a sandbox is started with; the rest is set for each call."""
-        return (self.memory, self.network, self.tmp, self.python_path, self.readable, self.best_effort)
+        return (
+            self.memory,
+            self.network,
+            self.tmp,
+            self.python_path,
+            self.readable,
+            self.best_effort,
+        )

@@ -83,7 +83,12 @@ def _seal(received: int, size: int, ranges: Ranges, most: int) -> Sealed:
     try:
         check_segment(bytes(16), received, size)  # before it is opened: it may be anything
         status = os.fstat(received)
-        if size > most or sum(length for _, length in ranges) > most or status.st_blksize != _PAGE or not stat.S_ISREG(status.st_mode):
+        if (
+            size > most
+            or sum(length for _, length in ranges) > most
+            or status.st_blksize != _PAGE
+            or not stat.S_ISREG(status.st_mode)
+        ):
             raise ProtocolError("its arena is larger than its limit, or of large pages")
         if ranges and sum(ranges[-1]) > size:
             raise ProtocolError("it refers to bytes outside of its arena")
@@ -131,9 +136,7 @@ def _zero(fd: int, start: int, end: int) -> None:
         raise OSError(errno.EIO, "its arena cannot be overwritten")
 
 
-def _decode(
-    message: bytes, table: list[tuple[bytes, int, int]], known: dict[bytes, Sealed]
-) -> Any:
+def _decode(message: bytes, table: list[tuple[bytes, int, int]], known: dict[bytes, Sealed]) -> Any:
     owner = tuple({known[segment].id: known[segment] for segment, _, _ in table}.values())
     for sealed in owner:
         sealed.map()

@@ -10,7 +10,6 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -134,8 +133,8 @@ class Sandbox:
     def run(self, request: Request, options: SandboxOptions) -> Any:
         """Run one call and return its result. Raises SandboxError, SandboxUnavailableError."""
         if self._next is None:
-            self._prepare(following := Future(), warm=False)
-            self._next = following
+            self._next = Future()
+            self._prepare(self._next, warm=False)
         call = None
         done = False
         try:

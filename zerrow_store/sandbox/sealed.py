@@ -49,7 +49,6 @@ class Sealed:
         weakref.finalize(self, _gone.put, (self.id, reading)).atexit = False
         _start_thread()
 
-
     def map(self) -> None:
         """Map it, if it is not mapped: a store's client unmaps what its store has no more."""
         _native.map_segment(self.id, self.fd, self.size)
