@@ -101,10 +101,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         fields = value.schema if hasattr(value, "schema") else [value]
         for field in fields:
             for kind in _nested(field.type):
-                if isinstance(kind, pa.ExtensionType):
-                    if kind.extension_name not in self.extensions:
-                        with _importable_or_by_value(type(kind)):
-                            self.extensions[kind.extension_name] = cloudpickle.dumps(kind)
+                known = not isinstance(kind, pa.ExtensionType)
+                if known or kind.extension_name in self.extensions:
+                    continue
+                with _importable_or_by_value(type(kind)):
+                    self.extensions[kind.extension_name] = cloudpickle.dumps(kind)
 
 
 def _nested(kind: pa.DataType) -> Iterator[pa.DataType]:

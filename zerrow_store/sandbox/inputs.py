@@ -56,6 +56,7 @@ _thread_pid = 0
 def prepare(value: Any) -> Input:
     """Return Arrow data as an input. Raises MemoryError, OSError, ValueError (see `encode`)."""
     encoded = _native.encode(value)
+    kept_pinned = False
     try:
         if (ready := _as_it_lies(encoded)) is not None:
             return ready
@@ -67,10 +68,10 @@ def prepare(value: Any) -> Input:
         made = _copy(value)
         if encoded.bytes_copied == 0:  # else the same object will have another key next time
             _keep(encoded.message, _Kept(made, encoded))
-            encoded = None
+            kept_pinned = True
         return made
     finally:
-        if encoded is not None:
+        if not kept_pinned:
             _unpin(encoded)
 
 

@@ -114,12 +114,14 @@ class Sandbox:
             self._pidfd = os.pidfd_open(self._receiver.pid)
         except (EOFError, OSError, ProtocolError) as error:
             self._control.close()
-            self._process.kill()
-            _, said = self._process.communicate()
+            said = self._said()
             self.usable = False
             raise SandboxUnavailableError(
                 f"the sandbox did not start: {said.decode(errors='replace').strip() or error}"
             ) from error
+        except BaseException:  # interrupted
+            self.close()
+            raise
 
     def prepare(self) -> None:
         """Fork and confine the process of the next call, in the background: it takes milliseconds
@@ -131,8 +133,8 @@ class Sandbox:
     def run(self, request: Request, options: SandboxOptions) -> Any:
         """Run one call and return its result. Raises SandboxError, SandboxUnavailableError."""
         if self._next is None:
-            self._prepare(following := Future(), warm=False)
-            self._next = following
+            self._next = Future()
+            self._prepare(self._next, warm=False)
         call = None
         done = False
         try:
@@ -168,8 +170,12 @@ class Sandbox:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             os.close(self._pidfd)
             self._pidfd = -1
-        self._process.kill()
-        _, said = self._process.communicate()
+            self._process.kill()
+        else:
+            # Still starting: its first process ends by itself when it finds the host gone. Killed
+            # now, bubblewrap might leave one behind that waits for it.
+            self._control.close()
+        said = self._said()
         if said:
             logger.warning("a sandbox said: %s", said.decode(errors="replace").strip())
         # What is being prepared fails now; the socket is its own until it has.
@@ -181,6 +187,18 @@ class Sandbox:
         if self._last is not None:
             self._last.close()
             self._last = None
+
+    def _said(self) -> bytes:
+        """Wait for bubblewrap's end; return what it, and the first process, wrote to stderr."""
+        try:
+            _, said = self._process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            assert self._process.stderr is not None
+            self._process.stderr.close()
+            self._process.wait()
+            return b"it did not end, and was killed"
+        return said
 
     def abandon(self) -> None:
         """Close this process's descriptors of a sandbox that is its parent's, after a fork."""
@@ -208,10 +226,14 @@ class Sandbox:
         streams = _Streams()
         frame = None
         try:
-            with contextlib.suppress(EOFError, OSError):
+            try:
                 _send(call, request, options, streams)
                 streams.close_writers()
                 frame = _follow(call, streams, options.timeout)
+            except SandboxTimeoutError:  # an OSError, too
+                raise
+            except (EOFError, OSError):
+                pass  # its process has ended: why is asked below
             fds = call.receiver.take_descriptors()
             self._ended = False
             # What refers to no memory of the call's need not wait for its end.

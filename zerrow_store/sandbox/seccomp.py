@@ -27,7 +27,7 @@ _NEW_NAMESPACES = (
 )
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
-_DENIED = """
+_NAMES = """
 ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd perf_event_open bpf
 userfaultfd add_key request_key keyctl mount umount umount2 pivot_root chroot move_mount open_tree
 fsopen fsconfig fsmount fspick mount_setattr unshare setns kexec_load kexec_file_load init_module
@@ -38,7 +38,8 @@ modify_ldt lookup_dcookie nfsservctl vhangup mbind migrate_pages move_pages set_
 shmget shmat shmctl shmdt semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open
 mq_unlink mq_timedsend mq_timedreceive uselib ustat sysfs _sysctl get_kernel_syms query_module
 create_module landlock_create_ruleset memfd_secret lsm_set_self_attr
-""".split()
+"""
+_DENIED = _NAMES.split()
 
 
 class _Comparison(ctypes.Structure):

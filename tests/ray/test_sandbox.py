@@ -1,0 +1,87 @@
+"""`@zerrow_ray.sandboxed`: tasks whose function runs confined."""
+
+import os
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+from ray.exceptions import RayTaskError
+
+import zerrow_ray
+from tests.ray.conftest import eventually, total
+from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def test_a_task_like_any_other(big: pa.Table) -> None:
+    @zerrow_ray.sandboxed(memory="1GiB")
+    @ray.remote(num_cpus=1)
+    def add(table: pa.Table, k: int = 1) -> pa.Table:
+        return pa.table({"sum": pc.add(table["c0"], k)})
+
+    @ray.remote
+    @zerrow_ray.sandboxed
+    def count(table: pa.Table) -> int:
+        return int(table.num_rows)
+
+    result = add.remote(ray.put(big), k=5)
+    assert ray.get(count.remote(result)) == big.num_rows
+    assert ray.get(result)["sum"].equals(pc.add(big["c0"], 5))
+    del result
+    eventually(lambda: total()["bytes_stored"] == 0, "the result's segment has gone")
+
+
+def test_it_is_confined() -> None:
+    @zerrow_ray.sandboxed
+    @ray.remote
+    def look() -> list[object]:
+        return [os.path.exists("/tmp/ray"), sorted(os.environ), os.listdir("/home")]
+
+    ray_there, names, homes = ray.get(look.remote())
+    assert not ray_there
+    assert not [name for name in names if "RAY" in name]
+    assert homes == ["sandbox"]
+
+
+def test_errors() -> None:
+    @zerrow_ray.sandboxed
+    @ray.remote
+    def fails() -> None:
+        raise KeyError("this")
+
+    @zerrow_ray.sandboxed(memory="128MiB")
+    @ray.remote
+    def fills() -> None:
+        bytearray(os.urandom(1 << 30))
+
+    @zerrow_ray.sandboxed(timeout=0.5)
+    @ray.remote
+    def blocks() -> None:
+        while True:
+            pass
+
+    for task, kind, text in (
+        (fails, SandboxError, "KeyError: 'this'"),
+        (fills, SandboxMemoryError, "134,217,728"),
+        (blocks, SandboxTimeoutError, "longer than 0.5 s"),
+    ):
+        with pytest.raises(RayTaskError, match=text) as caught:
+            ray.get(task.options(max_retries=0).remote())
+        assert isinstance(caught.value.cause, kind)
+
+
+def test_what_cannot_be_sandboxed() -> None:
+    with pytest.raises(TypeError, match="plain functions"):
+
+        @zerrow_ray.sandboxed
+        @ray.remote
+        def generator() -> object:
+            yield 1
+
+    with pytest.raises(TypeError, match="runs functions"):
+
+        @zerrow_ray.sandboxed
+        class Actor:
+            pass

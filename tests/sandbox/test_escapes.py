@@ -1,0 +1,469 @@
+"""Ways out of a sandbox, each tried for real; where it says something, also outside.
+
+Every attempt returns what came of it, so that a test sees that it failed, and for the right reason.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.sandbox.conftest import eventually, groups, sandboxes
+from zerrow_store import sandbox
+from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
+
+
+def _attempt(function: Any, *arguments: Any) -> str:
+    """Return "done", or the name of the errno."""
+    try:
+        function(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "done"
+
+
+# --- writing into an input ---
+
+
+def _write_by_mprotect(t: pa.Table) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    page = t["x"].chunk(0).buffers()[1].address & ~4095
+    if libc.mprotect(page, 4096, 3) != 0:
+        return errno.errorcode[ctypes.get_errno()]
+    return "done"
+
+
+def _write_by_process_memory(t: pa.Table) -> str:
+    address = t["x"].chunk(0).buffers()[1].address
+
+    def write() -> None:
+        with open("/proc/self/mem", "r+b", 0) as memory:
+            memory.seek(address)
+            memory.write(bytes(8))
+
+    return _attempt(write)
+
+
+def _write_by_process_vm(t: pa.Table) -> str:
+    return _process_vm_writev(t["x"].chunk(0).buffers()[1].address)
+
+
+def _process_vm_writev(address: int) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    data = ctypes.create_string_buffer(8)
+    local = (ctypes.c_void_p * 2)(ctypes.addressof(data), 8)
+    remote = (ctypes.c_void_p * 2)(address, 8)
+    if libc.process_vm_writev(os.getpid(), local, 1, remote, 1, 0) < 0:
+        return errno.errorcode[ctypes.get_errno()]
+    return "done"
+
+
+def _ptrace(*_: Any) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        attached = libc.ptrace(16, pid, 0, 0)  # PTRACE_ATTACH
+        return "done" if attached == 0 else errno.errorcode[ctypes.get_errno()]
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def _reopen_all(t: pa.Table) -> set[str]:
+    """Reopen the files of all mappings and descriptors for writing, and write."""
+    found = set()
+    for folder in ("/proc/self/map_files", "/proc/self/fd"):
+        for name in os.listdir(folder):
+            path = f"{folder}/{name}"
+            try:
+                if "memfd:zerrow-input" in os.readlink(path):
+                    fd = os.open(path, os.O_RDWR)
+                    found.add(_attempt(os.pwrite, fd, bytes(8), 0))
+            except OSError as error:
+                found.add(errno.errorcode[error.errno or 0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("attempt", "reason"),
+    [
+        (_write_by_mprotect, "EACCES"),
+        (_write_by_process_memory, "EIO"),
+        (_write_by_process_vm, "EPERM"),
+        (_ptrace, "EPERM"),
+    ],
+)
+def test_an_input_is_not_written(table: pa.Table, attempt: Any, reason: str) -> None:
+    before = table.to_pydict()
+    assert sandbox.run(attempt, table) == reason
+    assert table.to_pydict() == before
+    assert sandbox.run(lambda t: t["x"].to_pylist(), table) == before["x"]
+
+
+def test_outside_these_are_possible() -> None:
+    memory = ctypes.create_string_buffer(8)
+    assert _process_vm_writev(ctypes.addressof(memory)) == "done"
+    assert _ptrace() == "done"
+
+
+def test_an_input_is_not_reopened_for_writing(table: pa.Table) -> None:
+    assert "done" not in sandbox.run(_reopen_all, table)
+
+
+def test_a_descriptor_that_is_kept_cannot_write(table: pa.Table) -> None:
+    from zerrow_store.sandbox import inputs
+
+    made = inputs.prepare(table)
+    fd = os.open(f"/proc/self/fd/{made.segment.fd}", os.O_RDWR)
+    try:
+        assert _attempt(os.pwrite, fd, bytes(8), 0) == "EPERM"  # not even the host can
+        assert _attempt(os.ftruncate, fd, 0) == "EPERM"
+    finally:
+        os.close(fd)
+
+
+# --- reading what was not given ---
+
+
+def _memory_has(marker: bytes) -> bool:
+    """Whether the marker (given reversed) is in any file that this process has mapped read-only."""
+    marker = marker[::-1]
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+        for line in maps.readlines():
+            words = line.split()
+            if "memfd" not in line or words[1] != "r--s":
+                continue
+            start, end = (int(part, 16) for part in words[0].split("-"))
+            for at in range(start, end, 1 << 20):
+                memory.seek(at)
+                if marker in memory.read(min(1 << 20, end - at)):
+                    return True
+    return False
+
+
+def _table_of(marker: bytes) -> pa.Table:
+    return pa.table({"m": pc.binary_join_element_wise(pa.array([marker] * 20_000), b"", b"")})
+
+
+def test_another_table_is_not_seen() -> None:
+    secret, given = os.urandom(12).hex().encode(), os.urandom(12).hex().encode()
+    hidden, shown = _table_of(secret), _table_of(given)
+    assert not sandbox.run(lambda t, m: _memory_has(m), shown, secret[::-1])
+    assert sandbox.run(lambda t, m: _memory_has(m), shown, given[::-1])
+    assert hidden.num_rows == 20_000
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary()])
+def test_the_rows_beside_a_slice_are_not_seen(kind: pa.DataType) -> None:
+    secret, given = os.urandom(12).hex(), os.urandom(12).hex()
+    plain = pa.array([secret] * 10_000 + [given] * 10_000).cast(kind)
+    part = pa.table({"m": plain})[10_000:]
+    assert not sandbox.run(lambda t, m: _memory_has(m), part, secret[::-1].encode())
+    assert sandbox.run(lambda t, m: _memory_has(m), part, given[::-1].encode())
+
+
+def test_an_output_shows_nothing_but_itself() -> None:
+    """What a call computed on the way does not reach those who get its output."""
+    secret = os.urandom(12).hex()
+
+    def compute(word: str) -> pa.Table:
+        hidden = pc.binary_join_element_wise(pa.array([word] * 20_000), "", "")
+        table = pa.table({"n": pc.add(pa.array(range(20_000)), 1)})
+        globals()["keep"] = hidden
+        return table
+
+    table = sandbox.run(compute, secret, memory="128MiB")
+    copied = sandbox.stats().bytes_copied
+    roomy = {"memory": "1GiB"}  # looking at a file of holes fills them
+    assert not sandbox.run(lambda t, m: _memory_has(m), table, secret[::-1].encode(), **roomy)
+    assert sandbox.stats().bytes_copied == copied
+
+
+def test_neither_home_nor_environment_nor_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = os.urandom(12).hex()
+    (tmp_path / "secret").write_text(secret)
+    monkeypatch.setenv("A_SECRET", secret)
+    sandbox.close()  # a sandbox that is started now
+
+    def look(path: str, home: str) -> dict[str, Any]:
+        return {
+            "file": os.path.exists(path),
+            "home": os.listdir(os.path.expanduser("~")),
+            "token": os.path.exists(f"{home}/.ray"),
+            "shadow": os.path.exists("/etc/shadow"),
+            "names": sorted(os.environ),
+            "environment": Path("/proc/self/environ").read_bytes(),
+            "first": _attempt(Path("/proc/1/environ").read_bytes),
+            "processes": [pid for pid in os.listdir("/proc") if pid.isdigit()],
+        }
+
+    seen = sandbox.run(look, str(tmp_path / "secret"), os.path.expanduser("~"))
+    assert (seen["file"], seen["home"], seen["token"], seen["shadow"]) == (False, [], False, False)
+    assert "A_SECRET" not in seen["names"]
+    assert secret.encode() not in seen["environment"]
+    assert seen["first"] == "EACCES"
+    assert len(seen["processes"]) == 2
+    text = sandbox.run(lambda p: Path(p).read_text(), str(tmp_path / "secret"), readable=[tmp_path])
+    assert text == secret
+
+
+def test_nothing_but_its_own_directories_is_written() -> None:
+    def write() -> dict[str, str]:
+        return {
+            path: _attempt(Path(path, "file").write_text, "x")
+            for path in ("/", "/usr", "/etc", "/dev", "/home", "/tmp", "/dev/shm", "/home/sandbox")
+        }
+
+    written = sandbox.run(write)
+    assert {path for path, came in written.items() if came == "done"} == {
+        "/tmp",
+        "/dev/shm",
+        "/home/sandbox",
+    }
+    assert sandbox.run(lambda: os.listdir("/tmp") + os.listdir("/home/sandbox")) == []
+
+
+# --- reaching others ---
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture
+def abstract() -> Iterator[str]:
+    name = f"\0zerrow-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        yield name
+
+
+def _connect(family: int, address: Any) -> str:
+    def connect() -> None:
+        with socket.socket(family) as client:
+            client.settimeout(5)
+            client.connect(address)
+
+    return _attempt(connect)
+
+
+def test_no_network(listener: socket.socket, abstract: str) -> None:
+    address = listener.getsockname()
+    # Its loopback is its own, and there is nothing else.
+    assert sandbox.run(_connect, socket.AF_INET, address) == "ECONNREFUSED"
+    assert sandbox.run(_connect, socket.AF_INET, ("192.0.2.1", 80)) == "ENETUNREACH"
+    assert sandbox.run(_connect, socket.AF_UNIX, abstract) == "ECONNREFUSED"
+    assert _connect(socket.AF_INET, address) == "done"
+    assert _connect(socket.AF_UNIX, abstract) == "done"
+
+
+def test_with_network_the_store_stays_out_of_reach(listener: socket.socket, abstract: str) -> None:
+    address = listener.getsockname()
+    assert sandbox.run(_connect, socket.AF_INET, address, network=True) == "done"
+    assert sandbox.run(_connect, socket.AF_UNIX, abstract, network=True) == "EAFNOSUPPORT"
+
+
+def test_other_kinds_of_socket() -> None:
+    assert sandbox.run(_attempt, socket.socket, 16, socket.SOCK_RAW, 0) == "EAFNOSUPPORT"  # netlink
+    assert (
+        sandbox.run(_attempt, socket.socket, 40, socket.SOCK_STREAM, 0) == "EAFNOSUPPORT"
+    )  # vsock
+
+
+def test_no_new_namespaces_and_no_privileges() -> None:
+    def attempt() -> list[Any]:
+        libc = ctypes.CDLL(None, use_errno=True)
+        results: list[Any] = []
+        for flag in (0x10000000, 0x00020000, 0x40000000):
+            results.append(libc.unshare(flag) and errno.errorcode[ctypes.get_errno()])
+        results.append(libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) and ctypes.get_errno())
+        status = Path("/proc/self/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        return [*results, fields["NoNewPrivs"], fields["Seccomp"], int(fields["CapEff"], 16)]
+
+    assert sandbox.run(attempt) == ["EPERM", "EPERM", "EPERM", errno.EPERM, "1", "2", 0]
+
+
+def test_other_processes_are_not_killed(table: pa.Table) -> None:
+    def kill(host: int) -> list[str]:
+        return [
+            _attempt(os.kill, host, 9),
+            _attempt(os.kill, 1, 9),
+            _attempt(os.kill, 1, 19),
+            _attempt(os.kill, -1, 0),
+        ]
+
+    assert sandbox.run(kill, os.getpid())[0] == "ESRCH"
+    assert sandbox.run(lambda: 1) == 1  # its first process is untouched
+    with pytest.raises(SandboxError):
+        sandbox.run(lambda: os.kill(os.getpid(), 9))
+    assert sandbox.run(lambda: 1) == 1
+
+
+# --- taking what the machine has ---
+
+
+def _processes_of_group() -> int:
+    return sum(
+        len(Path(group, "cgroup.procs").read_text().split())
+        for group in groups()
+        if "/pids/" in group or Path(group, "memory.max").exists()
+    )
+
+
+def test_a_fork_bomb() -> None:
+    def bomb() -> tuple[int, str]:
+        children = 0
+        while True:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                return children, errno.errorcode[error.errno or 0]
+            if pid == 0:
+                while True:
+                    try:
+                        os.fork()
+                    except OSError:
+                        time.sleep(0.01)
+            children += 1
+
+    children, reason = sandbox.run(bomb, processes=20)
+    assert reason == "EAGAIN"
+    assert children < 20
+    eventually(lambda: _processes_of_group() <= 2 * len(sandboxes()), "the bomb is gone")
+    assert sandbox.run(lambda: 1) == 1
+
+
+def _fill_objects() -> int:
+    kept = []
+    while True:
+        kept.append(bytearray(os.urandom(1 << 20)))
+
+
+def _fill_arena() -> int:
+    kept = []
+    while True:
+        kept.append(pc.add(pa.array(np.arange(1 << 17)), len(kept)))
+
+
+def _fill_memfd() -> None:
+    fd = os.memfd_create("bomb")
+    while True:
+        os.write(fd, bytes(1 << 20))
+
+
+def _fill_in_a_child() -> None:
+    if os.fork() == 0:
+        _fill_objects()
+    os.wait()
+    _fill_objects()
+
+
+@pytest.mark.parametrize("bomb", [_fill_objects, _fill_arena, _fill_memfd, _fill_in_a_child])
+def test_a_memory_bomb(bomb: Any, table: pa.Table) -> None:
+    limit = 128 << 20
+    with pytest.raises(SandboxMemoryError) as caught:
+        sandbox.run(bomb, memory=limit)
+    assert caught.value.limit == limit
+    assert limit // 2 < caught.value.peak <= limit
+    assert f"{limit:,}" in str(caught.value)
+    assert sandbox.run(lambda t: t.num_rows, table, memory=limit) == table.num_rows
+
+
+def test_filling_tmp() -> None:
+    def fill(folder: str) -> tuple[str, int]:
+        written = 0
+        with open(f"{folder}/file", "wb", 0) as file:
+            while True:
+                try:
+                    written += file.write(bytes(1 << 16))
+                except OSError as error:
+                    return errno.errorcode[error.errno or 0], written
+
+    for folder in ("/tmp", "/dev/shm", "/home/sandbox"):
+        reason, written = sandbox.run(fill, folder, tmp=4 << 20)
+        assert reason == "ENOSPC"
+        assert written <= 4 << 20
+    assert sandbox.run(lambda: os.statvfs("/tmp").f_bfree * 4096, tmp=4 << 20) == 4 << 20
+
+
+# --- staying ---
+
+
+def _block_all_signals() -> None:
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
+    os.fork()
+    while True:
+        time.sleep(1)
+
+
+def test_blocking_for_ever() -> None:
+    before = set(sandboxes())
+    with pytest.raises(SandboxTimeoutError, match=r"0\.5 s"):
+        sandbox.run(_block_all_signals, timeout=0.5, tenant="blocks")
+    sandbox.close()
+    eventually(lambda: not set(sandboxes()) - before and not groups(), "nothing of it is left")
+
+
+def test_a_descriptor_held_after_the_end() -> None:
+    """A process that outlives the function with the arena mapped writable does not live on."""
+
+    def stay() -> pa.Table:
+        table = pa.table({"x": pc.add(pa.array(np.arange(50_000)), 1)})
+        address = table["x"].chunk(0).buffers()[1].address
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                while True:
+                    ctypes.memset(address, 7, 8)
+            os._exit(0)
+        return table
+
+    table = sandbox.run(stay)
+    first = table["x"][0].as_py()
+    again = [table["x"][0].as_py() for _ in range(1000) if not time.sleep(0.0001)]
+    assert set(again) == {first}
+
+
+def test_interrupted() -> None:
+    import signal
+
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.run(_block_all_signals, tenant="interrupted")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert sandbox.run(lambda: 1, tenant="interrupted") == 1
+
+
+def test_tenants_share_nothing() -> None:
+    def where() -> str:
+        return os.readlink("/proc/self/ns/pid")
+
+    first = sandbox.run(where, tenant="a")
+    assert sandbox.run(where, tenant="a") == first
+    assert sandbox.run(where, tenant="b") != first
+    assert sandbox.run(where, tenant="a", fresh=True) != first
