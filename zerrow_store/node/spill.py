@@ -76,7 +76,7 @@ class _Job:
     sizes: dict[Place, int]
     offsets: dict[Place, int]
     seconds: float = 0.0
-    error: OSError | None = None
+    error: Exception | None = None
 
 
 class Spiller:
@@ -124,15 +124,23 @@ class Spiller:
         for place, size in sizes.items():
             offsets[place] = end
             end += -(-size // _ALIGNMENT) * _ALIGNMENT
+        sources: dict[bytes, int] = {}
+        fd = -1
         try:
             fd = self._open(end)
-        except OSError as error:
+            # Duplicates: a segment may end while it is read.
+            for segment_id in {segment for segment, _ in sizes}:
+                sources[segment_id] = os.dup(self._descriptors[segment_id])
+            job = _Job(fd, end, objects, sizes, offsets)
+            thread = threading.Thread(target=self._copy, args=(job, sources), name="zerrow-spill")
+            thread.start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
             logger.warning("nothing can be spilled to %s: %s", self._directory, error)
+            for each in (fd, *sources.values()):
+                if each >= 0:
+                    os.close(each)
             return False
-        self._job = job = _Job(fd, end, objects, sizes, offsets)
-        # Duplicates: a segment may end while it is read.
-        sources = {s: os.dup(self._descriptors[s]) for s in {segment for segment, _ in sizes}}
-        threading.Thread(target=self._copy, args=(job, sources), name="zerrow-spill").start()
+        self._job = job
         return True
 
     def conclude(self) -> None:
@@ -228,7 +236,7 @@ class Spiller:
                 )
             os.fdatasync(job.fd)
             os.posix_fadvise(job.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        except OSError as error:
+        except Exception as error:  # whatever it is: nothing has moved
             job.error = error
         finally:
             job.seconds = time.monotonic() - start
