@@ -39,22 +39,23 @@ def sandboxed(function: Any = None, /, *, tenant: str | None = None, **settings:
 
 def _sandboxed(function: Any, *, tenant: str | None, options: SandboxOptions) -> Any:
     if not isinstance(function, RemoteFunction):
-        return _confined(function, tenant, options)
-    confined = _confined(function._function, tenant, options)
+        return confined(function, tenant, options)
+    body = confined(function._function, tenant, options)
     given = {k: v for k, v in (function._default_options or {}).items() if v is not None}
-    return ray.remote(**given)(confined) if given else ray.remote(confined)
+    return ray.remote(**given)(body) if given else ray.remote(body)
 
 
-def _confined(
+def confined(
     function: Callable[..., Any], tenant: str | None, options: SandboxOptions
 ) -> Callable[..., Any]:
+    """Return a function that does the same in a sandbox. Raises TypeError for what cannot."""
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise TypeError("a sandbox runs plain functions, no generators or coroutines")
     if not inspect.isfunction(function):
         raise TypeError(f"a sandbox runs functions, not {type(function).__name__}")
 
     @functools.wraps(function)
-    def confined(*arguments: Any, **keywords: Any) -> Any:
+    def run(*arguments: Any, **keywords: Any) -> Any:
         whose = tenant or f"ray-job-{ray.get_runtime_context().get_job_id()}"
         before = sandbox.stats()
         outcome = "failed"
@@ -76,7 +77,7 @@ def _confined(
                 copied.inc(more)
         return result
 
-    return confined
+    return run
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from ray.dag import InputNode, MultiOutputNode
 
 from tests.ray.conftest import eventually, total
 from zerrow_ray import dag
+from zerrow_store.sandbox import SandboxOptions
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -274,6 +275,27 @@ def test_what_must_not_run_twice_is_not_rolled_back() -> None:
 
     _, explanation = dag.execute(build(), explain=True, eviction="rollback", memory=NBYTES)
     assert all(run.rollbacks == 0 for run in explanation.runs if run.name.startswith("make"))
+
+
+def test_steps_run_confined_when_asked() -> None:
+    @ray.remote
+    def look(table: pa.Table) -> list:
+        return [table.num_rows, os.path.exists("/tmp/ray"), sorted(os.environ)]
+
+    def build(end):
+        return end.bind(make.bind(3))
+
+    inside = SandboxOptions(python_path=(str(Path(__file__).parents[2]),))
+    rows, ray_there, names = ray.get(dag.execute(build(look), sandbox=inside))
+    assert rows == ROWS
+    assert not ray_there
+    assert not [name for name in names if "RAY" in name]
+    assert ray.get(dag.execute(build(fresh), sandbox=inside)) == by_ray(build(fresh))
+
+
+def test_what_cannot_be_confined_is_refused() -> None:
+    with pytest.raises(TypeError, match="'Counter' is no plain function"):
+        dag.execute(Counter.bind(0).add.bind(make.bind()), sandbox=SandboxOptions())
 
 
 def test_an_unknown_policy_is_refused() -> None:

@@ -25,8 +25,10 @@ from zerrow_ray.dag.measured import ARROW_DATA, Measured, measured
 from zerrow_ray.dag.plan import Plan, Step
 from zerrow_ray.dag.policy import Adaptive, Policy, Rollback, Swap
 from zerrow_ray.dag.scheduler import Scheduler
+from zerrow_ray.sandbox import confined
 from zerrow_ray.stats import stats
 from zerrow_store.errors import ZerrowError
+from zerrow_store.sandbox import SandboxOptions
 from zerrow_store.sizes import parse_size
 
 logger = logging.getLogger("zerrow_ray.dag")
@@ -50,6 +52,7 @@ def execute(
     progress: bool | None = None,
     explain: bool = False,
     eviction: str = "adaptive",
+    sandbox: SandboxOptions | None = None,
     **kwargs: Any,
 ) -> Any:
     """Run the DAG that ends in `node`, with `args` and `kwargs` for its InputNode.
@@ -64,17 +67,21 @@ def execute(
         "swap" leaves them to the store, which spills to disk what nobody reads; "rollback" drops
         them, and runs their functions again when they are asked for; "adaptive" does whichever
         takes less time. Only tasks that Ray may retry are run again (max_retries).
+    sandbox: run every step's function confined (see `zerrow_ray.sandboxed`). Actors and generators
+        cannot be.
     progress: show a bar; by default if the standard error is a terminal.
 
     Raises StepError for a step that failed, after its retries, once no other step runs any more;
-    TypeError if `node` is not a DAG node, ValueError for an unknown policy. Control-C cancels all
-    that runs.
+    TypeError if `node` is not a DAG node, or has steps that cannot be confined as asked;
+    ValueError for an unknown policy. Control-C cancels all that runs.
     """
     plan, policy = Plan(node), _policy(eviction)
+    if sandbox is not None:
+        _check_confinable(plan)
     budget = _shared if memory is None else Budget(lambda: _bytes(memory))
     with contextlib.closing(budget.open()) as account:
         with _bar(len(plan.steps), progress) as bar:
-            run = _Execution(plan, account, policy, bar, args, kwargs)
+            run = _Execution(plan, account, policy, sandbox, bar, args, kwargs)
             run.until_done()
         value = run.value(plan.final)
     return (value, run.explanation()) if explain else value
@@ -86,12 +93,14 @@ class _Execution:
         plan: Plan,
         account: Account,
         policy: Policy,
+        sandbox: SandboxOptions | None,
         bar: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
         self._plan = plan
         self._bar = bar
+        self._sandbox = sandbox
         self._args, self._kwargs = args, kwargs
         self._scheduler = Scheduler(
             plan, account, policy, need=self._need, seconds=self._seconds_again
@@ -154,7 +163,7 @@ class _Execution:
         if _is_measurable(step, returns):
             options = {"name": step.name, **options, "num_returns": returns + 1}
             args, kwargs, _ = nodes.arguments(step.node, self._argument)
-            task = _measured_task(step.body, returns).options(**options)
+            task = _measured_task(step.body, returns, self._sandbox).options(**options)
             *values, ends = task.remote(*args, **kwargs)
             value = values[0] if returns == 1 else values
         else:
@@ -247,9 +256,19 @@ def _is_measurable(step: Step, returns: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _measured_task(function: Callable[..., Any], returns: int) -> Any:
+def _measured_task(
+    function: Callable[..., Any], returns: int, sandbox: SandboxOptions | None
+) -> Any:
     """The wrapped function as a task, one for all steps of it: Ray exports each task once."""
+    if sandbox is not None:
+        function = confined(function, None, sandbox)
     return ray.remote(measured(function, returns))
+
+
+def _check_confinable(plan: Plan) -> None:
+    for step in plan.steps.values():
+        if not _is_measurable(step, step.node.get_options().get("num_returns", 1)):
+            raise TypeError(f"step {step.name!r} is no plain function: it cannot be confined")
 
 
 @contextlib.contextmanager
