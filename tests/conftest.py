@@ -1,11 +1,15 @@
 """A node store for a test: of its own name, supervised, and nothing left of it afterwards."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from tests.node.helpers import Store
+
+# Started in the background this process ignores control-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
