@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure nightly clean
+.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure nightly sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -41,6 +41,9 @@ bench-pressure: $(STAMP)
 
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite
+
+sanitize: $(STAMP)
+	VENV=$(VENV) sh tools/sanitize.sh
 
 $(STAMP): $(NATIVE) tools/setup.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/setup.sh

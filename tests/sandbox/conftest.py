@@ -17,9 +17,12 @@ from tests import arrow_strategies
 from zerrow_store import memory, sandbox
 from zerrow_store.native import _native
 
+_elsewhere: set[bytes] = set()
+
 
 @pytest.fixture(autouse=True, scope="package")
 def _extension_type() -> Iterator[None]:
+    _elsewhere.update(_native.mapped_segments())
     pa.register_extension_type(arrow_strategies.PointType())
     yield
     pa.unregister_extension_type("zerrow.test.point")
@@ -71,6 +74,11 @@ def eventually(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {what}"
         time.sleep(0.01)
+
+
+def mapped() -> set[bytes]:
+    """Segments that are mapped, without those of other tests of this process."""
+    return set(_native.mapped_segments()) - _elsewhere
 
 
 def descriptors() -> int:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.sandbox.conftest import descriptors, eventually
+from tests.sandbox.conftest import descriptors, eventually, mapped
 from tests.sipc.xxh64 import xxh64
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError
@@ -70,7 +70,7 @@ def _receive(frame: bytes, *fds: int, given: list[Any] | None = None) -> Any:
 
 
 def _refused(match: str, frame: bytes, *fds: int, given: list[Any] | None = None) -> None:
-    eventually(lambda: not [s for s in _native.mapped_segments() if find(s) is None], "unmapped")
+    eventually(lambda: not [s for s in mapped() if find(s) is None], "unmapped")
     before = descriptors() - len(fds)
     with pytest.raises(SandboxError, match=match):
         _receive(frame, *fds, given=given)

@@ -15,10 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests import arrow_strategies
-from tests.sandbox.conftest import descriptors, eventually
+from tests.sandbox.conftest import descriptors, eventually, mapped
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError
-from zerrow_store.native import _native
 
 
 def _same(value: Any) -> Any:
@@ -177,11 +176,9 @@ def test_many_calls_leak_nothing(table: pa.Table) -> None:
     use()
     use()
     gc.collect()
-    eventually(lambda: len(_native.mapped_segments()) <= 2, "results are unmapped")
-    before = descriptors(), len(_native.mapped_segments())
+    eventually(lambda: len(mapped()) <= 2, "results are unmapped")
+    before = descriptors(), len(mapped())
     for _ in range(50):
         use()
     gc.collect()
-    eventually(
-        lambda: (descriptors(), len(_native.mapped_segments())) <= before, "nothing has leaked"
-    )
+    eventually(lambda: (descriptors(), len(mapped())) <= before, "nothing has leaked")

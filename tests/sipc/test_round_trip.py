@@ -212,4 +212,5 @@ def test_whether_data_reaches_a_size_agrees_with_its_nbytes(array: pa.Array) -> 
         chunks = getattr(value, "num_chunks", 1)
         bitmaps = len(value) // 8 + 2 * chunks
         assert not _native.reaches(value, value.nbytes + 1)
-        assert _native.reaches(value, value.nbytes - bitmaps)
+        # What has no rows counts nothing, though it may have a dictionary.
+        assert _native.reaches(value, value.nbytes - bitmaps) or len(value) == 0

@@ -99,7 +99,8 @@ class Encoded:
     """Into the arena, or into the message itself (buffers of up to 256 bytes)."""
 
 def reaches(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array, limit: int) -> bool:
-    """Whether the data has `limit` bytes or more: `obj.nbytes >= limit`, validity bitmaps left out.
+    """Whether the data has `limit` bytes or more: `obj.nbytes >= limit`, but for validity bitmaps
+    and arrays without rows.
 
     `nbytes` takes 3 us per column.
     """
