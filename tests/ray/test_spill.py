@@ -50,7 +50,7 @@ for n, ref in enumerate(doubled):
     del got, again
 assert ray.get(keeper.sums.remote()) == [2 * sum(range(ROWS))]
 assert zerrow_ray.stats()["total"]["bytes_copied"] == 0
-del made, put, doubled, ref
+del made, put, doubled, ref, keeper  # the keeper may hold a table that was spilled before it came
 import time
 for _ in range(300):
     if zerrow_ray.stats()["total"]["bytes_spilled"] == 0:
