@@ -17,7 +17,7 @@ git ls-files | tar -cT - | tar -xC "$copy"
     -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)"
 "$root/$VENV/bin/cmake" --build "$copy/build"
 cp "$copy"/build/_native*.so "$copy/build/_build_info.py" "$copy/zerrow_store/native/"
-cp "$copy"/build/_ledger*.so "$copy/zerrow_store/node/"
+cp "$copy"/build/_ledger*.so "$copy"/build/_disk*.so "$copy/zerrow_store/node/"
 
 cd "$copy"
 status=0

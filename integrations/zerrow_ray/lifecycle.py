@@ -16,6 +16,7 @@ from ray._common.utils import load_class
 
 from zerrow_ray import serializers
 from zerrow_ray.session import current_session, start_nodes
+from zerrow_ray.settings import StoreSettings, announce, store_settings
 from zerrow_store import memory
 
 logger = logging.getLogger("zerrow_ray")
@@ -25,23 +26,41 @@ _CHAINED_NAME = "ZERROW_CHAINED_SETUP_HOOK"
 _CHAINED_CODE = "ZERROW_CHAINED_SETUP_HOOK_PICKLE"
 
 
-def init(**ray_init_arguments: Any) -> Any:
-    """Start or join Ray with the plugin on. Takes and returns what `ray.init` does."""
+def init(
+    *, memory: int | str | None = None, eviction: str | None = None, **ray_init_arguments: Any
+) -> Any:
+    """Start or join Ray with the plugin on. Takes what `ray.init` does, and returns its context,
+    which ends Ray at the end of a `with`.
+
+    memory: what each node's store may hold, bytes or a text such as "8GiB"; by default
+        ZERROW_MEMORY, or a share of what the machine or its cgroup has.
+    eviction: what goes when it is full: "adaptive", "swap", "rollback", "lru", "none", or
+        "module:Class" for a policy of your own (`zerrow_store.node.policy`).
+    Both hold for the stores of the whole cluster, from the first driver that says them.
+    Raises ValueError for a bad size or policy, before Ray is started.
+    """
+    settings = store_settings(memory, eviction)
     runtime_env = ray_init_arguments.pop("runtime_env", None)
     context = ray.init(runtime_env=runtime_env_hook(runtime_env), **ray_init_arguments)
-    register()
+    _register(settings)
     return context
 
 
-def register() -> None:
+def register(*, memory: int | str | None = None, eviction: str | None = None) -> None:
     """Switch the plugin on in a driver that has called `ray.init` already.
 
     Workers of this job that were started without the setup hook read tables by reference all the
-    same, and hand on their own by reference from the first one they read.
-    Raises RuntimeError if Ray is not initialized.
+    same, and hand on their own by reference from the first one they read. memory and eviction: as
+    for `init`. Raises RuntimeError if Ray is not initialized, ValueError for a bad size or policy.
     """
+    settings = store_settings(memory, eviction)
     if not ray.is_initialized():
         raise RuntimeError("zerrow_ray.register() needs a running Ray: call ray.init() first")
+    _register(settings)
+
+
+def _register(settings: StoreSettings) -> None:
+    announce(settings)
     memory.start()
     serializers.register()
     start_nodes()

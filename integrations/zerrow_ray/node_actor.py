@@ -20,9 +20,9 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from zerrow_ray.config import NAMESPACE, store_name
+from zerrow_ray.settings import announced
 from zerrow_store import memory
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
-from zerrow_store.node.budget import default_budget
 from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
 from zerrow_store.transfer.flight import ObjectServer, fetch_object
@@ -44,8 +44,12 @@ class NodeActor:
     def __init__(self, node_id: str) -> None:
         name = store_name(node_id)
         memory.start()
+        settings = announced()
         self._supervisor = Supervisor(
-            name, budget=default_budget(), watch_pid=int(os.environ["RAY_RAYLET_PID"])
+            name,
+            budget=settings.budget(),
+            eviction=settings.policy(),
+            watch_pid=int(os.environ["RAY_RAYLET_PID"]),
         )
         self._supervisor.start()
         self._client = Client(name)

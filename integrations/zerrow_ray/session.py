@@ -88,12 +88,11 @@ class Session:
         Returns (where each allocation lies here, an owner that keeps it there).
         """
         # In this thread, not in one of its own: Ray holds the worker's lock while it deserializes,
-        # and
-        # another thread's `ray.get` would wait for it.
+        # and another thread's `ray.get` would wait for it.
         landed_id, relocated = ray.get(self.actor.fetch.remote(node_id, object_id, allocations))
         owner = self.client.hold(landed_id)
         relocated = [owner.moved.get((s, o), (s, o)) for s, o in relocated]
-        self.client.ensure_segments({segment for segment, _ in relocated})
+        self.client.ensure_places(relocated)
         return relocated, owner
 
 

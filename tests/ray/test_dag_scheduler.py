@@ -10,8 +10,9 @@ from ray.dag import MultiOutputNode
 from zerrow_ray.dag.budget import Budget
 from zerrow_ray.dag.estimates import Estimates, Need
 from zerrow_ray.dag.plan import Plan
-from zerrow_ray.dag.policy import Adaptive, Candidate, Policy, Rollback, Swap
+from zerrow_ray.dag.policy import choose_rollbacks
 from zerrow_ray.dag.scheduler import Scheduler
+from zerrow_store.node.policy import Adaptive, Candidate, Keep, Lru, Policy, Rollback, Swap
 
 
 @ray.remote
@@ -49,6 +50,7 @@ class Simulation:
             policy or Swap(),
             need=lambda step: needs[step.key],
             seconds=lambda step: seconds.get(step.key) if seconds else 0.0,
+            disk=lambda nbytes: nbytes / 4 + nbytes / 4,
         )
         self.running: list[str] = []
         self.finished: set[str] = set()
@@ -218,16 +220,26 @@ def test_swap_runs_everything_once() -> None:
 
 def test_adaptive_compares_running_again_with_the_disk() -> None:
     # 10 bytes at 4 a second, written and read: 5 seconds.
-    assert sum(crossed(Adaptive(lambda: 4.0), 4.9).rolled_back.values()) > 0
-    assert sum(crossed(Adaptive(lambda: 4.0), 5.1).rolled_back.values()) == 0
+    assert sum(crossed(Adaptive(), 4.9).rolled_back.values()) > 0
+    assert sum(crossed(Adaptive(), 5.1).rolled_back.values()) == 0
+
+
+def test_nothing_is_rolled_back_where_nothing_is_evicted() -> None:
+    assert set(crossed(Keep(), 0.0).runs.values()) == {1}
 
 
 def test_the_cheapest_goes_first_and_no_more_than_needed() -> None:
     candidates = [
-        Candidate("slow", 10, 9.0),
-        Candidate("quick", 10, 1.0),
-        Candidate("big", 90, 3.0),
+        Candidate("slow", 10, {"rollback": 9.0, "spill": 5.0}, 0.0),
+        Candidate("quick", 10, {"rollback": 1.0, "spill": 5.0}, 1.0),
+        Candidate("big", 90, {"rollback": 3.0, "spill": 45.0}, 2.0),
     ]
-    assert [c.key for c in Rollback().choose(candidates, 95)] == ["big", "quick"]
-    assert Rollback().choose(candidates, 0) == []
-    assert [c.key for c in Adaptive(lambda: 4.0).choose(candidates, 1000)] == ["big", "quick"]
+
+    def chosen(policy: Policy, excess: int) -> list[object]:
+        return [c.key for c in choose_rollbacks(policy, candidates, excess)]
+
+    assert chosen(Rollback(), 95) == ["big", "quick"]
+    assert chosen(Rollback(), 0) == []
+    assert chosen(Adaptive(), 1000) == ["big", "quick"]
+    assert chosen(Lru(), 1000) == ["quick", "big"]
+    assert chosen(Swap(), 1000) == []

@@ -1,4 +1,4 @@
-"""`zerrow start | stop | status | objects | cache | doctor`."""
+"""`zerrow start | stop | status | objects | memory | evictions | cache | doctor`."""
 
 import argparse
 import subprocess
@@ -6,11 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from zerrow_store.cli import cache
+from zerrow_store.cli import cache, memory
 from zerrow_store.cli.doctor import examine
 from zerrow_store.cli.output import print_fields, print_rows
 from zerrow_store.errors import StoreUnavailableError, ZerrowError
-from zerrow_store.node.budget import default_budget
+from zerrow_store.node.budget import default_budget, default_eviction
+from zerrow_store.node.policy import POLICIES, load_policy
 from zerrow_store.sizes import format_size, parse_size
 
 
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 
     start = commands.add_parser("start", parents=[common], help="start a store")
     start.add_argument("--memory", type=parse_size, help="what it may hold, like 8GiB")
+    start.add_argument("--eviction", help=f"what goes when it is full: {', '.join(POLICIES)}")
     start.add_argument("--log", type=Path, help="file for what the store has to say")
     start.set_defaults(run=_start)
     stop = commands.add_parser("stop", parents=[common], help="stop it; its objects are gone")
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     objects = commands.add_parser("objects", parents=[common, formatted], help="what it holds")
     objects.set_defaults(run=_objects)
+    memory.add_commands(commands, common, formatted)
     cache.add_commands(commands, common, formatted)
     doctor = commands.add_parser("doctor", parents=[formatted], help="what this machine can do")
     doctor.set_defaults(run=_doctor)
@@ -63,7 +66,9 @@ def _start(options: argparse.Namespace) -> int:
         return 0
     budget = options.memory or default_budget()
     command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", options.name]
-    command += ["--budget", str(budget)]
+    eviction = options.eviction or default_eviction()
+    load_policy(eviction)
+    command += ["--budget", str(budget), "--eviction", eviction]
     if options.log is not None:
         command += ["--log", str(options.log.absolute())]
     supervisor = subprocess.Popen(

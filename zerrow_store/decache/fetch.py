@@ -116,11 +116,8 @@ class _Read:
     def _take(
         self, hits: list[CacheHit], missing: list[tuple[Unit, list[int]]], decoded: Decoded
     ) -> None:
-        self._client.ensure_segments(
-            {s for hit in hits for s in _native.message_segments(hit.message)}
-        )
         for hit in hits:
-            column = _native.decode(hit.message, hit.hold)
+            column = self._client.decode(hit.message, hit.hold, hit.moved)
             parts = _split(column, hit.layout)
             decoded[missing[hit.index][0]].update((part, parts[part]) for part in hit.parts)
 

@@ -30,6 +30,9 @@ def arena_segment() -> tuple[bytes, int, int]:
 
 def arena_stats() -> ArenaStats: ...
 def arena_trim(keep: int = 0) -> None: ...
+def bound_warm(limit: int | None) -> None:
+    """Keep at most `limit` freed bytes warm in the arena from now on; None: as configured."""
+
 def arena_contains(address: int) -> bool: ...
 def memory_pool_name() -> str:
     """backend_name of Arrow's default pool: "zerrow" while captured."""

@@ -119,7 +119,7 @@ void Arena::Free(uint8_t* address) {
     size = it->second.size;
     it->second.freed = true;
     if (it->second.pins == 0) Retire(it);
-    uint64_t limit = decay_ms_ == 0 ? 0 : warm_limit_;
+    uint64_t limit = decay_ms_ == 0 ? 0 : warm_limit_.load();
     if (free_.warm() > limit) excess = free_.warm() - limit;
   }
   live_ -= size;
@@ -279,6 +279,11 @@ void Arena::Trim(uint64_t keep) {
     warm = free_.warm();
   }
   if (warm > keep) GiveBack(warm - keep, false);
+}
+
+void Arena::BoundWarm(uint64_t limit) {
+  warm_limit_ = std::min(limit, configured_warm_limit_);
+  Trim(warm_limit_);
 }
 
 void Arena::GiveBack(uint64_t most, bool oldest) {

@@ -77,6 +77,8 @@ class Arena final : private SlabSource {
 
   // Gives warm memory beyond `keep` bytes back to the kernel.
   void Trim(uint64_t keep);
+  // Keeps at most `limit` bytes warm from now on, nor more than configured.
+  void BoundWarm(uint64_t limit);
   ArenaStats Stats();
 
   // True in a forked child for the arena of its parent: nothing is allocated or recycled there.
@@ -146,7 +148,8 @@ class Arena final : private SlabSource {
   Slabs slabs_;
   Arena* next_ = nullptr;  // all arenas of this process, newest first
   std::atomic<bool> inherited_{false};
-  uint64_t warm_limit_ = 0;
+  uint64_t configured_warm_limit_ = 0;
+  std::atomic<uint64_t> warm_limit_{0};
   uint64_t decay_ms_ = 0;
   std::atomic<uint64_t> live_{0}, pinned_{0};
   std::atomic<bool> watch_{false};  // something is warm or held; slabs_.idle() comes to it

@@ -52,6 +52,11 @@ void ArenaTrim(uint64_t keep) {
   if (Arena* arena = Arena::Current()) arena->Trim(keep);
 }
 
+void BoundWarm(std::optional<uint64_t> limit) {
+  py::gil_scoped_release release;
+  if (Arena* arena = Arena::Current()) arena->BoundWarm(limit.value_or(UINT64_MAX));
+}
+
 bool ArenaContains(uint64_t address) {
   Arena* arena = Arena::Current();
   return arena != nullptr && arena->Contains(reinterpret_cast<const void*>(address));
@@ -104,6 +109,7 @@ void BindMemory(py::module_& m) {
   m.def("arena_segment", &ArenaSegment);
   m.def("arena_stats", &GetArenaStats);
   m.def("arena_trim", &ArenaTrim, py::arg("keep") = 0);
+  m.def("bound_warm", &BoundWarm, py::arg("limit"));
   m.def("arena_contains", &ArenaContains, py::arg("address"));
   m.def("memory_pool_name", &DefaultPoolName);
   m.def("capture_arrow", &CaptureArrow, py::arg("on"));

@@ -18,6 +18,9 @@ _PAIR = struct.Struct("<QQ")
 Place = tuple[bytes, int]
 """Segment id, offset."""
 
+Checksum = tuple[int, int, int]
+"""Offset, size, checksum of an allocation on disk."""
+
 Packed = list[tuple[bytes, bytes]]
 """Per segment id, its allocations: packed little-endian uint64 pairs (offset, size)."""
 
@@ -38,15 +41,20 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 @dataclass
 class Segment:
     """A memfd of a process; or a file of no process (pid NO_PROCESS): a sealed memfd, or spilled
-    bytes on disk. shared: other stores refer to it, too.
+    bytes on disk, whose allocations then have checksums. shared: other stores refer to it, too.
     """
 
     size: int
     pid: int
     started: int
     shared: bool = False
-    spilled: bool = False
+    checksums: list[Checksum] = field(default_factory=list)
     references: Ledger = field(default_factory=Ledger)
+
+    @property
+    def spilled(self) -> bool:
+        """Whether it lies on disk."""
+        return bool(self.checksums)
 
     @property
     def sealed(self) -> bool:
@@ -59,7 +67,8 @@ class Object:
     """A published object. Deleted ones stay until their last holder is gone.
 
     transient: it goes when its last holder does. owner: it goes when this segment's process does.
-    moved: where allocations that its message names lie since they were spilled.
+    moved: where allocations that its message names lie since they were spilled. bytes_spilled: of
+    nbytes, what is on disk.
     """
 
     allocations: Packed
@@ -70,6 +79,11 @@ class Object:
     owner: bytes | None
     deleted: bool = False
     moved: dict[Place, Place] = field(default_factory=dict)
+    bytes_spilled: int = 0
+
+    def places(self) -> list[list[Any]]:
+        """Return `moved` as it travels."""
+        return [[*before, *now] for before, now in self.moved.items()]
 
 
 class Books:
@@ -95,7 +109,7 @@ class Books:
             if segment.shared:
                 yield "share", [segment_id]
             if segment.spilled:
-                yield "on_disk", [segment_id]
+                yield "on_disk", [segment_id, segment.checksums]
         for object_id, entry in self.objects.items():
             body = [object_id, entry.allocations, entry.message, entry.transient, entry.owner]
             put = [*body, [0, 0, 0], entry.created]
@@ -104,7 +118,7 @@ class Books:
             else:
                 yield "put", put
             if entry.moved:
-                yield "moved", [object_id, [[*old, *new] for old, new in entry.moved.items()]]
+                yield "moved", [object_id, entry.places()]
             if entry.deleted:
                 yield "hide", [object_id]
         yield "count", [list(self.counters.values())]
@@ -126,8 +140,8 @@ class Books:
     def _share(self, segment_id: bytes) -> None:
         self.segments[segment_id].shared = True
 
-    def _on_disk(self, segment_id: bytes) -> None:
-        self.segments[segment_id].spilled = True
+    def _on_disk(self, segment_id: bytes, checksums: list[Checksum]) -> None:
+        self.segments[segment_id].checksums = checksums
 
     def _segment_gone(self, segment_id: bytes) -> None:
         del self.segments[segment_id]
@@ -142,10 +156,14 @@ class Books:
         counters: list[int],
         created: float,
     ) -> None:
-        nbytes = 0
+        nbytes = spilled = 0
         for segment_id, ranges in allocations:
-            nbytes += self._refer(segment_id, ranges)
-        self.objects[object_id] = Object(allocations, message, created, nbytes, transient, owner)
+            named = self._refer(segment_id, ranges)
+            nbytes += named
+            spilled += named if self.segments[segment_id].spilled else 0
+        entry = Object(allocations, message, created, nbytes, transient, owner)
+        entry.bytes_spilled = spilled
+        self.objects[object_id] = entry
         self._count(counters)
 
     def _count(self, counters: list[int]) -> None:
@@ -190,7 +208,7 @@ class Books:
                 new = b"".join(_PAIR.pack(moves[o], size) for o, size in pairs if o in moves)
                 left = b"".join(_PAIR.pack(*pair) for pair in pairs if pair[0] not in moves)
                 kept += [(s, r) for s, r in ((segment_id, left), (file_id, new)) if r]
-                self._refer(file_id, new)
+                entry.bytes_spilled += self._refer(file_id, new)
                 if offsets := self._unrefer(segment_id, gone):
                     freed.append((segment_id, offsets))
                 entry.moved |= {

@@ -1,8 +1,9 @@
-"""How much memory a node's store may hold."""
+"""How much memory a node's store may hold, and what goes when it is short."""
 
 import os
 from pathlib import Path
 
+from zerrow_store.node.policy import load_policy
 from zerrow_store.sizes import parse_size
 
 _SHARE = 0.6
@@ -22,6 +23,16 @@ def default_budget() -> int:
     if text := os.environ.get("ZERROW_MEMORY"):
         return parse_size(text)
     return int(_SHARE * memory_limit())
+
+
+def default_eviction() -> str:
+    """Return the eviction policy's name: ZERROW_EVICTION, or "adaptive".
+
+    Raises ValueError for a policy that there is not.
+    """
+    name = os.environ.get("ZERROW_EVICTION") or "adaptive"
+    load_policy(name)
+    return name
 
 
 def memory_limit() -> int:

@@ -9,7 +9,6 @@ with or without a claim.
 """
 
 import logging
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Set
@@ -35,9 +34,6 @@ REQUESTS = {
     "cache_drop": "drop",
 }
 """The requests, and who handles them: given request id, connection and body."""
-
-# An entry that was not read for this long is worth half of what it was.
-_HALF_LIFE_SECONDS = 300.0
 
 _Key = tuple[bytes, Unit, int]
 
@@ -65,6 +61,8 @@ class Cache:
         delete: Callable[[bytes], None],
         admit: Callable[..., list[Any]],
         answer: Callable[[Connection, int, Any], None],
+        decoded: Callable[[bytes, Unit, frozenset[int], float], None],
+        make_room: Callable[[int], bool],
     ) -> None:
         self._books = books
         self._holders = holders
@@ -73,6 +71,8 @@ class Cache:
         self._delete = delete
         self._admit = admit
         self._answer = answer
+        self._decoded = decoded
+        self._make_room = make_room
         self._claims: dict[_Key, tuple[Connection, bytes]] = {}
         self._claimed: defaultdict[Connection, set[_Key]] = defaultdict(set)
         self._waiting: dict[bytes, list[_Waiter]] = {}
@@ -197,30 +197,6 @@ class Cache:
                 self._forget(waiter)
         self._give_up(self._claimed.pop(connection, set()))
 
-    def evict(self, nbytes: int) -> bool:
-        """Free `nbytes` or more by giving up what is worth least and nobody reads; False, and
-        nothing lost, if there is not so much.
-        """
-        objects = self._books.objects
-        idle = [o for o in self._books.cache.entries if not self._holders[o]]
-        if sum(objects[o].nbytes for o in idle) < nbytes:
-            return False
-        target = self._books.bytes_stored - nbytes
-        for object_id in sorted(idle, key=self._worth):
-            if self._books.bytes_stored <= target:
-                break
-            # What others refer to as well is not freed by it.
-            self._delete(object_id)
-        return self._books.bytes_stored <= target
-
-    def _worth(self, object_id: bytes) -> float:
-        """Decoding seconds that a byte saves, halved with age; as a logarithm, so that the order
-        does not depend on the time of asking.
-        """
-        entry = self._books.cache.entries[object_id]
-        nbytes = max(1, self._books.objects[object_id].nbytes)
-        return math.log2(max(entry.seconds, 1e-9) / nbytes) + entry.used / _HALF_LIFE_SECONDS
-
     # --- claims ---
 
     def _collect(self, waiter: _Waiter) -> list[Any] | None:
@@ -258,8 +234,9 @@ class Cache:
         answer = []
         for index, hits in enumerate(found):
             for object_id, parts in hits.items():
-                message = self._hold(connection, object_id).message
-                answer.append([index, object_id, message, entries[object_id].layout, parts])
+                entry = self._hold(connection, object_id)
+                hit = [index, object_id, entry.message, entries[object_id].layout, parts]
+                answer.append([*hit, entry.places()])
         if answer:
             self._change("cache_used", [[hit[1] for hit in answer], time.time()])
         return answer
@@ -336,18 +313,31 @@ class Cache:
             there = self._books.cache.parts(file, _unit(unit))
             if any(part in there for part, _ in layout):
                 return False
-            try:
-                put = self._admit(connection, object_id, own, foreign, message, counters)
-            except ProtocolError:
-                raise
-            except ZerrowError as error:
-                if not isinstance(error, StoreFullError):
-                    logger.warning("a decoded column of %s is not cached: %s", path, error)
+            self._decoded(file, _unit(unit), frozenset(part for part, _ in layout), seconds)
+            put = self._admitted(connection, path, object_id, own, foreign, message, counters)
+            if put is None:
                 return False
             entry = [file, path, list(_unit(unit)), layout, seconds, 0, time.time()]
             self._change("cache", [put, entry])
         self._hold(connection, object_id)
         return True
+
+    def _admitted(self, connection: Connection, path: str, *column: Any) -> list[Any] | None:
+        """Return the event that enters a column; None if it does not fit, also after what can be
+        dropped at once. A decoder does not wait for the disk.
+        """
+        for last in (False, True):
+            try:
+                return self._admit(connection, *column)
+            except ProtocolError:
+                raise
+            except StoreFullError as error:
+                if last or not self._make_room(error.needed):
+                    return None
+            except ZerrowError as error:
+                logger.warning("a decoded column of %s is not cached: %s", path, error)
+                return None
+        return None
 
 
 def _parts(parts: list[int]) -> list[int]:

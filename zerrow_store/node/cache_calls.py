@@ -10,19 +10,22 @@ from typing import Any
 
 from zerrow_store.native._native import Encoded
 from zerrow_store.node.cache_index import Unit
+from zerrow_store.node.requests import Moved, moved_places
 
 
 @dataclass(frozen=True)
 class CacheHit:
     """Decoded parts of the wanted unit `index`, in an object that `hold` keeps.
 
-    layout: (part, number of chunks) in the object's order; parts: those that were wanted.
+    layout: (part, number of chunks) in the object's order; parts: those that were wanted. moved: as
+    a hold has it.
     """
 
     index: int
     message: bytes
     layout: list[list[int]]
     parts: list[int]
+    moved: Moved
     hold: object
 
 
@@ -106,8 +109,8 @@ class CacheCalls(ABC):
         body = [token, file, path, wanted, most]
         hits, granted, later = self._request("cache_open", body)
         found = [
-            CacheHit(index, message, layout, parts, self._held_by(object_id))
-            for index, object_id, message, layout, parts in hits
+            CacheHit(index, message, layout, parts, moved_places(moved), self._held_by(object_id))
+            for index, object_id, message, layout, parts, moved in hits
         ]
         return CacheAnswer(found, granted, later)
 

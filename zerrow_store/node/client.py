@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from zerrow_store import errors
 from zerrow_store.native import _native
-from zerrow_store.node import adoption, protocol
-from zerrow_store.node.books import unpack
+from zerrow_store.node import adoption, protocol, read_back
+from zerrow_store.node.accounting import MemoryReport
+from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
 from zerrow_store.node.link import Link
 from zerrow_store.node.requests import Hold, Moved, Request, moved_places, offsets_of
@@ -40,7 +41,8 @@ class StoreStats:
 
     `bytes_stored` is held in memory now, each byte once, `bytes_spilled` on disk. The other
     `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
-    segment, and copied. `spill_bandwidth` is in bytes a second, as last measured.
+    segment, and copied. The bandwidths are in bytes a second, as last measured. eviction: the
+    policy's name.
     """
 
     objects: int
@@ -50,7 +52,9 @@ class StoreStats:
     bytes_reshared: int
     bytes_copied: int
     spill_bandwidth: int
+    read_back_bandwidth: int
     budget: int
+    eviction: str
     segments: int
     clients: int
     pid: int
@@ -59,6 +63,23 @@ class StoreStats:
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """What was evicted at the time `when`, how ("drop", "spill", "rollback"), and how many bytes.
+
+    expected: the seconds that it and having the bytes back once should take; seconds: what it took
+    until now. returned: whether the bytes were wanted again.
+    """
+
+    when: float
+    way: str
+    name: str
+    nbytes: int
+    expected: float
+    seconds: float
+    returned: bool
 
 
 class Publication:
@@ -135,6 +156,18 @@ class Client(Link, CacheCalls):
     def stats(self) -> StoreStats:
         """Return the store's figures."""
         return StoreStats(**self._request("stats", []))
+
+    def memory(self) -> MemoryReport:
+        """Return what the store's memory is used for."""
+        return MemoryReport(**self._request("memory", []))
+
+    def evictions(self) -> tuple[Eviction, ...]:
+        """Return the newest evictions, the oldest first, since the store was last started."""
+        return tuple(Eviction(*record) for record in self._request("evictions", []))
+
+    def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
+        """Enter a result that was dropped and made again into the list of evictions."""
+        self._send_quietly("evicted", [name, nbytes, expected, seconds])
 
     # --- below: for those who carry messages themselves ---
 
@@ -220,11 +253,26 @@ class Client(Link, CacheCalls):
         moved: what the hold says. Raises ObjectLostError, SipcError.
         """
         if not moved:
-            self.ensure_segments(_native.message_segments(message))
+            segments = _native.message_segments(message)
+            self.ensure_segments(segments)
+            if read_back.concerns(segments):
+                self.ensure_places((s, o) for s, o, _ in _native.message_allocations(message))
             return _native.decode(message, owner)
         places = [moved.get((s, o), (s, o)) for s, o, _ in _native.message_allocations(message)]
-        self.ensure_segments({segment for segment, _ in places})
+        self.ensure_places(places)
         return _native.decode(message, owner, places)
+
+    def ensure_places(self, places: Iterable[Place]) -> None:
+        """Map the segments of allocations that are about to be read, and check what was spilled.
+
+        Raises ObjectLostError for a segment that is gone, and for spilled bytes that are not what
+        they were.
+        """
+        places = list(places)
+        self.ensure_segments({segment for segment, _ in places})
+        files, seconds = read_back.check(places)
+        if files:
+            self._send_quietly("read_back", [list(files.items()), seconds])
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
         """Map segments that are not mapped yet. Raises ObjectLostError for one that is gone."""

@@ -30,7 +30,7 @@ from typing import Any
 from zerrow_store import errors
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
 from zerrow_store.native import _native
-from zerrow_store.node import forking, protocol
+from zerrow_store.node import forking, protocol, read_back
 from zerrow_store.node._ledger import OffsetSet
 from zerrow_store.node.requests import Hold, Request, make_error, offsets_of
 
@@ -261,7 +261,10 @@ class Link:
         if kind == "freed":
             _native.unpin(self._registered.remove(body))
         elif kind == "segment_gone":
+            read_back.forget(body)
             self._unmap_gone(body)
+        elif kind == "warm":
+            _native.bound_warm(body)
         elif kind in ("reply", "error"):
             with self._lock:
                 request = self._requests.pop(request_id)
@@ -314,13 +317,18 @@ class Link:
                 _native.unpin(offsets_of(own))
 
     def _map(
-        self, segment_ids: Sequence[bytes], sizes: Sequence[int], spilled: Sequence[bool]
+        self, segment_ids: Sequence[bytes], sizes: Sequence[int], checksums: Sequence[list[Any]]
     ) -> None:
         # All descriptors are taken before anything can fail: the next reply has its own.
         fds = [self._reader.take_descriptor() for _ in segment_ids]
         try:
-            for segment_id, fd, size, on_disk in zip(segment_ids, fds, sizes, spilled, strict=True):
-                _native.map_segment(segment_id, fd, size, sealed=not on_disk)
+            for segment_id, fd, size, spilled in zip(
+                segment_ids, fds, sizes, checksums, strict=True
+            ):
+                # Registered first: as soon as it is mapped, another thread may read it.
+                if spilled:
+                    read_back.register(segment_id, fd, spilled)
+                _native.map_segment(segment_id, fd, size, sealed=not spilled)
         finally:
             for fd in fds:
                 os.close(fd)

@@ -44,6 +44,11 @@ def punch(fd: int, start: int, end: int) -> None:
         logger.warning("could not give memory back: %s", os.strerror(ctypes.get_errno()))
 
 
+def resident_bytes(fd: int) -> int:
+    """Return what a segment has in memory (or swap), its holes left out."""
+    return os.fstat(fd).st_blocks * 512
+
+
 def open_pidfd(pid: int) -> int | None:
     """Return a pidfd, readable when the process ends; None if it has ended."""
     try:

@@ -32,11 +32,14 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
+from zerrow_store.node.accounting import account
 from zerrow_store.node.books import COUNTERS, NO_PROCESS, Books, Freed, Object, Packed
 from zerrow_store.node.cache import DEFERRED, REQUESTS, Cache
 from zerrow_store.node.connection import Connection
+from zerrow_store.node.eviction import HIGH_WATERMARK, Evictor, Record
 from zerrow_store.node.outbox import MOST_UNSENT
-from zerrow_store.node.segments import check_segment, open_pidfd, punch, start_time
+from zerrow_store.node.policy import load_policy
+from zerrow_store.node.segments import check_segment, open_pidfd, punch, resident_bytes, start_time
 from zerrow_store.node.spill import Spiller, spill_directory
 
 logger = logging.getLogger("zerrow_store.server")
@@ -50,18 +53,19 @@ _PATIENCE_SECONDS = 5.0
 _MOST_COUNTED = 1 << 50
 _PUT_FIELDS = 7  # without the segments that are to be adopted
 
-# Shares of the budget: above the first, idle objects are spilled down to the second.
-_HIGH_WATERMARK = 0.9
-_LOW_WATERMARK = 0.8
-_SPILL_PAUSE_SECONDS = 0.5
-
 
 class Server:
-    """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end."""
+    """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end.
 
-    def __init__(self, name: str, budget: int, watched: int | None, respawn: bool) -> None:
+    eviction: a policy's name.
+    """
+
+    def __init__(
+        self, name: str, budget: int, eviction: str, watched: int | None, respawn: bool
+    ) -> None:
         self._name = name
         self._budget = budget
+        self._eviction = eviction
         self._watched = watched
         self._respawn = respawn
         self._books = Books()
@@ -79,8 +83,9 @@ class Server:
             delete=self._delete,
             admit=self._admit,
             answer=self._answer_later,
+            decoded=lambda *column: self._evictor.decoded(*column),
+            make_room=lambda nbytes: self._evictor.make_room(nbytes),
         )
-        self._idle: dict[bytes, float] = {}
         self._spiller = Spiller(
             spill_directory(),
             self._books,
@@ -90,7 +95,16 @@ class Server:
             change=self._change,
             give_back=self._give_back,
         )
-        self._spill_again = 0.0
+        self._evictor = Evictor(
+            self._books,
+            self._spiller,
+            load_policy(eviction),
+            budget,
+            delete=self._delete,
+            all_returned=self._all_returned,
+        )
+        self._ticked = 0.0
+        self._crowded = False
         self._full: deque[tuple[Connection, int, list[Any]]] = deque()
         self._connections: dict[int, Connection] = {}
         self._supervisor: Connection | None = None
@@ -123,7 +137,7 @@ class Server:
         if self._books.objects:
             self._returning_until = until
         for object_id, entry in self._books.objects.items():
-            self._idle[object_id] = until
+            self._evictor.idle(object_id, until)
             if entry.deleted or entry.transient:
                 self._orphaned[object_id] = until
         for segment_id in list(self._books.segments):
@@ -340,7 +354,12 @@ class Server:
         try:
             return self._put(connection, *body)
         except StoreFullError as error:
-            if not patient or error.needed > self._budget or not self._make_room(error.needed):
+            if not patient or not self._evictor.make_room(error.needed):
+                raise
+        try:  # what was dropped may be enough
+            return self._put(connection, *body)
+        except StoreFullError:
+            if not self._spiller.is_busy:
                 raise
         self._full.append((connection, request_id, list(body)))
         return DEFERRED
@@ -396,7 +415,7 @@ class Server:
         self._change("put", put)
         if transient:
             self._orphaned[object_id] = time.monotonic() + _GRACE_SECONDS
-        self._idle[object_id] = 0.0
+        self._evictor.idle(object_id)
         return [self._supervisor_id]
 
     def _admit(
@@ -429,12 +448,9 @@ class Server:
         if any(not 0 <= count <= _MOST_COUNTED for count in counters):
             raise ProtocolError("counters are numbers of bytes that a machine can have")
         needed = self._books.new_bytes(allocations)
-        excess = self._books.bytes_stored + needed - self._budget
-        if needed and excess > 0:
-            if not (self._all_returned() and self._cache.evict(excess)):
-                used = self._books.bytes_stored
-                raise StoreFullError(needed=needed, used=used, budget=self._budget)
-            self._check_foreign(foreign)
+        used = self._books.bytes_stored
+        if needed and used + needed > self._budget:
+            raise StoreFullError(needed=needed, used=used, budget=self._budget)
         owner = connection.segment if owned else None
         body = [object_id, allocations, message, bool(transient), owner]
         return [*body, counters, time.time()]
@@ -455,10 +471,10 @@ class Server:
 
     def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
         entry = self._take_hold(connection, object_id)
-        return [entry.message, entry.allocations, _places(entry)]
+        return [entry.message, entry.allocations, entry.places()]
 
     def _on_hold(self, connection: Connection, object_id: bytes) -> list[Any]:
-        return _places(self._take_hold(connection, object_id))
+        return self._take_hold(connection, object_id).places()
 
     def _take_hold(self, connection: Connection, object_id: bytes) -> Object:
         entry = self._books.objects.get(object_id)
@@ -468,7 +484,7 @@ class Server:
         connection.holds[object_id] += 1
         self._holders[object_id] += 1
         self._orphaned.pop(object_id, None)
-        self._idle.pop(object_id, None)
+        self._evictor.busy(object_id)
         return entry
 
     def _on_release(self, connection: Connection, object_ids: list[bytes]) -> None:
@@ -497,7 +513,7 @@ class Server:
                 os.close(fd)
             raise
         segments = [self._books.segments[segment_id] for segment_id in segment_ids]
-        return [[s.size for s in segments], [s.spilled for s in segments], fds]
+        return [[s.size for s in segments], [s.checksums for s in segments], fds]
 
     def _on_delete(self, connection: Connection, object_ids: list[bytes], missing_ok: bool) -> None:
         if not missing_ok:
@@ -521,13 +537,37 @@ class Server:
             "bytes_stored": self._books.bytes_stored,
             "bytes_spilled": self._books.bytes_spilled,
             **self._books.counters,
-            "spill_bandwidth": int(self._spiller.bandwidth),
+            "spill_bandwidth": int(self._spiller.write_bandwidth),
+            "read_back_bandwidth": int(self._spiller.read_bandwidth),
             "budget": self._budget,
+            "eviction": self._eviction,
             "segments": len(self._books.segments),
             "clients": sum(c is not self._supervisor for c in self._connections.values()),
             "pid": os.getpid(),
             "supervised": self._supervisor is not None,
         }
+
+    def _on_memory(self, connection: Connection) -> dict[str, Any]:
+        return account(self._books, self._holders, self._resident(), self._budget)
+
+    def _on_evictions(self, connection: Connection) -> list[Any]:
+        return [list(vars(record).values()) for record in self._evictor.records.rows()]
+
+    def _on_read_back(
+        self, connection: Connection, files: list[tuple[bytes, int]], seconds: float
+    ) -> None:
+        total = sum(nbytes for _, nbytes in files)
+        for file_id, nbytes in files:
+            if file_id in self._books.segments:
+                self._evictor.read_back(file_id, nbytes, float(seconds) * nbytes / total)
+
+    def _on_evicted(
+        self, connection: Connection, name: str, nbytes: int, expected: float, seconds: float
+    ) -> None:
+        record = Record(
+            time.time(), "rollback", str(name), int(nbytes), float(expected), float(seconds), True
+        )
+        self._evictor.records.add(os.urandom(8), record)
 
     def _on_shutdown(self, connection: Connection) -> None:
         self._stop()
@@ -560,14 +600,17 @@ class Server:
         if self._holders[object_id] > 0:
             return
         del self._holders[object_id]
-        self._idle[object_id] = readable_until
         entry = self._books.objects.get(object_id)
-        if entry is not None and (entry.deleted or entry.transient):
+        if entry is None:
+            return
+        if entry.deleted or entry.transient:
             self._remove(object_id)
+        else:
+            self._evictor.idle(object_id, readable_until)
 
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
-        self._idle.pop(object_id, None)
+        self._evictor.busy(object_id)
         self._give_back(self._change("remove", [object_id]))
 
     def _give_back(self, freed: Freed) -> None:
@@ -635,10 +678,12 @@ class Server:
             entry = self._books.objects.get(object_id)
             if entry is not None and not self._holders[object_id]:
                 self._remove(object_id)
-        excess = self._books.bytes_stored - _HIGH_WATERMARK * self._budget
-        if excess > 0 and now >= self._spill_again:
-            self._spill_again = now + _SPILL_PAUSE_SECONDS
-            self._make_room(0)
+        if now - self._ticked >= 1.0:
+            self._ticked = now
+            resident = self._resident()
+            # Freed memory that producers keep warm goes first; what is left then is used.
+            self._evictor.tick(resident if self._crowded else 0)
+            self._bound_warm(resident)
         alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
         if alone and not self._respawn:
             logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
@@ -649,18 +694,28 @@ class Server:
     def _is_idle(self, object_id: bytes) -> bool:
         return object_id in self._books.objects and not self._holders[object_id]
 
-    def _make_room(self, needed: int) -> bool:
-        """Begin to spill down to the low watermark and for `needed` bytes; whether it helps."""
-        if not self._all_returned():
-            return False
-        now, cached = time.monotonic(), self._books.cache.entries
-        idle = (o for o, since in self._idle.items() if since <= now and o not in cached)
-        target = min(int(_LOW_WATERMARK * self._budget), self._budget - needed)
-        return self._spiller.start(idle, self._books.bytes_stored - target)
+    def _resident(self) -> int:
+        """Bytes that all segments have in memory, published or not."""
+        segments = self._books.segments
+        return sum(
+            resident_bytes(fd)
+            for segment_id, fd in self._descriptors.items()
+            if not segments[segment_id].spilled
+        )
+
+    def _bound_warm(self, resident: int) -> None:
+        """While memory is short, producers keep no freed memory warm; then again as they like."""
+        crowded = resident > HIGH_WATERMARK * self._budget
+        if not (crowded or self._crowded):
+            return
+        self._crowded = crowded
+        for owners in list(self._owners.values()):
+            for owner in list(owners):
+                self._tell(owner, "warm", 0 if crowded else None)
 
     def _spilled(self, *_: Any) -> None:
         """Conclude a job, and let those in whose objects fit now, in their order."""
-        self._spiller.conclude()
+        self._evictor.conclude()
         waiting, self._full = self._full, deque()
         while waiting and not self._full:
             connection, request_id, body = waiting.popleft()
@@ -675,7 +730,7 @@ class Server:
 
     def _respawn_supervisor(self) -> None:
         command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
-        command += ["--budget", str(self._budget)]
+        command += ["--budget", str(self._budget), "--eviction", self._eviction]
         subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
 
     def _stop(self, *_: Any) -> None:
@@ -683,11 +738,6 @@ class Server:
         self._running = False
         if self._supervisor is not None:
             self._tell(self._supervisor, "stopping", [])
-
-
-def _places(entry: Object) -> list[Any]:
-    """Where an object's allocations lie since they were spilled, as it travels."""
-    return [[*before, *now] for before, now in entry.moved.items()]
 
 
 def _describe(error: ZerrowError) -> list[Any]:
@@ -705,6 +755,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The node store's server.")
     parser.add_argument("--name", required=True)
     parser.add_argument("--budget", type=int, required=True)
+    parser.add_argument("--eviction", required=True)
     parser.add_argument("--supervisor-fd", type=int, required=True)
     parser.add_argument("--watch-pid", type=int)
     parser.add_argument("--respawn-supervisor", action="store_true")
@@ -719,7 +770,11 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         server = Server(
-            arguments.name, arguments.budget, arguments.watch_pid, arguments.respawn_supervisor
+            arguments.name,
+            arguments.budget,
+            arguments.eviction,
+            arguments.watch_pid,
+            arguments.respawn_supervisor,
         )
     except OSError as error:
         logger.warning("a store named %s is running already: %s", arguments.name, error)

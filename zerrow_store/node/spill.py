@@ -16,12 +16,13 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zerrow_store.node.books import NO_PROCESS, Books, Freed, Place, unpack
+from zerrow_store.node import _disk
+from zerrow_store.node.books import NO_PROCESS, Books, Checksum, Freed, Place, unpack
 from zerrow_store.node.segments import punch
 
 logger = logging.getLogger("zerrow_store.server")
@@ -31,7 +32,6 @@ _IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 _ALIGNMENT = 64
 # As much of the disk stays free for others.
 _RESERVE = 0.05
-_PIECE = 64 << 20
 # Bytes a second, until it has been measured; and the weight of the newest measurement.
 _UNKNOWN_BANDWIDTH = 500e6
 _WEIGHT = 0.5
@@ -66,17 +66,55 @@ def _file_system(directory: Path) -> str:
     return "unknown"
 
 
+class Batch:
+    """Idle objects that are to go to disk, and the allocations that nothing but these refers to."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._seen: Counter[Place] = Counter()
+        self.objects: list[bytes] = []
+        self.sizes: dict[Place, int] = {}
+        self.nbytes = 0
+
+    def add(self, object_id: bytes) -> None:
+        """Take an object in."""
+        self.objects.append(object_id)
+        for segment_id, ranges in self._books.objects[object_id].allocations:
+            segment = self._books.segments[segment_id]
+            if segment.spilled:
+                continue
+            counts = segment.references.counts(ranges)
+            for (offset, size), count in zip(unpack(ranges), counts, strict=True):
+                place = segment_id, offset
+                self._seen[place] += 1
+                if self._seen[place] == count:
+                    self.sizes[place] = size
+                    self.nbytes += size
+
+
 @dataclass
 class _Job:
-    """Bytes on their way to one file. offsets: in the file, by where they lie now."""
+    """A batch on its way to one file. offsets: in the file, by where the bytes lie now."""
 
     fd: int
     size: int
-    objects: list[bytes]
-    sizes: dict[Place, int]
+    batch: Batch
     offsets: dict[Place, int]
+    checksums: list[Checksum] = field(default_factory=list)
     seconds: float = 0.0
     error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Spilled:
+    """What became of a batch. objects: all that were in it. nbytes: that lie on disk now, 0 if the
+    disk failed or nothing was idle any more; file_id: where.
+    """
+
+    objects: list[bytes]
+    nbytes: int
+    file_id: bytes
+    seconds: float
 
 
 class Spiller:
@@ -84,8 +122,8 @@ class Spiller:
 
     dead: segments whose memory is this server's to give back. is_idle: whether an object is there
     and nobody holds it. change: applies an event, and returns what it freed. give_back: passes that
-    on. `done` is a descriptor that can be read when a job is to be concluded. bandwidth: bytes a
-    second written, by the last jobs.
+    on. `done` is a descriptor that can be read when a job is to be concluded. write_bandwidth and
+    read_bandwidth: bytes a second, by the last jobs and by what readers say.
     """
 
     def __init__(
@@ -104,24 +142,39 @@ class Spiller:
         self._descriptors = descriptors
         self._dead = dead
         self._broken_until = 0.0
-        self.bandwidth = _UNKNOWN_BANDWIDTH
+        self.write_bandwidth = self.read_bandwidth = _UNKNOWN_BANDWIDTH
         self._is_idle = is_idle
         self._change = change
         self._give_back = give_back
         self._job: _Job | None = None
         self.done, self._finished = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def start(self, idle: Iterable[bytes], wanted: int) -> bool:
-        """Begin to free `wanted` bytes, the first of `idle` first; whether there is anything."""
-        if self._job is not None:
-            return True
-        if self._directory is None or wanted <= 0 or time.monotonic() < self._broken_until:
-            return False
-        objects, sizes = self._choose(idle, wanted)
-        if not sizes:
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is under way."""
+        return self._job is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there is a disk, and it did not fail just now."""
+        return self._directory is not None and time.monotonic() >= self._broken_until
+
+    def seconds(self, nbytes: int) -> float:
+        """Return what it is expected to take to write bytes, and to read them once."""
+        return nbytes / self.write_bandwidth + nbytes / self.read_bandwidth
+
+    def was_read(self, nbytes: int, seconds: float) -> None:
+        """Learn from what a reader needed."""
+        speed = nbytes / max(seconds, 1e-6)
+        self.read_bandwidth += _WEIGHT * (speed - self.read_bandwidth)
+
+    def start(self, batch: Batch) -> bool:
+        """Begin to write a batch; False, with nothing begun, where that cannot be."""
+        assert self._job is None
+        if not self.is_usable:
             return False
         offsets, end = {}, 0
-        for place, size in sizes.items():
+        for place, size in batch.sizes.items():
             offsets[place] = end
             end += -(-size // _ALIGNMENT) * _ALIGNMENT
         sources: dict[bytes, int] = {}
@@ -129,13 +182,13 @@ class Spiller:
         try:
             fd = self._open(end)
             # Duplicates: a segment may end while it is read.
-            for segment_id in {segment for segment, _ in sizes}:
+            for segment_id in {segment for segment, _ in batch.sizes}:
                 sources[segment_id] = os.dup(self._descriptors[segment_id])
-            job = _Job(fd, end, objects, sizes, offsets)
+            job = _Job(fd, end, batch, offsets)
             thread = threading.Thread(target=self._copy, args=(job, sources), name="zerrow-spill")
             thread.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
-            logger.warning("nothing can be spilled to %s: %s", self._directory, error)
+            self._failed(error)
             for each in (fd, *sources.values()):
                 if each >= 0:
                     os.close(each)
@@ -143,56 +196,40 @@ class Spiller:
         self._job = job
         return True
 
-    def conclude(self) -> None:
-        """Enter a finished job into the books: what is idle still has moved."""
+    def conclude(self) -> Spilled:
+        """Enter the finished job into the books: what is idle still has moved."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.done, 64)
         job, self._job = self._job, None
         assert job is not None
         if job.error is not None:
-            logger.warning("could not spill to %s: %s", self._directory, job.error)
-            self._broken_until = time.monotonic() + _BROKEN_SECONDS
+            self._failed(job.error)
             os.close(job.fd)
-            return
-        speed = sum(job.sizes.values()) / max(job.seconds, 1e-6)
-        self.bandwidth += _WEIGHT * (speed - self.bandwidth)
-        objects = [object_id for object_id in job.objects if self._is_idle(object_id)]
+            return Spilled(job.batch.objects, 0, b"", job.seconds)
+        speed = job.batch.nbytes / max(job.seconds, 1e-6)
+        self.write_bandwidth += _WEIGHT * (speed - self.write_bandwidth)
+        objects = [object_id for object_id in job.batch.objects if self._is_idle(object_id)]
         by_segment = self._moves(job, objects)
         if not by_segment:
             os.close(job.fd)
-            return
+            return Spilled(job.batch.objects, 0, b"", job.seconds)
         file_id = os.urandom(16)
         self._descriptors[file_id] = job.fd
         self._dead.add(file_id)  # like the segment of a process that has ended
+        before = self._books.bytes_spilled
         self._change("segment", [file_id, job.size, NO_PROCESS, 0])
-        self._change("on_disk", [file_id])
+        self._change("on_disk", [file_id, job.checksums])
         for segment_id, moves in by_segment.items():
             concerned = [o for o in objects if self._refers(o, segment_id)]
             self._give_back(self._change("spill", [concerned, segment_id, moves, file_id]))
         for start, end in self._books.segments[file_id].references.gaps(job.size):
             punch(job.fd, start, end)
+        moved = self._books.bytes_spilled - before
+        return Spilled(job.batch.objects, moved, file_id, job.seconds)
 
-    def _choose(self, idle: Iterable[bytes], wanted: int) -> tuple[list[bytes], dict[Place, int]]:
-        """Return objects, and what nothing but these refers to, with its size."""
-        seen: Counter[Place] = Counter()
-        objects: list[bytes] = []
-        sizes: dict[Place, int] = {}
-        found = 0
-        for object_id in idle:
-            if found >= wanted:
-                break
-            objects.append(object_id)
-            for segment_id, ranges in self._books.objects[object_id].allocations:
-                segment = self._books.segments[segment_id]
-                if segment.spilled:
-                    continue
-                counts = segment.references.counts(ranges)
-                for (offset, size), count in zip(unpack(ranges), counts, strict=True):
-                    seen[segment_id, offset] += 1
-                    if seen[segment_id, offset] == count:
-                        sizes[segment_id, offset] = size
-                        found += size
-        return objects, sizes
+    def _failed(self, error: Exception) -> None:
+        logger.warning("could not spill to %s: %s", self._directory, error)
+        self._broken_until = time.monotonic() + _BROKEN_SECONDS
 
     def _moves(self, job: _Job, objects: list[bytes]) -> dict[bytes, dict[int, int]]:
         """Return, for each segment, the new offset of what nothing but `objects` refers to."""
@@ -205,7 +242,7 @@ class Spiller:
                     place = segment_id, offset
                     seen[place] += 1
                     # An allocation may have been freed, and another one made in its place.
-                    if seen[place] == count and job.sizes.get(place) == size:
+                    if seen[place] == count and job.batch.sizes.get(place) == size:
                         moves[segment_id][offset] = job.offsets[place]
         return moves
 
@@ -230,10 +267,10 @@ class Spiller:
     def _copy(self, job: _Job, sources: dict[bytes, int]) -> None:
         start = time.monotonic()
         try:
-            for (segment_id, offset), size in job.sizes.items():
-                _copy_range(
-                    sources[segment_id], offset, job.fd, job.offsets[segment_id, offset], size
-                )
+            for (segment_id, offset), size in job.batch.sizes.items():
+                at = job.offsets[segment_id, offset]
+                checksum = _disk.copy(sources[segment_id], offset, size, job.fd, at)
+                job.checksums.append((at, size, checksum))
             os.fdatasync(job.fd)
             os.posix_fadvise(job.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except Exception as error:  # whatever it is: nothing has moved
@@ -243,12 +280,3 @@ class Spiller:
             for fd in sources.values():
                 os.close(fd)
             os.write(self._finished, b"!")
-
-
-def _copy_range(source: int, offset: int, target: int, at: int, size: int) -> None:
-    os.lseek(target, at, os.SEEK_SET)
-    while size:
-        copied = os.sendfile(target, source, offset, min(size, _PIECE))
-        if copied == 0:
-            raise OSError("a segment is shorter than it was")
-        offset, size = offset + copied, size - copied

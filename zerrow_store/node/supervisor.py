@@ -20,7 +20,7 @@ from typing import Any
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.node import protocol
 from zerrow_store.node.books import Books
-from zerrow_store.node.budget import default_budget
+from zerrow_store.node.budget import default_budget, default_eviction
 
 logger = logging.getLogger("zerrow_store.supervisor")
 
@@ -28,8 +28,9 @@ logger = logging.getLogger("zerrow_store.supervisor")
 class Supervisor:
     """Supervises the store `name`. `start()` adopts a running server or starts one.
 
-    budget: bytes the store may hold. watch_pid: a process with whose end the store ends, too.
-    log: file for what the server has to say; nowhere if not given.
+    budget: bytes the store may hold. eviction: the policy's name, see `policy`. watch_pid: a
+    process with whose end the store ends, too. log: file for what the server has to say; nowhere
+    if not given.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Supervisor:
         name: str,
         *,
         budget: int,
+        eviction: str = "adaptive",
         watch_pid: int | None = None,
         log: Path | None = None,
         respawn: bool = False,
@@ -44,6 +46,7 @@ class Supervisor:
         self.id = os.urandom(8)
         self._name = name
         self._budget = budget
+        self._eviction = eviction
         self._watch_pid = watch_pid
         self._log = log
         self._respawn = respawn
@@ -113,7 +116,8 @@ class Supervisor:
         """Start a server and hand over what is known; None if another one was quicker."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "zerrow_store.node.server", "--name", self._name]
-        command += ["--budget", str(self._budget), "--supervisor-fd", str(theirs.fileno())]
+        command += ["--budget", str(self._budget), "--eviction", self._eviction]
+        command += ["--supervisor-fd", str(theirs.fileno())]
         if self._watch_pid is not None:
             command += ["--watch-pid", str(self._watch_pid)]
         if self._respawn:
@@ -192,10 +196,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The supervisor of a node store.")
     parser.add_argument("--name", required=True)
     parser.add_argument("--budget", type=int, default=default_budget())
+    parser.add_argument("--eviction", default=default_eviction())
     parser.add_argument("--log", type=Path)
     arguments = parser.parse_args()
     supervisor = Supervisor(
-        arguments.name, budget=arguments.budget, log=arguments.log, respawn=True
+        arguments.name,
+        budget=arguments.budget,
+        eviction=arguments.eviction,
+        log=arguments.log,
+        respawn=True,
     )
     supervisor.start()
     supervisor.wait()

@@ -23,11 +23,14 @@ from zerrow_ray.dag.estimates import Estimates, Need
 from zerrow_ray.dag.explain import Explanation, Run
 from zerrow_ray.dag.measured import ARROW_DATA, Measured, measured
 from zerrow_ray.dag.plan import Plan, Step
-from zerrow_ray.dag.policy import Adaptive, Policy, Rollback, Swap
+from zerrow_ray.dag.policy import ROLLBACK
 from zerrow_ray.dag.scheduler import Scheduler
 from zerrow_ray.sandbox import confined
+from zerrow_ray.session import current_session
+from zerrow_ray.settings import announced
 from zerrow_ray.stats import stats
 from zerrow_store.errors import ZerrowError
+from zerrow_store.node.policy import Policy, load_policy
 from zerrow_store.sandbox import SandboxOptions
 from zerrow_store.sizes import parse_size
 
@@ -35,6 +38,8 @@ logger = logging.getLogger("zerrow_ray.dag")
 
 _POLL_SECONDS = 0.2
 """While a step waits for memory that another DAG holds."""
+
+_DISK_SECONDS = 2.0
 
 
 class StepError(ZerrowError):
@@ -51,7 +56,7 @@ def execute(
     memory: int | str | None = None,
     progress: bool | None = None,
     explain: bool = False,
-    eviction: str = "adaptive",
+    eviction: str | None = None,
     sandbox: SandboxOptions | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -63,10 +68,11 @@ def execute(
     memory: bytes, or a text such as "8GiB", that the DAG's results and running steps may hold. By
         default what the stores of all nodes may, less what they hold already; all DAGs that run
         by default share that.
-    eviction: what happens to results that are in the way of the next step and not needed for it:
-        "swap" leaves them to the store, which spills to disk what nobody reads; "rollback" drops
-        them, and runs their functions again when they are asked for; "adaptive" does whichever
-        takes less time. Only tasks that Ray may retry are run again (max_retries).
+    eviction: what happens to results that are in the way of the next step and not needed for it,
+        by default as the stores do it (see `zerrow_ray.init`): "swap" leaves them to the store,
+        which spills to disk what nobody reads; "rollback" drops them, and runs their functions
+        again when they are asked for; "adaptive" does whichever takes less time. Only tasks that
+        Ray may retry are run again (max_retries).
     sandbox: run every step's function confined (see `zerrow_ray.sandboxed`). Actors and generators
         cannot be.
     progress: show a bar; by default if the standard error is a terminal.
@@ -75,7 +81,7 @@ def execute(
     TypeError if `node` is not a DAG node, or has steps that cannot be confined as asked;
     ValueError for an unknown policy. Control-C cancels all that runs.
     """
-    plan, policy = Plan(node), _policy(eviction)
+    plan, policy = Plan(node), load_policy(eviction or announced().policy())
     if sandbox is not None:
         _check_confinable(plan)
     budget = _shared if memory is None else Budget(lambda: _bytes(memory))
@@ -103,7 +109,12 @@ class _Execution:
         self._sandbox = sandbox
         self._args, self._kwargs = args, kwargs
         self._scheduler = Scheduler(
-            plan, account, policy, need=self._need, seconds=self._seconds_again
+            plan,
+            account,
+            policy,
+            need=self._need,
+            seconds=self._seconds_again,
+            disk=_Disk().seconds,
         )
         self._values: dict[str, Any] = {}
         self._puts: dict[str, ray.ObjectRef] = {}
@@ -144,10 +155,11 @@ class _Execution:
     def _next(self) -> Step | None:
         step, rolled_back = self._scheduler.start()
         for candidate in rolled_back:
-            del self._values[candidate.key]
-            run = self._runs[candidate.key]
+            key = str(candidate.key)
+            del self._values[key]
+            run = self._runs[key]
             run.rollbacks += 1
-            run.expected_again = candidate.seconds
+            run.expected_again = candidate.ways[ROLLBACK]
         return step
 
     def _submit(self, step: Step) -> None:
@@ -205,6 +217,10 @@ class _Execution:
             # The worker's peak has the inputs in it, which are counted where they came from.
             peak = max(report.peak - given, report.new)
             _estimates.learn(_function(step), given, report.new, peak)
+            if run.expected_again is not None:
+                current_session().client.record_rollback(
+                    step.name, report.new, run.expected_again, report.seconds
+                )
         for key in self._scheduler.finish(step.key, new):
             del self._values[key]
             self._runs[key].released = time.time() - self._start
@@ -231,17 +247,6 @@ class _Execution:
         if self._running:
             ray.wait(list(self._running), num_returns=len(self._running), timeout=10)
         self._values.clear()
-
-
-def _policy(name: str) -> Policy:
-    policies: dict[str, Policy] = {
-        "adaptive": Adaptive(_bandwidth),
-        "rollback": Rollback(),
-        "swap": Swap(),
-    }
-    if name not in policies:
-        raise ValueError(f"eviction is one of {', '.join(policies)}, not {name!r}")
-    return policies[name]
 
 
 def _function(step: Step) -> str:
@@ -286,9 +291,22 @@ def _available() -> int:
     return sum(node["budget"] - node["bytes_stored"] for node in nodes)
 
 
-def _bandwidth() -> float:
-    """Bytes a second that the slowest node's store was last seen to write to disk."""
-    return float(min(node["spill_bandwidth"] for node in stats()["nodes"].values()))
+class _Disk:
+    """What the stores have measured of their disks, asked for anew every other second."""
+
+    def __init__(self) -> None:
+        self._asked = float("-inf")
+        self._seconds_per_byte = 0.0
+
+    def seconds(self, nbytes: int) -> float:
+        """Return what it takes the slowest node's store to write bytes to disk and read them."""
+        if time.monotonic() - self._asked > _DISK_SECONDS:
+            self._seconds_per_byte = max(
+                1 / node["spill_bandwidth"] + 1 / node["read_back_bandwidth"]
+                for node in stats()["nodes"].values()
+            )
+            self._asked = time.monotonic()
+        return nbytes * self._seconds_per_byte
 
 
 def _bytes(size: int | str) -> int:

@@ -9,13 +9,15 @@ budget by more than one step.
 A result that was rolled back is made again when all else that its consumer needs is there.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 from zerrow_ray.dag.budget import Account
 from zerrow_ray.dag.estimates import Need
 from zerrow_ray.dag.plan import Plan, Step
-from zerrow_ray.dag.policy import Candidate, Policy
+from zerrow_ray.dag.policy import ROLLBACK, choose_rollbacks
+from zerrow_store.node.policy import Candidate, Policy
 
 _MOST_ROLLBACKS = 3
 """Of one step: then its result stays, and the store spills it."""
@@ -24,7 +26,8 @@ _MOST_ROLLBACKS = 3
 class Scheduler:
     """The run of one plan. need: what a step needs, once its inputs are there.
 
-    seconds: what the last run of a finished step took, None if it must not run twice.
+    seconds: what the last run of a finished step took, None if it must not run twice. disk: what
+    it takes to write bytes to disk and read them.
     """
 
     def __init__(
@@ -35,12 +38,16 @@ class Scheduler:
         *,
         need: Callable[[Step], Need],
         seconds: Callable[[Step], float | None],
+        disk: Callable[[int], float],
     ) -> None:
         self._plan = plan
         self._account = account
         self._policy = policy
         self._need = need
         self._seconds = seconds
+        self._disk = disk
+        self._finishes = itertools.count()
+        self._finished: dict[str, int] = {}
         self._unfinished = set(plan.steps)
         self._present: set[str] = set()
         self._running: set[str] = set()
@@ -68,9 +75,10 @@ class Scheduler:
             return None, []
         step = next(filter(self._asked_for, ready), ready[0])
         peak = self._need(step).peak
-        rolled = self._policy.choose(self._candidates(step), self._account.excess(peak))
+        excess = self._account.excess(peak)
+        rolled = choose_rollbacks(self._policy, self._candidates(step), excess)
         for candidate in rolled:
-            self._roll_back(candidate.key)
+            self._roll_back(str(candidate.key))
         if self._account.take(step.key, peak, anyway=True):
             return self._begin(step), rolled
         return None, rolled
@@ -82,6 +90,7 @@ class Scheduler:
         self._rolled.discard(key)
         self._present.add(key)
         self._sizes[key] = result_bytes
+        self._finished[key] = next(self._finishes)
         self._account.keep(key, result_bytes)
         released = [
             each
@@ -137,7 +146,8 @@ class Scheduler:
             if self._sizes[key] and self._rollbacks[key] < _MOST_ROLLBACKS:
                 seconds = self._seconds_again(key, set())
                 if seconds is not None:
-                    yield Candidate(key, self._sizes[key], seconds)
+                    ways = {"spill": self._disk(self._sizes[key]), ROLLBACK: seconds}
+                    yield Candidate(key, self._sizes[key], ways, self._finished[key])
 
     def _seconds_again(self, key: str, counted: set[str]) -> float | None:
         """What it takes to run a step again, and all that it needs and that is not there."""

@@ -1,0 +1,58 @@
+"""What the stores of a cluster are started with: said once, by the driver that starts the first."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+from zerrow_store.node.budget import default_budget, default_eviction
+from zerrow_store.node.policy import load_policy
+from zerrow_store.sizes import parse_size
+
+logger = logging.getLogger("zerrow_ray")
+
+_KEY = b"zerrow_ray:store_settings"
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """memory: bytes that each node's store may hold; None: as its node has it (ZERROW_MEMORY, or a
+    share of the machine). eviction: the policy's name; None: ZERROW_EVICTION, or "adaptive".
+    """
+
+    memory: int | None = None
+    eviction: str | None = None
+
+    def budget(self) -> int:
+        """Return the budget of this node's store."""
+        return default_budget() if self.memory is None else self.memory
+
+    def policy(self) -> str:
+        """Return the name of the policy."""
+        return default_eviction() if self.eviction is None else self.eviction
+
+
+def store_settings(memory: int | str | None, eviction: str | None) -> StoreSettings:
+    """Check settings as users give them. Raises ValueError for a bad size or policy."""
+    if eviction is not None:
+        load_policy(eviction)
+    size = parse_size(memory) if isinstance(memory, str) else memory
+    if size is not None and size <= 0:
+        raise ValueError(f"memory is a positive number of bytes, not {size}")
+    return StoreSettings(size, eviction)
+
+
+def announce(settings: StoreSettings) -> None:
+    """Set the cluster's settings, unless a driver before this one has."""
+    if settings == StoreSettings():
+        return
+    _internal_kv_put(_KEY, json.dumps(asdict(settings)).encode(), overwrite=False)
+    if announced() != settings:
+        logger.warning("the cluster's stores run already: their settings are %s", announced())
+
+
+def announced() -> StoreSettings:
+    """Return the cluster's settings."""
+    text = _internal_kv_get(_KEY)
+    return StoreSettings() if text is None else StoreSettings(**json.loads(text))

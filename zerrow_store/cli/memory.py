@@ -1,0 +1,50 @@
+"""`zerrow memory | evictions`: what the store's memory is used for, and what had to go."""
+
+import argparse
+import time
+from typing import Any
+
+from zerrow_store.cli.output import print_fields, print_rows
+
+
+def add_commands(
+    commands: Any, common: argparse.ArgumentParser, formatted: argparse.ArgumentParser
+) -> None:
+    """Add both commands."""
+    memory = commands.add_parser(
+        "memory", parents=[common, formatted], help="what its memory is used for"
+    )
+    memory.set_defaults(run=_memory)
+    evictions = commands.add_parser(
+        "evictions", parents=[common, formatted], help="what had to go, at which cost"
+    )
+    evictions.set_defaults(run=_evictions)
+
+
+def _memory(options: argparse.Namespace) -> int:
+    from zerrow_store.node.client import Client
+
+    report = Client(options.name).memory().as_dict()
+    print_fields(report, sizes=list(report), form=options.format)
+    return 0
+
+
+def _evictions(options: argparse.Namespace) -> int:
+    from zerrow_store.node.client import Client
+
+    now = time.time()
+    rows = [
+        {
+            "age_seconds": round(now - each.when, 1),
+            "way": each.way,
+            "what": each.name,
+            "bytes": each.nbytes,
+            "expected_seconds": round(each.expected, 4),
+            "seconds": round(each.seconds, 4),
+            "returned": each.returned,
+        }
+        for each in Client(options.name).evictions()
+    ]
+    header = ["age_seconds", "way", "what", "bytes", "expected_seconds", "seconds", "returned"]
+    print_rows(header, rows, sizes=["bytes"], form=options.format)
+    return 0

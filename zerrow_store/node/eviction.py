@@ -1,0 +1,215 @@
+"""Which idle objects go when memory is short: the policy's choice, carried out and recorded.
+
+An object is *idle* when no client holds it. It is then a candidate, at what the ways to give it up
+are expected to cost: a decoded column can be dropped, everything can be spilled. Above the high
+watermark idle objects go until the low one is reached, and a put that does not fit waits for that.
+"""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from zerrow_store.node.books import Books
+from zerrow_store.node.eviction_queue import EvictionQueue
+from zerrow_store.node.policy import Candidate, Policy
+from zerrow_store.node.spill import Batch, Spiller
+
+HIGH_WATERMARK = 0.9
+LOW_WATERMARK = 0.8
+"""Shares of the budget."""
+
+# Written in one go: puts that wait are let in after each.
+_BATCH_BYTES = 256 << 20
+_MOST_RECORDS = 1000
+
+
+@dataclass
+class Record:
+    """One eviction. seconds: spent until now, on it and on having the bytes back, where that has
+    happened (`returned`).
+    """
+
+    when: float
+    way: str
+    name: str
+    nbytes: int
+    expected: float
+    seconds: float
+    returned: bool = False
+
+
+class Records:
+    """The newest evictions. Not in the books: a store that is started again begins anew."""
+
+    def __init__(self) -> None:
+        self._newest: deque[Record] = deque(maxlen=_MOST_RECORDS)
+        self._open: dict[Hashable, Record] = {}
+
+    def add(self, key: Hashable, record: Record) -> None:
+        """Enter an eviction; `key` is what its return is known by."""
+        if len(self._newest) == _MOST_RECORDS:
+            oldest = self._newest[0]
+            self._open = {k: r for k, r in self._open.items() if r is not oldest}
+        self._newest.append(record)
+        self._open[key] = record
+
+    def returned(self, key: Hashable, seconds: float) -> None:
+        """Note what it took to have evicted bytes back, if they were."""
+        if record := self._open.get(key):
+            record.seconds += seconds
+            record.returned = True
+
+    def rows(self) -> list[Record]:
+        """Return them, the oldest first."""
+        return list(self._newest)
+
+
+class Evictor:
+    """See the module. delete: ends an object. all_returned: whether readers that a restarted store
+    had before have had the time to come back.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        spiller: Spiller,
+        policy: Policy,
+        budget: int,
+        *,
+        delete: Callable[[bytes], None],
+        all_returned: Callable[[], bool],
+    ) -> None:
+        self._books = books
+        self._spiller = spiller
+        self._policy = policy
+        self._budget = budget
+        self._delete = delete
+        self._all_returned = all_returned
+        self._idle: dict[bytes, float] = {}
+        self._readable: dict[bytes, float] = {}
+        self._queue = EvictionQueue(policy)
+        self._could_spill = spiller.is_usable
+        self._expected = 0.0
+        self.records = Records()
+
+    # --- what is idle ---
+
+    def idle(self, object_id: bytes, readable_until: float = 0.0) -> None:
+        """An object is idle; but somebody who lost the connection may read it until then."""
+        now = time.monotonic()
+        if readable_until > now:
+            self._readable[object_id] = readable_until
+            return
+        self._idle[object_id] = now
+        self._offer(object_id)
+
+    def busy(self, object_id: bytes) -> None:
+        """An object is held, or gone."""
+        if self._idle.pop(object_id, None) is not None:
+            self._queue.discard(object_id)
+        self._readable.pop(object_id, None)
+
+    def _offer(self, object_id: bytes) -> None:
+        entry = self._books.objects[object_id]
+        nbytes = entry.nbytes - entry.bytes_spilled
+        ways = {}
+        if cached := self._books.cache.entries.get(object_id):
+            ways["drop"] = cached.seconds
+        if self._could_spill:
+            ways["spill"] = self._spiller.seconds(nbytes)
+        self._queue.add(Candidate(object_id, nbytes, ways, self._idle[object_id]))
+
+    def tick(self, resident: int) -> None:
+        """Keep the watermarks; `resident` is what all segments have in memory, unpublished bytes
+        and all. Call it about once a second, and after each job.
+        """
+        now = time.monotonic()
+        # In the order in which they were left: the first is due first.
+        for object_id in list(
+            itertools.takewhile(lambda o: self._readable[o] <= now, self._readable)
+        ):
+            del self._readable[object_id]
+            self.idle(object_id)
+        if self._could_spill != self._spiller.is_usable:
+            self._could_spill = self._spiller.is_usable
+            for object_id in self._idle:
+                self._offer(object_id)
+        held = max(self._books.bytes_stored, resident)
+        if held > HIGH_WATERMARK * self._budget:
+            self._evict(held - int(LOW_WATERMARK * self._budget))
+
+    # --- making room ---
+
+    def make_room(self, needed: int) -> bool:
+        """Free what `needed` bytes want beyond the budget, now or by a job that is begun.
+
+        False, and nothing lost, if all that is idle would not be enough.
+        """
+        excess = self._books.bytes_stored + needed - self._budget
+        if excess <= 0:
+            return True
+        if self._spiller.is_busy:
+            return self._all_returned()
+        if needed > self._budget or excess > self._queue.nbytes or not self._all_returned():
+            return False
+        low = self._books.bytes_stored + needed - int(LOW_WATERMARK * self._budget)
+        return self._evict(max(excess, low))
+
+    def _evict(self, nbytes: int) -> bool:
+        """Drop, and begin to spill, candidates of `nbytes` in all; whether any went."""
+        if self._spiller.is_busy or not self._all_returned():
+            return False
+        batch, dropped, expected = Batch(self._books), False, 0.0
+        target = self._books.bytes_stored - nbytes
+        while self._books.bytes_stored - batch.nbytes > target and batch.nbytes < _BATCH_BYTES:
+            if (chosen := self._queue.pop()) is None:
+                break
+            candidate, way = chosen
+            assert isinstance(candidate.key, bytes)
+            if way == "drop":
+                self._drop(candidate)
+                dropped = True
+            else:
+                batch.add(candidate.key)
+                expected += candidate.ways[way]
+        if not batch.sizes:  # what is spilled already, or shared with what is held
+            return dropped
+        self._expected = expected
+        if not self._spiller.start(batch):
+            for object_id in batch.objects:
+                self._offer(object_id)
+            return dropped
+        return True
+
+    def _drop(self, candidate: Candidate) -> None:
+        assert isinstance(candidate.key, bytes)
+        cached = self._books.cache.entries[candidate.key]
+        key = (cached.file, cached.unit, frozenset(part for part, _ in cached.layout))
+        name = f"{cached.path}:{cached.unit[1]}"
+        expected = candidate.ways["drop"]
+        self.records.add(key, Record(time.time(), "drop", name, candidate.nbytes, expected, 0.0))
+        self._delete(candidate.key)
+
+    def conclude(self) -> None:
+        """A spilling job has ended; what it could not take is a candidate again."""
+        done = self._spiller.conclude()
+        for object_id in done.objects:
+            if object_id in self._idle:
+                self._offer(object_id)
+        if done.nbytes:
+            name = f"{len(done.objects)} objects"
+            record = Record(time.time(), "spill", name, done.nbytes, self._expected, done.seconds)
+            self.records.add(done.file_id, record)
+
+    def read_back(self, file_id: bytes, nbytes: int, seconds: float) -> None:
+        """A reader had spilled bytes from the disk."""
+        self._spiller.was_read(nbytes, seconds)
+        self.records.returned(file_id, seconds)
+
+    def decoded(
+        self, file: bytes, unit: tuple[str, str], parts: frozenset[int], seconds: float
+    ) -> None:
+        """A reader has decoded a column, perhaps one that was dropped."""
+        self.records.returned((file, unit, parts), seconds)
