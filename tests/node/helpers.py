@@ -39,9 +39,9 @@ for line in sys.stdin:
 class Store:
     """A store supervised by this process, and the clients that the test has made."""
 
-    def __init__(self, name: str, *, budget: int) -> None:
+    def __init__(self, name: str, *, budget: int, eviction: str = "adaptive") -> None:
         self.name = name
-        self.supervisor = Supervisor(name, budget=budget)
+        self.supervisor = Supervisor(name, budget=budget, eviction=eviction)
         self.supervisor.start()
         self._clients: list[Client] = []
         self._workers: list[Worker] = []

@@ -327,7 +327,7 @@ class Link:
             ):
                 # Registered first: as soon as it is mapped, another thread may read it.
                 if spilled:
-                    read_back.register(segment_id, fd, spilled)
+                    read_back.register(segment_id, fd, size, spilled)
                 _native.map_segment(segment_id, fd, size, sealed=not spilled)
         finally:
             for fd in fds:

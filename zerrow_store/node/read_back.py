@@ -33,8 +33,15 @@ _files: dict[bytes, _File] = {}
 """By segment id, those with something unchecked in them; guarded by the lock."""
 
 
-def register(segment_id: bytes, fd: int, checksums: Iterable[tuple[int, int, int]]) -> None:
-    """Note a file that is mapped now. checksums: (offset, size, checksum)."""
+def register(
+    segment_id: bytes, fd: int, size: int, checksums: Iterable[tuple[int, int, int]]
+) -> None:
+    """Note a file that is about to be mapped. checksums: (offset, size, checksum).
+
+    Raises ObjectLostError if it is shorter than it was.
+    """
+    if os.fstat(fd).st_size < size:
+        raise ObjectLostError(f"spilled bytes cannot be read: a file of {size:,} is truncated")
     file = _File(fd, {offset: (size, checksum) for offset, size, checksum in checksums})
     with _lock:
         _files.setdefault(segment_id, file)

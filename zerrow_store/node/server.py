@@ -349,18 +349,24 @@ class Server:
         if patient and self._full:
             own = [(connection.segment or b"", body[1])] if body[1] else []
             if self._books.new_bytes(own):
-                self._full.append((connection, request_id, list(body)))
-                return DEFERRED
+                return self._wait_for_room(connection, request_id, body)
         try:
             return self._put(connection, *body)
         except StoreFullError as error:
-            if not patient or not self._evictor.make_room(error.needed):
+            if not patient or error.needed > self._budget:
+                raise
+            if not self._all_returned():
+                return self._wait_for_room(connection, request_id, body)
+            if not self._evictor.make_room(error.needed):
                 raise
         try:  # what was dropped may be enough
             return self._put(connection, *body)
         except StoreFullError:
             if not self._spiller.is_busy:
                 raise
+        return self._wait_for_room(connection, request_id, body)
+
+    def _wait_for_room(self, connection: Connection, request_id: int, body: Sequence[Any]) -> Any:
         self._full.append((connection, request_id, list(body)))
         return DEFERRED
 
@@ -684,6 +690,8 @@ class Server:
             # Freed memory that producers keep warm goes first; what is left then is used.
             self._evictor.tick(resident if self._crowded else 0)
             self._bound_warm(resident)
+            if self._full and not self._spiller.is_busy:
+                self._let_in()
         alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
         if alone and not self._respawn:
             logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
@@ -714,8 +722,11 @@ class Server:
                 self._tell(owner, "warm", 0 if crowded else None)
 
     def _spilled(self, *_: Any) -> None:
-        """Conclude a job, and let those in whose objects fit now, in their order."""
         self._evictor.conclude()
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Enter the waiting objects that fit now, in their order."""
         waiting, self._full = self._full, deque()
         while waiting and not self._full:
             connection, request_id, body = waiting.popleft()

@@ -1,0 +1,334 @@
+"""Eviction in a running store: each policy, what is recorded, and disks and processes that fail."""
+
+import contextlib
+import gc
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.node.helpers import Store, kill, wait_until
+from tests.node.test_spill import BUDGET, NBYTES, disk, make
+from zerrow_store.decache import read_parquet
+from zerrow_store.errors import ObjectLostError, StoreFullError
+from zerrow_store.native import _native
+
+__all__ = ["disk"]  # a fixture
+
+Make = Callable[[str], Store]
+
+
+@pytest.fixture
+def store(disk: Path) -> Iterator[Make]:
+    """Makes a store with room for eight tables, under a policy."""
+    with contextlib.ExitStack() as stack:
+
+        def start(eviction: str = "adaptive") -> Store:
+            made = Store(f"evict-{os.urandom(4).hex()}", budget=BUDGET, eviction=eviction)
+            stack.callback(made.stop)
+            return made
+
+        yield start
+
+
+def write_file(path: Path) -> pa.Table:
+    """A file of four columns of 8 MB each."""
+    table = pa.table({f"c{i}": make(i)["x"] for i in range(4)})
+    pq.write_table(table, path)
+    return table
+
+
+def warm(store: Store, path: Path) -> None:
+    """Have the file's columns in the cache, with nobody reading them."""
+    client = store.connected()
+    read_parquet(path, client=client)
+    gc.collect()
+    wait_until(lambda: [e.readers for e in client.cache_list()] == [0] * 4)
+
+
+def fill(store: Store, count: int) -> list[bytes]:
+    client = store.connected()
+    return [client.put(make(n)) for n in range(count)]
+
+
+def ways(store: Store) -> set[str]:
+    return {record.way for record in store.connected().evictions()}
+
+
+def test_swap_spills_also_what_could_be_decoded_again(store: Make, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    table = write_file(path)
+    swap = store("swap")
+    warm(swap, path)
+    ids = fill(swap, 16)
+    client = swap.connected()
+    assert ways(swap) == {"spill"}
+    assert len(client.cache_list()) == 4
+    before = {entry.column: entry.hits for entry in client.cache_list()}
+    assert read_parquet(path, client=client).equals(table)
+    assert {e.column: e.hits for e in client.cache_list()} == {c: h + 1 for c, h in before.items()}
+    assert all(client.get(object_id).equals(make(n)) for n, object_id in enumerate(ids))
+
+
+def test_rollback_drops_what_can_be_decoded_before_the_disk_is_used(
+    store: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    table = write_file(path)
+    rollback = store("rollback")
+    warm(rollback, path)
+    fill(rollback, 7)
+    client = rollback.connected()
+    assert ways(rollback) == {"drop"}
+    assert client.stats().bytes_spilled == 0
+    assert read_parquet(path, client=client).equals(table)
+    fill(rollback, 16)
+    assert client.stats().bytes_spilled > 0
+
+
+def test_lru_evicts_the_longest_idle_of_all(store: Make, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path)
+    lru = store("lru")
+    (old,) = fill(lru, 1)
+    warm(lru, path)
+    client = lru.connected()
+    fresh = fill(lru, 3)
+    wait_until(lambda: client.hold(old).moved)
+    assert not any(client.hold(object_id).moved for object_id in fresh)
+
+
+def test_none_refuses_what_does_not_fit(store: Make, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    table = write_file(path)
+    keep = store("none")
+    warm(keep, path)
+    client = keep.connected()
+    ids = fill(keep, 3)
+    with pytest.raises(StoreFullError) as caught:
+        client.put(make(9))
+    assert (caught.value.needed, caught.value.budget) == (NBYTES, BUDGET)
+    time.sleep(1.5)  # above the high watermark, and it stays so
+    assert client.evictions() == ()
+    assert len(client.cache_list()) == 4
+    assert client.stats().eviction == "none"
+    assert read_parquet(path, client=client).equals(table)
+    assert all(client.get(object_id).equals(make(n)) for n, object_id in enumerate(ids))
+
+
+def test_cost_and_outcome_are_recorded(store: Make) -> None:
+    spilling = store()
+    ids = fill(spilling, 32)
+    client = spilling.connected()
+    records = client.evictions()
+    assert sum(record.nbytes for record in records) == client.stats().bytes_spilled
+    assert all(r.expected > 0 and r.seconds > 0 and not r.returned for r in records)
+    written = {record.when: record.seconds for record in records}
+    for object_id in ids:
+        client.get(object_id)
+    wait_until(lambda: any(record.returned for record in client.evictions()))
+    returned = [r for r in client.evictions() if r.returned and r.when in written]
+    assert returned
+    assert all(record.seconds > written[record.when] for record in returned)
+
+
+def test_memory_by_kind(store: Make, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path)
+    mixed = store()
+    gc.collect()
+    _native.arena_trim()
+    warm(mixed, path)
+    client = mixed.connected()
+    ids = fill(mixed, 2)
+    view = client.get(ids[0])
+    column = read_parquet(path, columns=["c0"], client=client)
+    shared = client.put(view.append_column("c0", column["c0"]))  # nothing new
+    _native.arena_trim()
+    report = client.memory()
+    assert report.objects_in_use == NBYTES
+    assert report.cache_in_use >= NBYTES
+    # The new object is idle; what it shares with what is in use counts there.
+    assert report.objects_idle == NBYTES
+    assert report.cache_idle >= 3 * NBYTES
+    in_all = report.objects_in_use + report.objects_idle + report.cache_in_use + report.cache_idle
+    assert in_all == client.stats().bytes_stored
+    assert report.spilled == 0
+    # As the kernel counts the segments, of which the server has descriptors.
+    assert report.resident == pytest.approx(mixed.memory(), rel=0.02)
+    assert report.unpublished == report.resident - in_all
+    assert (report.budget, report.high_watermark, report.low_watermark) == (
+        BUDGET,
+        int(0.9 * BUDGET),
+        int(0.8 * BUDGET),
+    )
+    assert client.get(shared).num_columns == 2
+    del view, column
+    fill(mixed, 16)
+    assert client.memory().spilled == client.stats().bytes_spilled > 0
+
+
+def test_producers_keep_nothing_warm_while_memory_is_short(store: Make) -> None:
+    crowded = store("none")
+    client, producer = crowded.connected(), crowded.worker()
+    producer.do("from zerrow_store.native import _native")
+    used = 7.5 / 8 * BUDGET
+    one = f"pa.table({{'x': pc.add(pa.array(range({int(used) // 8})), 1)}})"
+    producer.do(f"ids = [client.put({one})]")
+    assert client.memory().resident > 0.9 * BUDGET
+    wait_until(lambda: producer.do("_native.arena_stats()['warm']") == 0)
+    # What it frees now is given back at once, though it would be kept for a second.
+    assert (
+        producer.do(f"""
+        def freed():
+            t = pc.add(pa.array(range({NBYTES // 8})), 1)
+            del t
+            return _native.arena_stats()['warm']
+        freed()
+    """)
+        == 0
+    )
+    producer.do("client.delete(ids); ids.clear()")
+    wait_until(lambda: client.memory().resident < 0.5 * BUDGET)
+    wait_until(lambda: producer.do("freed()") > 0)
+
+
+# --- disks that fail ---
+
+
+def spilled_files(store: Store) -> list[str]:
+    """Paths in /proc of the files that the server has spilled to."""
+    folder = f"/proc/{store.server_pid()}/fd"
+    paths = [f"{folder}/{fd}" for fd in os.listdir(folder)]
+    links = {path: os.readlink(path) for path in paths}
+    return [path for path, link in links.items() if "(deleted)" in link and "memfd" not in link]
+
+
+def outcomes(store: Store, ids: list[bytes]) -> list[bool]:
+    """Whether each table is lost; what is not is equal to what was put."""
+    client, lost = store.connected(), []
+    for n, object_id in enumerate(ids):
+        try:
+            table = client.get(object_id)
+        except ObjectLostError as error:
+            if "spilled bytes" not in str(error):
+                raise
+            lost.append(True)
+        else:
+            assert table.equals(make(n))
+            lost.append(False)
+    return lost
+
+
+def fill_up(store: Store, ids: list[bytes]) -> None:
+    """Put tables until there is no room."""
+    while True:
+        ids.append(store.connected().put(make(len(ids))))
+
+
+def test_a_flipped_bit_on_disk_is_an_error_for_that_object_alone(store: Make) -> None:
+    spilling = store()
+    ids = fill(spilling, 32)
+    with open(spilled_files(spilling)[0], "r+b") as file:
+        file.seek(NBYTES // 2)
+        byte = file.read(1)
+        file.seek(NBYTES // 2)
+        file.write(bytes([byte[0] ^ 4]))
+    assert sum(outcomes(spilling, ids)) == 1
+    assert sum(outcomes(spilling, ids)) == 1  # and stays one
+    assert client_is_well(spilling)
+
+
+def test_a_truncated_file_is_an_error_and_no_signal(store: Make) -> None:
+    spilling = store()
+    ids = fill(spilling, 32)
+    os.truncate(spilled_files(spilling)[0], NBYTES // 2)
+    assert any(outcomes(spilling, ids))
+    assert client_is_well(spilling)
+
+
+def client_is_well(store: Store) -> bool:
+    client = store.connected()
+    return bool(client.get(client.put(make(77))).equals(make(77)))
+
+
+def test_the_directory_deleted_underneath(store: Make, disk: Path) -> None:
+    spilling = store()
+    ids = fill(spilling, 16)
+    shutil.rmtree(disk)
+    client = spilling.connected()
+    with pytest.raises(StoreFullError):
+        fill_up(spilling, ids)
+    assert len(ids) > 16
+    assert not any(outcomes(spilling, ids))
+    client.delete(ids)
+    assert client_is_well(spilling)
+
+
+def test_an_unusable_directory_is_a_full_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZERROW_SPILL_DIR", "/proc")
+    full = Store(f"evict-{os.urandom(4).hex()}", budget=BUDGET)
+    try:
+        ids: list[bytes] = []
+        with pytest.raises(StoreFullError):
+            fill_up(full, ids)
+        assert len(ids) == BUDGET // NBYTES
+        assert not any(outcomes(full, ids))
+    finally:
+        full.stop()
+
+
+# --- processes that die ---
+
+
+def test_kill_9_of_the_store_while_it_spills(store: Make, disk: Path) -> None:
+    spilling = store()
+    client = spilling.connected()
+    ids: list[bytes] = []
+    for round_ in range(4):
+        producer = spilling.worker()
+        producer.start(f"""
+            from tests.node.test_spill import make
+            ids = [client.put(make({len(ids)} + n)) for n in range(12)]
+        """)
+        before = client.stats().bytes_spilled
+        if round_ % 2:
+            wait_until(lambda seen=before: client.stats().bytes_spilled > seen)
+        else:
+            wait_until(lambda: is_writing(spilling, disk))
+        kill(spilling.server_pid())
+        producer.finish()
+        ids += producer.do("ids")
+        assert not any(outcomes(spilling, ids))
+    assert list(disk.iterdir()) == []
+    client.delete(ids)
+    wait_until(lambda: client.stats().bytes_spilled == client.stats().bytes_stored == 0)
+    wait_until(lambda: spilled_files(spilling) == [])
+
+
+def is_writing(store: Store, directory: Path) -> bool:
+    """Whether the server has a file open that is not in its books yet: a thread writes it."""
+    pid = store.server_pid()
+    return any(
+        (task / "comm").read_text().strip() == "zerrow-spill"
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        if (task / "comm").exists()
+    ) or bool(spilled_files(store))
+
+
+def test_kill_9_of_readers_while_they_read_back(store: Make) -> None:
+    spilling = store()
+    ids = fill(spilling, 32)
+    for delay in (0.0, 0.005, 0.01, 0.02, 0.05):
+        reader = spilling.worker()
+        reader.start(f"[client.get(i) for i in {ids!r}]")
+        time.sleep(delay)
+        reader.kill()
+    client = spilling.connected()
+    wait_until(lambda: all(info.holds == 0 for info in client.list()))
+    assert not any(outcomes(spilling, ids))

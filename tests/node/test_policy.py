@@ -1,0 +1,288 @@
+"""Eviction policies: their order, and the real evictor over random histories of a store."""
+
+import contextlib
+import os
+import select
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from zerrow_store.node.books import Books, Freed
+from zerrow_store.node.eviction import Evictor
+from zerrow_store.node.eviction_queue import EvictionQueue
+from zerrow_store.node.policy import POLICIES, Adaptive, Candidate, Lru, Rollback, Swap, load_policy
+from zerrow_store.node.spill import Spiller
+
+_WAYS = st.dictionaries(st.sampled_from(["drop", "spill"]), st.floats(1e-6, 10.0), max_size=2)
+
+
+@given(
+    st.sampled_from(sorted(POLICIES)),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 1000), _WAYS, st.booleans())),
+)
+def test_the_queue_holds_what_was_added_last_and_not_discarded(name, history):
+    policy = load_policy(name)
+    queue, model = EvictionQueue(policy), {}
+    for now, (key, nbytes, ways, stays) in enumerate(history):
+        candidate = Candidate(key, nbytes, ways, float(now))
+        model.pop(key, None)
+        queue.add(candidate)
+        if stays and ways and policy.way(candidate) is not None:
+            model[key] = candidate
+        else:
+            queue.discard(key)
+    assert queue.nbytes == sum(each.nbytes for each in model.values())
+    popped = []
+    while chosen := queue.pop():
+        candidate, way = chosen
+        assert model[candidate.key] == candidate
+        assert way == policy.way(candidate)
+        popped.append(candidate)
+    assert sorted(c.key for c in popped) == sorted(model)
+    assert queue.nbytes == 0
+    # Nothing was evicted before: the order is that of the ranks, from no floor.
+    ranks = [policy.rank(candidate, 0.0) for candidate in popped]
+    assert ranks == sorted(ranks)
+
+
+def order(policy, *candidates):
+    queue = EvictionQueue(policy)
+    for candidate in candidates:
+        queue.add(candidate)
+    return [(c.key, way) for c, way in iter(queue.pop, None)]
+
+
+def test_what_each_policy_prefers():
+    dear = Candidate("dear", 100, {"drop": 9.0, "spill": 1.0}, 1.0)
+    cheap = Candidate("cheap", 100, {"drop": 0.1, "spill": 1.0}, 3.0)
+    plain = Candidate("plain", 100, {"spill": 1.0}, 2.0)
+    all_three = (dear, plain, cheap)
+    assert order(Adaptive(), *all_three) == [
+        ("cheap", "drop"),
+        ("dear", "spill"),
+        ("plain", "spill"),
+    ]
+    assert order(Swap(), *all_three) == [("dear", "spill"), ("plain", "spill"), ("cheap", "spill")]
+    assert order(Rollback(), *all_three) == [
+        ("cheap", "drop"),
+        ("dear", "drop"),
+        ("plain", "spill"),
+    ]
+    assert order(Lru(), *all_three) == [("dear", "spill"), ("plain", "spill"), ("cheap", "drop")]
+    assert order(load_policy("none"), *all_three) == []
+
+
+def test_what_is_dear_ages_against_a_stream_of_cheap_ones():
+    queue = EvictionQueue(Adaptive())
+    queue.add(Candidate("dear", 100, {"spill": 1.0}, 0.0))
+    for n in range(1000):
+        queue.add(Candidate(n, 100, {"drop": 0.1, "spill": 1.0}, float(n)))
+        candidate, _ = queue.pop()
+        if candidate.key == "dear":
+            break
+    assert candidate.key == "dear"
+    assert n < 20
+
+
+class Newest:
+    """Somebody's own: what became idle last goes first."""
+
+    def way(self, candidate):
+        return next(iter(candidate.ways), None)
+
+    def rank(self, candidate, floor):
+        return 0.0, -candidate.idle_since
+
+
+def test_an_own_policy_is_named_by_its_class():
+    policy = load_policy(f"{__name__}:Newest")
+    old, new = (Candidate(n, 1, {"spill": 1.0}, float(n)) for n in range(2))
+    assert [key for key, _ in order(policy, old, new)] == [1, 0]
+    with pytest.raises(ValueError, match="adaptive, swap, rollback, lru, none"):
+        load_policy("newest")
+
+
+PAGE = 4096
+BUDGET = 16 * PAGE
+SIZE = 256 * PAGE
+
+
+class Histories(RuleBasedStateMachine):
+    """Real books, spiller and evictor; the model knows each object's bytes and who holds it."""
+
+    policy = "adaptive"
+
+    def __init__(self):
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.books, self.descriptors, self.dead = Books(), {}, set()
+        self.segment = os.urandom(16)
+        fd = os.memfd_create("history")
+        os.ftruncate(fd, SIZE)
+        self.descriptors[self.segment] = fd
+        self.books.apply("segment", [self.segment, SIZE, os.getpid(), 0])
+        self.spiller = Spiller(
+            Path(self.directory.name),
+            self.books,
+            self.descriptors,
+            self.dead,
+            is_idle=lambda o: o in self.books.objects and not self.holders[o],
+            change=self.books.apply,
+            give_back=self.give_back,
+        )
+        self.evictor = Evictor(
+            self.books,
+            self.spiller,
+            load_policy(self.policy),
+            BUDGET,
+            delete=self.drop,
+            all_returned=lambda: True,
+        )
+        self.holders = Counter()
+        self.bytes: dict[bytes, bytes] = {}
+        self.cached: set[bytes] = set()
+        self.seen_by_holder: dict[bytes, dict] = {}
+        self.free = {page * PAGE for page in range(SIZE // PAGE)}
+        self.serial = 0
+
+    def give_back(self, freed: Freed) -> None:
+        for segment_id, offsets in freed:
+            if segment_id == self.segment:
+                self.free |= {
+                    int.from_bytes(offsets[i : i + 8], "little") for i in range(0, len(offsets), 8)
+                }
+
+    def end(self, object_id: bytes) -> None:
+        assert not self.holders[object_id]
+        self.evictor.busy(object_id)
+        self.give_back(self.books.apply("remove", [object_id]))
+        self.bytes.pop(object_id)
+        self.cached.discard(object_id)
+
+    def drop(self, object_id: bytes) -> None:
+        assert object_id in self.cached
+        assert self.policy != "swap"
+        self.end(object_id)
+
+    def await_job(self) -> None:
+        if self.spiller.is_busy:
+            assert select.select([self.spiller.done], [], [], 30)[0]
+            self.evictor.conclude()
+
+    @rule(pages=st.integers(1, 5), seconds=st.none() | st.floats(1e-7, 1e-2))
+    def put(self, pages, seconds):
+        offsets = sorted(self.free)[:pages]
+        needed = pages * PAGE
+        # As the server does it: a put that does not fit waits for the job, and tries again.
+        for _ in range(100):
+            if self.books.bytes_stored + needed <= BUDGET:
+                break
+            idle = sum(
+                self.books.objects[o].nbytes - self.books.objects[o].bytes_spilled
+                for o in self.bytes
+                if not self.holders[o]
+            )
+            if not self.evictor.make_room(needed):
+                excess = self.books.bytes_stored + needed - BUDGET
+                assert self.policy == "none" or idle < excess, "it was refused without need"
+                return
+            self.await_job()
+        else:
+            raise AssertionError("a put starves")
+        self.serial += 1
+        object_id = self.serial.to_bytes(16, "big")
+        for n, offset in enumerate(offsets):
+            os.pwrite(self.descriptors[self.segment], object_id * (PAGE // 16), offset)
+            assert offset in self.free, n
+        self.free -= set(offsets)
+        packed = b"".join(o.to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets)
+        body = [object_id, [(self.segment, packed)], None, False, None, [0, 0, 0], 0.0]
+        if seconds is None:
+            self.books.apply("put", body)
+        else:
+            entry = [b"file", "path", ["v", str(self.serial)], [[0, 1]], seconds, 0, 0.0]
+            self.books.apply("cache", [body, entry])
+            self.cached.add(object_id)
+        self.bytes[object_id] = object_id * (PAGE // 16) * pages
+        self.evictor.idle(object_id)
+
+    @precondition(lambda self: self.bytes)
+    @rule(data=st.data())
+    def hold(self, data):
+        object_id = data.draw(st.sampled_from(sorted(self.bytes)))
+        self.holders[object_id] += 1
+        self.evictor.busy(object_id)
+        if self.holders[object_id] == 1:
+            self.seen_by_holder[object_id] = dict(self.books.objects[object_id].moved)
+
+    @precondition(lambda self: any(self.holders.values()))
+    @rule(data=st.data())
+    def release(self, data):
+        object_id = data.draw(st.sampled_from(sorted(+self.holders)))
+        self.holders[object_id] -= 1
+        if not self.holders[object_id]:
+            del self.holders[object_id], self.seen_by_holder[object_id]
+            self.evictor.idle(object_id)
+
+    @precondition(lambda self: any(not self.holders[o] for o in self.bytes))
+    @rule(data=st.data())
+    def delete(self, data):
+        idle = [o for o in self.bytes if not self.holders[o]]
+        self.end(data.draw(st.sampled_from(sorted(idle))))
+
+    @rule(resident=st.integers(0, 2 * BUDGET))
+    def tick(self, resident):
+        self.evictor.tick(resident)
+
+    @rule()
+    def conclude(self):
+        self.await_job()
+
+    @invariant()
+    def the_budget_is_kept(self):
+        assert self.books.bytes_stored <= BUDGET
+
+    @invariant()
+    def what_is_held_stays_where_it_is(self):
+        for object_id, moved in self.seen_by_holder.items():
+            assert self.books.objects[object_id].moved == moved
+
+    @invariant()
+    def every_byte_is_there(self):
+        assert set(self.books.objects) == set(self.bytes)
+        for object_id, expected in self.bytes.items():
+            found = b""
+            for segment_id, packed in self.books.objects[object_id].allocations:
+                for i in range(0, len(packed), 16):
+                    offset, size = (
+                        int.from_bytes(packed[i + n : i + n + 8], "little") for n in (0, 8)
+                    )
+                    found += os.pread(self.descriptors[segment_id], size, offset)
+            assert found == expected
+
+    def teardown(self):
+        self.await_job()
+        for fd in self.descriptors.values():
+            os.close(fd)
+        os.close(self.spiller.done)
+        with contextlib.suppress(OSError):
+            os.close(self.spiller._finished)
+        self.directory.cleanup()
+
+
+def histories(name: str) -> type:
+    machine = type(f"Histories_{name}", (Histories,), {"policy": name})
+    machine.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+    return machine.TestCase
+
+
+TestAdaptive = histories("adaptive")
+TestSwap = histories("swap")
+TestRollback = histories("rollback")
+TestLru = histories("lru")
+TestNone = histories("none")
