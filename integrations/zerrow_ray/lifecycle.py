@@ -25,6 +25,9 @@ SETUP_HOOK = "zerrow_ray.worker_setup"
 _CHAINED_NAME = "ZERROW_CHAINED_SETUP_HOOK"
 _CHAINED_CODE = "ZERROW_CHAINED_SETUP_HOOK_PICKLE"
 
+_under_way = StoreSettings()
+"""Of an `init` that has called `ray.init`, whose hooks register before it returns."""
+
 
 def init(
     *, memory: int | str | None = None, eviction: str | None = None, **ray_init_arguments: Any
@@ -41,8 +44,13 @@ def init(
     """
     settings = store_settings(memory, eviction)
     runtime_env = ray_init_arguments.pop("runtime_env", None)
-    context = ray.init(runtime_env=runtime_env_hook(runtime_env), **ray_init_arguments)
-    _register(settings)
+    global _under_way
+    _under_way = settings
+    try:
+        context = ray.init(runtime_env=runtime_env_hook(runtime_env), **ray_init_arguments)
+        _register(settings)
+    finally:
+        _under_way = StoreSettings()
     return context
 
 
@@ -111,7 +119,7 @@ def _register_after_init() -> None:
     if SETUP_HOOK not in job.runtime_env_info.serialized_runtime_env:
         return
     try:
-        register()
+        _register(_under_way)
     except Exception:
         logger.exception("zerrow_ray is off in this driver: tables take Ray's own path")
 

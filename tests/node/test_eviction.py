@@ -290,7 +290,7 @@ def test_kill_9_of_the_store_while_it_spills(store: Make, disk: Path) -> None:
     spilling = store()
     client = spilling.connected()
     ids: list[bytes] = []
-    for round_ in range(4):
+    for round_ in range(2):
         producer = spilling.worker()
         producer.start(f"""
             from tests.node.test_spill import make

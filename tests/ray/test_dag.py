@@ -1,6 +1,7 @@
 """Ray's own DAGs under `zerrow_ray.dag.execute`; Ray's own executor is the oracle."""
 
 import os
+import signal
 import threading
 import time
 import warnings
@@ -233,7 +234,7 @@ def test_dags_at_once_share_the_memory() -> None:
     assert outcomes == [[ROWS] * 3] * 3
 
 
-@pytest.mark.parametrize("eviction", ["adaptive", "rollback", "swap"])
+@pytest.mark.parametrize("eviction", ["adaptive", "rollback", "swap", "lru", "none"])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25, 0.1])
 def test_results_are_the_same_short_of_memory(eviction: str, share: float) -> None:
     def build():
@@ -245,7 +246,7 @@ def test_results_are_the_same_short_of_memory(eviction: str, share: float) -> No
     memory = int(share * 10 * NBYTES)
     ref, explanation = dag.execute(build(), explain=True, eviction=eviction, memory=memory)
     assert ray.get(ref) == by_ray(build())
-    if eviction == "swap":
+    if eviction in ("swap", "none"):
         assert all(run.rollbacks == 0 for run in explanation.runs)
 
 
@@ -263,6 +264,74 @@ def test_a_result_in_the_way_is_rolled_back() -> None:
     assert ray.get(ref) == by_ray(build())
     assert sum(run.rollbacks for run in explanation.runs) > 0
     assert all(run.expected_again is not None for run in explanation.runs if run.rollbacks)
+
+
+@pytest.mark.parametrize("eviction", ["adaptive", "rollback"])
+def test_functions_of_all_kinds_short_of_memory(eviction: str, tmp_path: Path) -> None:
+    @ray.remote
+    def slow_and_small(n: int) -> pa.Table:
+        time.sleep(0.2)
+        return pa.table({"k": pc.add(pa.array(np.arange(ROWS // 100)), n)})
+
+    @ray.remote
+    def quick_and_big(n: int) -> pa.Table:
+        return pa.table({"k": pc.add(pa.array(np.arange(2 * ROWS)), n)})
+
+    @ray.remote
+    def of_any_duration(n: int) -> pa.Table:
+        time.sleep(float(np.random.default_rng().uniform(0, 0.3)))
+        return pa.table({"k": pc.add(pa.array(np.arange(ROWS)), n)})
+
+    @ray.remote(retry_exceptions=True, max_retries=3)
+    def failing_at_first(n: int) -> pa.Table:
+        if not (tmp_path / str(n)).exists():
+            (tmp_path / str(n)).touch()
+            raise ValueError("not yet")
+        return pa.table({"k": pc.add(pa.array(np.arange(ROWS)), n)})
+
+    @ray.remote
+    def join(before: int, table: pa.Table) -> int:
+        return before + int(pc.sum(table["k"]).as_py())
+
+    kinds = (slow_and_small, quick_and_big, of_any_duration, failing_at_first)
+    sizes = (ROWS // 100, 2 * ROWS, ROWS, ROWS)
+
+    def build():
+        tables = [kind.bind(n) for n, kind in enumerate(kinds * 2)]
+        node = 0
+        for table in (*tables, *tables):
+            node = join.bind(node, table)
+        return node
+
+    expected = 2 * sum(rows * (rows - 1) // 2 + n * rows for n, rows in enumerate(sizes * 2))
+    for share in (1.0, 0.5, 0.25, 0.1):
+        memory = int(share * 8 * sum(sizes * 2))
+        assert ray.get(dag.execute(build(), eviction=eviction, memory=memory)) == expected
+
+
+def test_a_worker_that_dies_while_a_result_is_made_again(tmp_path: Path) -> None:
+    @ray.remote(max_retries=3)
+    def dying_the_second_time(n: int) -> pa.Table:
+        runs = tmp_path / str(n)
+        runs.write_text(runs.read_text() + "." if runs.exists() else ".")
+        if runs.read_text() == "..":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pa.table({"k": pc.add(pa.array(np.arange(ROWS)), n)})
+
+    def build():
+        return add_column.bind(
+            dying_the_second_time.bind(1),
+            add_column.bind(dying_the_second_time.bind(2), fresh.bind(make.bind(3))),
+        )
+
+    ref, explanation = dag.execute(
+        build(), explain=True, eviction="rollback", memory=int(2.2 * NBYTES)
+    )
+    table = ray.get(ref)
+    assert sum(run.rollbacks for run in explanation.runs) > 0
+    assert max(len(runs.read_text()) for runs in tmp_path.iterdir()) > 2
+    assert table["k"].equals(pa.chunked_array([np.arange(ROWS) + 1]))
+    assert pc.sum(table["c1"]).as_py() == ROWS * (ROWS - 1) + 3 * ROWS
 
 
 def test_what_must_not_run_twice_is_not_rolled_back() -> None:
@@ -299,7 +368,7 @@ def test_what_cannot_be_confined_is_refused() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match="eviction is one of"):
+    with pytest.raises(ValueError, match="an eviction policy is one of"):
         dag.execute(make.bind(), eviction="magic")
 
 

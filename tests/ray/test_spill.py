@@ -64,3 +64,24 @@ def test_a_pipeline_of_several_times_the_memory(tmp_path: Path) -> None:
     out = run_driver(PIPELINE, ZERROW_MEMORY="128MiB", ZERROW_SPILL_DIR=str(tmp_path))
     assert out.split() == ["0"]
     assert list(tmp_path.iterdir()) == []
+
+
+SETTINGS = """
+import ray, zerrow_ray
+from tests.ray.conftest import RAY_OPTIONS
+from zerrow_ray.settings import announced
+with zerrow_ray.init(memory="256MiB", eviction="lru", **RAY_OPTIONS):
+    (node,) = zerrow_ray.stats()["nodes"].values()
+    print(node["budget"], node["eviction"], announced().policy())
+assert not ray.is_initialized()
+for wrong in ({"eviction": "magic"}, {"memory": "much"}, {"memory": 0}):
+    try:
+        zerrow_ray.init(**wrong, **RAY_OPTIONS)
+    except ValueError:
+        pass
+    assert not ray.is_initialized()
+"""
+
+
+def test_a_driver_says_what_stores_may_hold_and_what_goes() -> None:
+    assert run_driver(SETTINGS).split() == [str(256 << 20), "lru", "lru"]
