@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure nightly sanitize clean
+.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure bench-pipelines nightly sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -38,6 +38,9 @@ bench-decache: $(STAMP)
 
 bench-pressure: $(STAMP)
 	$(BIN)/python -m benchmarks.pressure
+
+bench-pipelines: $(STAMP)
+	$(BIN)/python -m benchmarks.pipelines
 
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite
