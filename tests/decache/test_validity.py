@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.decache.helpers import Reader, digest, write
 from tests.node.helpers import Store, wait_until
 from zerrow_store.decache import read_parquet
 from zerrow_store.decache.files import LocalFile
+from zerrow_store.errors import StoreFullError
 
 
 @pytest.fixture
@@ -332,9 +334,16 @@ def test_after_a_restart_nothing_is_evicted_from_under_its_readers(tight, path, 
     client = tight.connected()
     os.kill(reader.pid, 19)  # SIGSTOP: it comes back late
     os.kill(tight.server_pid(), 9)
-    with pytest.raises(Exception, match="full"):
-        client.put(pa.table({"x": np.arange(1_000_000)}))
-    os.kill(reader.pid, 18)
+    with ThreadPoolExecutor(1) as thread:
+        put = thread.submit(client.put, pa.table({"x": np.arange(1_000_000)}))
+        time.sleep(1.5)  # it waits: what is idle is known only once readers are back
+        assert not put.done()
+        assert len(client.cache_list()) == 10
+        os.kill(reader.pid, 18)
+        assert reader.worker.do("digest(table)") == digest(table)
+        with pytest.raises(StoreFullError):
+            put.result()
+    assert len(client.cache_list()) == 10
     assert reader.worker.do("digest(table)") == digest(table)
 
 

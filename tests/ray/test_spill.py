@@ -1,7 +1,12 @@
 """More data than the store's memory, through Ray."""
 
+import os
+import threading
 from pathlib import Path
 
+import pytest
+
+from tests.ray.conftest import eventually
 from tests.ray.test_usage import run_driver
 
 PIPELINE = """
@@ -85,3 +90,66 @@ for wrong in ({"eviction": "magic"}, {"memory": "much"}, {"memory": 0}):
 
 def test_a_driver_says_what_stores_may_hold_and_what_goes() -> None:
     assert run_driver(SETTINGS).split() == [str(256 << 20), "lru", "lru"]
+
+
+IN_A_GROUP = """
+import os, sys
+open(os.environ["GROUP"] + "/cgroup.procs", "w").write(str(os.getpid()))
+import numpy as np, pyarrow as pa, pyarrow.compute as pc, ray, zerrow_ray
+from tests.ray.conftest import RAY_OPTIONS
+zerrow_ray.init(**{**RAY_OPTIONS, "num_cpus": 2, "object_store_memory": 100 << 20})
+ROWS = 16_000_000
+
+@ray.remote
+def make(n):
+    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
+
+@ray.remote
+def total(t):
+    return pc.sum(t["x"]).as_py()
+
+made = [make.remote(n) for n in range(24)]  # 3 GB
+ray.wait(made, num_returns=len(made), fetch_local=False)
+print(ray.get([total.remote(ref) for ref in made]) == [
+    ROWS * (ROWS - 1) // 2 + n * ROWS for n in range(24)
+])
+"""
+
+_GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.mark.skipif(
+    not (_GROUPS / "memory.limit_in_bytes").exists() or os.geteuid() != 0,
+    reason="needs root and a memory cgroup of version 1",
+)
+def test_the_limit_of_a_cgroup_is_never_hit(tmp_path: Path) -> None:
+    group = _GROUPS / f"zerrow-test-{os.getpid()}"
+    group.mkdir()
+    # What Ray's processes and the workers' interpreters take beside the store's 512 MiB.
+    limit = (512 << 20) + (2 << 30)
+    (group / "memory.limit_in_bytes").write_text(str(limit))
+    used: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            # The page cache is given up when memory is asked for.
+            used.append(int(stat["total_rss"]) + int(stat["total_shmem"]))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        out = run_driver(
+            IN_A_GROUP, GROUP=str(group), ZERROW_MEMORY="512MiB", ZERROW_SPILL_DIR=str(tmp_path)
+        )
+        kills = (group / "memory.oom_control").read_text()
+    finally:
+        over.set()
+        watcher.join()
+        # Ray's own agents outlive a driver for a moment.
+        eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
+    assert out.split() == ["True"]
+    assert "oom_kill 0" in kills.splitlines()
+    assert max(used) < limit
