@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,6 +235,27 @@ def test_a_full_disk_is_a_full_store(tmp_path: Path, monkeypatch: pytest.MonkeyP
             store.stop()
     finally:
         ctypes.CDLL(None).umount2(str(mounted).encode(), 2)
+
+
+def test_who_holds_inputs_is_let_in_first(small: Store) -> None:
+    client = small.connect()
+    ids = [client.put(make(n)) for n in range(8)]
+    views = [client.get(object_id) for object_id in ids]  # nothing can go
+    idle, busy = small.worker(), small.worker()
+    busy.do(f"view = client.get({ids[0]!r})")
+    kill(client.stats().pid)  # for ten seconds after, puts wait for readers to come back
+    wait_until(lambda: small.remains())
+    client.stats()
+    for worker in (idle, busy):
+        worker.do("import time; from tests.node.test_spill import make")
+        worker.start("id = client.put(make(50)); at = time.monotonic(); time.sleep(0.5)")
+        time.sleep(0.5)
+    del views[:2]
+    client.delete(ids[1:3])
+    gc.collect()
+    for worker in (idle, busy):
+        worker.finish()
+    assert busy.do("at") < idle.do("at")
 
 
 def test_puts_that_wait_are_let_in_in_order(small: Store) -> None:

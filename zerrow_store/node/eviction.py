@@ -44,15 +44,16 @@ class Records:
     """The newest evictions. Not in the books: a store that is started again begins anew."""
 
     def __init__(self) -> None:
-        self._newest: deque[Record] = deque(maxlen=_MOST_RECORDS)
+        self._newest: deque[tuple[Hashable, Record]] = deque()
         self._open: dict[Hashable, Record] = {}
 
     def add(self, key: Hashable, record: Record) -> None:
         """Enter an eviction; `key` is what its return is known by."""
         if len(self._newest) == _MOST_RECORDS:
-            oldest = self._newest[0]
-            self._open = {k: r for k, r in self._open.items() if r is not oldest}
-        self._newest.append(record)
+            oldest_key, oldest = self._newest.popleft()
+            if self._open.get(oldest_key) is oldest:
+                del self._open[oldest_key]
+        self._newest.append((key, record))
         self._open[key] = record
 
     def returned(self, key: Hashable, seconds: float) -> None:
@@ -63,7 +64,7 @@ class Records:
 
     def rows(self) -> list[Record]:
         """Return them, the oldest first."""
-        return list(self._newest)
+        return [record for _, record in self._newest]
 
 
 class Evictor:

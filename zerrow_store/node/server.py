@@ -343,10 +343,12 @@ class Server:
         return [self._books.segments[segment_id].references.offsets()]
 
     def _on_put(self, request_id: int, connection: Connection, *body: Any) -> Any:
-        """Enter an object, once there is room for it: those that wait for it come first."""
+        """Enter an object, once there is room for it: those that wait for it come first, unless
+        they hold nothing and this one does: with its end, its inputs go.
+        """
         # Segments that are to be adopted cannot wait: their descriptors are the next to be taken.
         patient = not any(body[_PUT_FIELDS:])
-        if patient and self._full:
+        if patient and any(bool(each.holds) >= bool(connection.holds) for each, *_ in self._full):
             own = [(connection.segment or b"", body[1])] if body[1] else []
             if self._books.new_bytes(own):
                 return self._wait_for_room(connection, request_id, body)
@@ -726,8 +728,9 @@ class Server:
         self._let_in()
 
     def _let_in(self) -> None:
-        """Enter the waiting objects that fit now, in their order."""
-        waiting, self._full = self._full, deque()
+        """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
+        waiting = deque(sorted(self._full, key=lambda each: not each[0].holds))
+        self._full.clear()
         while waiting and not self._full:
             connection, request_id, body = waiting.popleft()
             if connection.socket.fileno() < 0:
