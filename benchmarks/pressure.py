@@ -114,7 +114,8 @@ def in_own_process(side: str, repeat: int) -> dict[str, list[float]]:
 
 def bookkeeping(count: int = 100_000) -> dict[str, float]:
     """What the server's books and evictor take, without a socket: microseconds for each event (an
-    object put, held, released, removed), and milliseconds to evict 1000 of `count` idle objects.
+    object put, held, released), and milliseconds to choose, and to drop, 1000 of `count` idle
+    objects.
     """
     segment, page = b"s" * 16, 4096
     books = Books()
@@ -161,12 +162,18 @@ def bookkeeping(count: int = 100_000) -> dict[str, float]:
             evictor.idle(object_id)
         put_held_released = time.perf_counter() - start
         start = time.perf_counter()
-        evictor._evict(1000 * page)  # of entries whose decoding is quicker than any disk: dropped
+        chosen = [evictor._queue.pop() for _ in range(1000)]
         decision = time.perf_counter() - start
+        for candidate, _ in filter(None, chosen):
+            evictor._queue.add(candidate)
+        start = time.perf_counter()
+        evictor._evict(1000 * page)  # of entries whose decoding is quicker than any disk: dropped
+        carried_out = time.perf_counter() - start
     return {
         "objects": count,
         "event_us": put_held_released / (3 * count) * 1e6,
-        "evict_1000_ms": decision * 1e3,
+        "decide_1000_ms": decision * 1e3,
+        "evict_1000_ms": carried_out * 1e3,
         "evicted": len(dropped),
     }
 
@@ -211,7 +218,10 @@ def main() -> None:
         print(f"{label:20}" + "".join(f"{median:>12.2f}" for median in medians))
     books = report["bookkeeping"]
     print(f"{books['event_us']:.1f} us for each event of {books['objects']:,} objects")
-    print(f"{books['evict_1000_ms']:.1f} ms to evict {books['evicted']:,} of them")
+    print(
+        f"{books['decide_1000_ms']:.1f} ms to choose 1000 of them, "
+        f"{books['evict_1000_ms']:.1f} ms to drop {books['evicted']:,}"
+    )
 
 
 if __name__ == "__main__":
