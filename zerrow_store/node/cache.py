@@ -18,12 +18,9 @@ from typing import Any
 from zerrow_store.errors import DecodeError, ProtocolError, StoreFullError, ZerrowError
 from zerrow_store.node.books import Books, Object, Packed
 from zerrow_store.node.cache_index import Unit
-from zerrow_store.node.connection import Connection
+from zerrow_store.node.connection import DEFERRED, Connection
 
 logger = logging.getLogger("zerrow_store.server")
-
-DEFERRED = object()
-"""A handler's answer that comes later."""
 
 REQUESTS = {
     "cache_open": "open",

@@ -9,6 +9,9 @@ from typing import Any
 from zerrow_store.node import protocol
 from zerrow_store.node.outbox import Outbox
 
+DEFERRED = object()
+"""A handler's answer that comes later."""
+
 
 class Connection:
     """A client or the supervisor at the other end of a socket.

@@ -1,0 +1,227 @@
+"""How long segments and objects live: what is held, idle, deleted, or left by ended processes.
+
+An object that is deleted while held goes with its last holder. A process that made a segment is
+watched through a pidfd: at its end its owned objects go, and what nothing refers to is punched.
+After a crash of the store, readers have some seconds to come back and say what they hold: until
+then nothing is evicted, and what is deleted goes later.
+"""
+
+import os
+import selectors
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from zerrow_store.errors import ObjectNotFoundError
+from zerrow_store.node.books import NO_PROCESS, Books, Freed, Object
+from zerrow_store.node.connection import Connection
+from zerrow_store.node.eviction import Evictor
+from zerrow_store.node.policy import Policy
+from zerrow_store.node.segments import open_pidfd, punch, resident_bytes, start_time
+from zerrow_store.node.spill import Spiller, spill_directory
+
+GRACE_SECONDS = 10.0
+"""For processes that lost the store, to connect again."""
+
+
+class Lives:
+    """The books, the segments' descriptors, and who holds what.
+
+    owners: the connections of the process that made a segment. dead: segments whose memory is this
+    server's to give back. replicate: tells the supervisor of an event; tell: sends one to a
+    connection; clients: all that are connected.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        policy: Policy,
+        selector: selectors.BaseSelector,
+        *,
+        replicate: Callable[[str, list[Any], Sequence[int]], None],
+        tell: Callable[[Connection, str, Any], None],
+        clients: Callable[[], Iterable[Connection]],
+    ) -> None:
+        self.books = Books()
+        self.descriptors: dict[bytes, int] = {}
+        self.owners: defaultdict[bytes, set[Connection]] = defaultdict(set)
+        self.dead: set[bytes] = set()
+        self.holders: Counter[bytes] = Counter()
+        self._orphaned: dict[bytes, float] = {}
+        self._returning_until = 0.0
+        self._selector = selector
+        self._replicate = replicate
+        self._tell = tell
+        self._clients = clients
+        self.spiller = Spiller(
+            spill_directory(),
+            self.books,
+            self.descriptors,
+            self.dead,
+            is_idle=self._is_idle,
+            change=self.change,
+            give_back=self.give_back,
+        )
+        self.evictor = Evictor(
+            self.books,
+            self.spiller,
+            policy,
+            budget,
+            delete=self.delete,
+            all_returned=self.all_returned,
+        )
+
+    def restored(self) -> None:
+        """The books have come from the supervisor, after a crash: readers are about to return."""
+        until = time.monotonic() + GRACE_SECONDS
+        if self.books.objects:
+            self._returning_until = until
+        for object_id, entry in self.books.objects.items():
+            self.evictor.idle(object_id, until)
+            if entry.deleted or entry.transient:
+                self._orphaned[object_id] = until
+        for segment_id in list(self.books.segments):
+            self.watch_process(segment_id)
+
+    def entered(self, object_id: bytes, *, transient: bool) -> None:
+        """An object is new, and nobody holds it yet."""
+        if transient:
+            self._orphaned[object_id] = time.monotonic() + GRACE_SECONDS
+        self.evictor.idle(object_id)
+
+    def change(self, kind: str, body: list[Any]) -> Freed:
+        """Apply an event here and at the supervisor."""
+        freed = self.books.apply(kind, body)
+        self._replicate(kind, body, [self.descriptors[body[0]]] if kind == "segment" else [])
+        return freed
+
+    def take_hold(self, connection: Connection, object_id: bytes) -> Object:
+        """Hold an object for a connection. Raises ObjectNotFoundError."""
+        entry = self.books.objects.get(object_id)
+        # A reader that comes back after a crash of the store may hold what was deleted meanwhile.
+        if entry is None or (entry.deleted and object_id not in self._orphaned):
+            raise ObjectNotFoundError(object_id)
+        connection.holds[object_id] += 1
+        self.holders[object_id] += 1
+        self._orphaned.pop(object_id, None)
+        self.evictor.busy(object_id)
+        return entry
+
+    def release(self, object_id: bytes, count: int, readable_until: float = 0.0) -> None:
+        """Note that holds of an object have ended; until then its readers may still read it."""
+        self.holders[object_id] -= count
+        if self.holders[object_id] > 0:
+            return
+        del self.holders[object_id]
+        entry = self.books.objects.get(object_id)
+        if entry is None:
+            return
+        if entry.deleted or entry.transient:
+            self._remove(object_id)
+        else:
+            self.evictor.idle(object_id, readable_until)
+
+    def delete(self, object_id: bytes) -> None:
+        """Delete an object: at once, or when its last holder is gone."""
+        entry = self.books.objects.get(object_id)
+        if entry is None or entry.deleted:
+            return
+        if self.holders[object_id]:
+            self.change("hide", [object_id])
+        elif not self.all_returned():
+            self.change("hide", [object_id])
+            self._orphaned[object_id] = self._returning_until
+        else:
+            self._remove(object_id)
+
+    def _remove(self, object_id: bytes) -> None:
+        self._orphaned.pop(object_id, None)
+        self.evictor.busy(object_id)
+        self.give_back(self.change("remove", [object_id]))
+
+    def give_back(self, freed: Freed) -> None:
+        """Tell the owners what nothing refers to any more; of the dead it is punched here."""
+        for segment_id, offsets in freed:
+            if segment_id in self.dead:
+                self._punch_gaps(segment_id)
+                continue
+            # Each client of the owning process unpins what it has pinned itself.
+            for owner in list(self.owners.get(segment_id, ())):
+                self._tell(owner, "freed", offsets)
+
+    def all_returned(self) -> bool:
+        """Whether the readers that a restarted store had before have had the time to come back."""
+        return time.monotonic() >= self._returning_until
+
+    def _is_idle(self, object_id: bytes) -> bool:
+        return object_id in self.books.objects and not self.holders[object_id]
+
+    def resident(self) -> int:
+        """Bytes that all segments have in memory, published or not."""
+        segments = self.books.segments
+        return sum(
+            resident_bytes(fd)
+            for segment_id, fd in self.descriptors.items()
+            if not segments[segment_id].spilled
+        )
+
+    def tick(self) -> None:
+        """End what nobody has claimed in time."""
+        now = time.monotonic()
+        # In the order in which they were orphaned: most often the first is not due.
+        while (object_id := next(iter(self._orphaned), None)) is not None:
+            if self._orphaned[object_id] >= now:
+                break
+            del self._orphaned[object_id]
+            entry = self.books.objects.get(object_id)
+            if entry is not None and not self.holders[object_id]:
+                self._remove(object_id)
+
+    # --- processes that end ---
+
+    def watch_process(self, segment_id: bytes) -> None:
+        """See when the process that made a segment ends; what is its alone ends with it."""
+        segment = self.books.segments[segment_id]
+        if segment.pid == NO_PROCESS:
+            self.process_gone(segment_id)
+            return
+        pidfd = open_pidfd(segment.pid)
+        if pidfd is None or start_time(segment.pid) != segment.started:
+            if pidfd is not None:
+                os.close(pidfd)
+            self.process_gone(segment_id)
+            return
+
+        def gone(*_: Any) -> None:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+            self.process_gone(segment_id)
+
+        self._selector.register(pidfd, selectors.EVENT_READ, gone)
+
+    def process_gone(self, segment_id: bytes) -> None:
+        """End what belongs to a segment's process, which has ended."""
+        for object_id in [o for o, e in self.books.objects.items() if e.owner == segment_id]:
+            self.delete(object_id)
+        self.dead.add(segment_id)
+        self._punch_gaps(segment_id)
+
+    def _punch_gaps(self, segment_id: bytes) -> None:
+        """Give back a dead process's memory that no object refers to; all of it ends the
+        segment.
+        """
+        segment = self.books.segments[segment_id]
+        fd = self.descriptors[segment_id]
+        if not segment.references:
+            self.change("segment_gone", [segment_id])
+            os.close(self.descriptors.pop(segment_id))
+            self.dead.discard(segment_id)
+            for connection in self._clients():
+                self._tell(connection, "segment_gone", segment_id)
+            return
+        # Another store may refer to what this one does not; what is sealed goes as a whole.
+        if segment.shared or segment.sealed:
+            return
+        for start, end in segment.references.gaps(segment.size):
+            punch(fd, start, end)
