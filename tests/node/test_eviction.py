@@ -99,7 +99,8 @@ def test_lru_evicts_the_longest_idle_of_all(store: Make, tmp_path: Path) -> None
     warm(lru, path)
     client = lru.connected()
     fresh = fill(lru, 3)
-    wait_until(lambda: client.hold(old).moved)
+    wait_until(lambda: client.stats().bytes_spilled > 0)
+    assert client.hold(old).moved
     assert not any(client.hold(object_id).moved for object_id in fresh)
 
 

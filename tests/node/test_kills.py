@@ -1,5 +1,6 @@
 """kill -9, at everything: nothing readable is lost, nothing is left behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,8 +51,9 @@ def memfd_bytes(pid: int) -> int:
     """Memory of all memfds that a process has open, from their allocated blocks."""
     total = 0
     for fd in Path(f"/proc/{pid}/fd").iterdir():
-        if "memfd:" in os.readlink(fd):
-            total += fd.stat().st_blocks * 512
+        with contextlib.suppress(FileNotFoundError):  # it may be closed meanwhile
+            if "memfd:" in os.readlink(fd):
+                total += fd.stat().st_blocks * 512
     return total
 
 

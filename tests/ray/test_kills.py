@@ -60,7 +60,7 @@ def test_consumer_killed_with_views(cluster):
     kill(ray.get(worker.pid.remote()))
     assert ray.get(ref).equals(make())
     del ref
-    eventually(lambda: total()["bytes_stored"] == before, "what the dead consumer held is freed")
+    eventually(lambda: total()["bytes_stored"] <= before, "what the dead consumer held is freed")
 
 
 def test_producer_killed_in_the_middle(cluster):
@@ -68,7 +68,7 @@ def test_producer_killed_in_the_middle(cluster):
     worker = Worker.remote()
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(worker.publish_and_die.remote())
-    eventually(lambda: total()["bytes_stored"] == before, "the dead producer's put is freed")
+    eventually(lambda: total()["bytes_stored"] <= before, "the dead producer's put is freed")
 
 
 def test_store_killed(cluster):

@@ -33,7 +33,7 @@ def test_freed_when_the_last_reference_is_gone():
     ray.wait([ref])
     assert total()["bytes_stored"] >= before + 8 * ROWS
     del ref
-    eventually(lambda: total()["bytes_stored"] == before, "the result is freed")
+    eventually(lambda: total()["bytes_stored"] <= before, "the result is freed")
 
 
 def test_a_view_alone_keeps_the_bytes():
@@ -48,7 +48,7 @@ def test_a_view_alone_keeps_the_bytes():
     assert total()["bytes_stored"] >= before + 8 * ROWS
     np.testing.assert_array_equal(view, np.arange(10, 110))
     del view
-    eventually(lambda: total()["bytes_stored"] == before, "the view's bytes are freed")
+    eventually(lambda: total()["bytes_stored"] <= before, "the view's bytes are freed")
 
 
 def test_memory_goes_back_to_the_kernel():
@@ -67,7 +67,7 @@ def test_put_in_a_driver_is_freed():
     before = total()["bytes_stored"]
     for _ in range(20):
         ray.put(make())
-    eventually(lambda: total()["bytes_stored"] == before, "puts are freed")
+    eventually(lambda: total()["bytes_stored"] <= before, "puts are freed")
 
 
 def usage(pids):
