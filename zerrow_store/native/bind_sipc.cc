@@ -126,7 +126,7 @@ int64_t ArrayBytes(const arrow::Array& array) {
   if (array.length() == 0) return 0;  // which Arrow's own count does not survive where offsets are absent
   if (arrow::is_primitive(type.id()) || arrow::is_fixed_size_binary(type.id())) {
     int64_t before = array.offset() * type.bit_width() % 8;  // bits of a byte that is shared
-    return array.length() == 0 ? 0 : (before + array.length() * type.bit_width() + 7) / 8;
+    return (before + array.length() * type.bit_width() + 7) / 8;
   }
   return Unwrapped(arrow::util::ReferencedBufferSize(array));
 }
