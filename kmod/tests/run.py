@@ -5,8 +5,8 @@ Packages are downloaded into kmod/.cache and unpacked there; the host's own kern
 are not touched. A guest passes if its tests ran and passed, none was skipped, and its kernel log
 shows no complaint. Guests, per kernel: 'main' runs all groups with memory cgroups v2, then those
 of error injection with the module built for that; 'zswap' those of swap and the stress with zswap
-and four CPUs; 'memcg1' those of memory cgroups with v1. --fast runs only the short groups. The
-last line is 'N passed, N failed'.
+and four CPUs; 'memcg1' those of memory cgroups with v1; 'python' the store's own Python tests over the module (see
+python_guest.py). --fast runs only the short groups. The last line is 'N passed, N failed'.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import python_guest
 
 KMOD = Path(__file__).resolve().parents[1]
 CACHE = KMOD / ".cache"
@@ -72,6 +74,8 @@ class Options:
     timeout: int
     checks: str
     machine: tuple[str, ...] = ("-cpu", "max", "-smp", "2")
+    memory: int = 1024
+    modules: tuple[str, ...] = ()
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -171,12 +175,12 @@ def build(tree: Path, version: str) -> Path:
     return out
 
 
-def kernel_modules(tree: Path, version: str) -> list[Path]:
-    """The files of MODULES and all they depend on, in order of loading."""
+def kernel_modules(tree: Path, version: str, more: tuple[str, ...]) -> list[Path]:
+    """The files of MODULES and `more`, and all they depend on, in order of loading."""
     release = f"{version}-amd64"
     run("depmod", "-b", tree, release)
     files: list[Path] = []
-    for module in MODULES:
+    for module in MODULES + more:
         for line in run(
             "modprobe", "--show-depends", "-d", tree, "-S", release, module
         ).splitlines():
@@ -186,7 +190,9 @@ def kernel_modules(tree: Path, version: str) -> list[Path]:
     return files
 
 
-def initramfs(tree: Path, version: str, out: Path, script: str) -> Path:
+def initramfs(
+    tree: Path, version: str, out: Path, script: str, modules: tuple[str, ...] = ()
+) -> Path:
     root = out / "root"
     shutil.rmtree(root, ignore_errors=True)
     for name in ("bin", "dev", "proc", "sys", "tmp", "lib"):
@@ -197,7 +203,7 @@ def initramfs(tree: Path, version: str, out: Path, script: str) -> Path:
     for name in ("kztest", "kzbench"):
         shutil.copy(out / name, root)
     names = []
-    for file in kernel_modules(tree, version):
+    for file in kernel_modules(tree, version, modules):
         shutil.copy(file, root / "lib")
         if file.suffix == ".xz":
             run("xz", "-d", "-f", root / "lib" / file.name)
@@ -218,7 +224,8 @@ def boot(tree: Path, version: str, image: Path, options: Options) -> str:
         file.truncate(DISK_MIB << 20)
     command = [
         *("nice", "-n", "10", "timeout", "--kill-after=5", str(options.timeout)),
-        *("qemu-system-x86_64", "-accel", "tcg", *options.machine, "-m", "1024"),
+        *("qemu-system-x86_64", "-accel", "tcg", *options.machine),
+        *("-m", str(options.memory)),
         *("-kernel", str(tree / "boot" / f"vmlinuz-{version}-amd64"), "-initrd", str(image)),
         # slow, so that pages are still being written when they are looked at
         *("-drive", f"file={disk},format=raw,if=virtio,throttling.bps-write={16 << 20}"),
@@ -233,6 +240,7 @@ def verdict(console: str, modules: int) -> tuple[int, int, list[str]]:
     """Passed and failed test groups of a guest, and why the run is not clean."""
     tests, _, log = console.partition("KZ-DMESG")
     passed = len(re.findall(r"^ok ", tests, re.M))
+    passed += sum(map(int, re.findall(r"^(\d+) passed", tests, re.M)))
     failed = len(re.findall(r"^(?:FAILED|SKIPPED) ", tests, re.M))
     reasons = [line for line in console.splitlines() if COMPLAINT.search(line)]
     if "KZ-END" not in log:
@@ -247,11 +255,23 @@ def verdict(console: str, modules: int) -> tuple[int, int, list[str]]:
 
 @dataclass(frozen=True)
 class Guest:
-    """What a guest runs: a cgroup mount, then modules with the tests' arguments."""
+    """What a guest runs: a cgroup mount, then modules with the tests' arguments; or Python's."""
 
     mount: str
     tests: tuple[tuple[str, str], ...]
     options: Options
+    python: Path | None = None
+
+    def script(self) -> str:
+        """Return what the guest's shell runs."""
+        lines = [TESTS.format(module=module, arguments=a) for module, a in self.tests]
+        if self.python is not None:
+            lines.append(python_guest.script(self.python))
+        return "\n".join([self.mount, *lines])
+
+    def modules(self) -> int:
+        """Return how often a module is loaded and removed."""
+        return len(self.tests) + (self.python is not None)
 
 
 def guests(kernel: str, args: argparse.Namespace) -> dict[str, Guest]:
@@ -269,19 +289,26 @@ def guests(kernel: str, args: argparse.Namespace) -> dict[str, Guest]:
     }
     if kernel == "6.1":  # Debian's 6.12 is built without memory cgroups v1
         found["memcg1"] = Guest(CGROUP1, (("kernelzero", f"memcg {tail}"),), checked)
-    return found
+    found["python"] = python(args)
+    return {name: found[name] for name in args.guests or found}
+
+
+def python(args: argparse.Namespace) -> Guest:
+    """The guest of the Python tests; with all of this machine's processors, as it is slow."""
+    machine = ("-cpu", "max", "-smp", str(min(4, os.cpu_count() or 1)), *python_guest.QEMU)
+    options = Options(args.timeout, "", machine, 3072, python_guest.MODULES)
+    return Guest(CGROUP2, (), options, python_guest.interpreter(args.python))
 
 
 def run_guest(
     kernel: str, guest: str, tree: Path, version: str, out: Path, args: argparse.Namespace
 ) -> tuple[int, int]:
     what = guests(kernel, args)[guest]
-    lines = [TESTS.format(module=module, arguments=a) for module, a in what.tests]
-    image = initramfs(tree, version, out, "\n".join([what.mount, *lines]))
+    image = initramfs(tree, version, out, what.script(), what.options.modules)
     start = time.monotonic()
     console = boot(tree, version, image, what.options)
     (out / f"console-{guest}.log").write_text(console)
-    passed, failed, reasons = verdict(console, len(what.tests))
+    passed, failed, reasons = verdict(console, what.modules())
     seconds = time.monotonic() - start
     print(f"{version} {guest}: {passed} ok, {failed} not, {seconds:.0f} s in QEMU", flush=True)
     for line in re.findall(r"^  seed .*", console, re.M):
@@ -314,6 +341,8 @@ def main() -> int:
     parser.add_argument("--kernel", choices=sorted(IMAGES), help="default: both")
     parser.add_argument("--fast", action="store_true", help="the short groups")
     parser.add_argument("--bench", action="store_true", help="count instructions instead, as JSON")
+    parser.add_argument("--guest", dest="guests", action="append", help="only this one; repeatable")
+    parser.add_argument("--python", type=Path, help="that of the 'python' guest (default: .venv's)")
     parser.add_argument("--group", help="one group alone, with the module for error injection")
     parser.add_argument("--seed", type=int, default=1, help="of the random stress")
     parser.add_argument("--seconds", type=int, default=60, help="of the random stress")

@@ -44,7 +44,9 @@ static int is_anonymous(unsigned long start, unsigned long end)
 	char line[4352];
 	FILE *maps = fopen("/proc/self/maps", "re");
 
-	while (maps && fgets(line, sizeof(line), maps)) {
+	if (!maps)
+		return -1;
+	while (fgets(line, sizeof(line), maps)) {
 		if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &from, &to, &inode) == 3 && from < end && to > start)
 			anonymous &= inode == 0;
 	}
@@ -59,8 +61,8 @@ static int append(int fd, struct kernelzero_range *r, struct kernelzero_counts *
 	unsigned long whole = fail ? until : last;
 	struct stat file;
 
-	if (!is_anonymous(first, last))
-		return EINVAL;
+	if (is_anonymous(first, last) < 1)
+		return is_anonymous(first, last) ? ENFILE : EINVAL;
 	if (fstat(fd, &file))
 		return errno;
 	r->offset = ((file.st_size + PAGE - 1) & -PAGE) + r->addr % PAGE;

@@ -44,10 +44,14 @@ def explain(error: OSError, kernel: str) -> str:
         if _MODULE.exists():
             return f"the module is loaded, but there is no {DEVICE} here (a container without it?)"
         if not _TESTED.match(kernel):
-            return f"no module is loaded, and Linux {kernel} is untested: 6.1 and 6.12 of Debian are"
+            return (
+                f"no module is loaded, and Linux {kernel} is untested: 6.1 and 6.12 of Debian are"
+            )
         return "no module is loaded (modprobe kernelzero; kmod/README.md says how to install it)"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"no permission to open {DEVICE}: its group is for whom may (adduser USER kernelzero)"
+        return (
+            f"no permission to open {DEVICE}: its group is for whom may (adduser USER kernelzero)"
+        )
     if error.errno in (errno.ENOSYS, errno.ENOTTY):
         return f"{DEVICE} is of a module that this version does not know"
     return f"{DEVICE}: {os.strerror(error.errno or 0)}"
