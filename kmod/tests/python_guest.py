@@ -1,8 +1,9 @@
 """The Python suite in a guest: the store's own tests, over the module instead of the arena.
 
-Python, its packages and the project come from the host's root, read-only over 9p; what is written goes
-to a tmpfs. Nothing is allocated in the arena that is not copied, so each test that passes has
-had its buffers moved, and says how much of them was copied.
+Python, its packages and the project come from the host's root, read-only over 9p; what is written
+goes to a tmpfs. The arena serves nothing but copies, and the tests say how much of what they
+publish may have been copied: the edges. Left out is what takes minutes in emulation with data
+too small to be moved; tests/kernelzero/test_emulated.py has that too.
 """
 
 import os
@@ -16,9 +17,10 @@ TESTS = (
     "tests/kernelzero/test_moving.py",
     "tests/kernelzero/test_store.py",
     "tests/sipc/test_sharing.py",
-    "tests/sipc/test_round_trip.py",
+    "tests/sipc/test_round_trip.py::test_record_batches",
     "tests/sipc/test_processes.py",
     "tests/node/test_objects.py",
+    "--deselect=tests/node/test_objects.py::test_thousands_of_objects_leave_nothing",
 )
 QEMU = ("-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap")
 _MOUNT = """
@@ -41,7 +43,7 @@ _ENVIRONMENT = {
     "ZERROW_SPILL_DIR": "off",
 }
 # The watchdog's patience is for a machine, not for an emulator.
-_PYTEST = "-m pytest -q -x -p no:cacheprovider --color=no --durations=8 -o timeout=900"
+_PYTEST = "-m pytest -q -x -p no:cacheprovider --color=no -o timeout=900"
 
 
 def interpreter(given: Path | None) -> Path:

@@ -5,12 +5,12 @@ Packages are downloaded into kmod/.cache and unpacked there; the host's own kern
 are not touched. A guest passes if its tests ran and passed, none was skipped, and its kernel log
 shows no complaint. Guests, per kernel: 'main' runs all groups with memory cgroups v2, then those
 of error injection with the module built for that; 'zswap' those of swap and the stress with zswap
-and four CPUs; 'memcg1' those of memory cgroups with v1; 'python' the store's own Python tests over the module (see
-python_guest.py). --fast runs only the short groups. The last line is 'N passed, N failed'.
+and four CPUs; 'memcg1' those of memory cgroups with v1; 'python' the store's own Python tests over
+the module (see python_guest.py). --fast runs only the short groups. The last line is
+'N passed, N failed'.
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -40,7 +40,7 @@ IMAGES = {
 }
 # Not 'Call Trace': the memory cgroup's OOM killer, which a test calls for, prints one.
 COMPLAINT = re.compile(
-    r"BUG|WARN|Oops|\bBad |cut here|general protection|negative|allocation failure|stall"
+    r"BUG|WARN|Oops|\bBad |cut here|general protection|negative|allocation failure|\bstall"
     r"|blocked for more"
 )
 MODULES = ("zram", "virtio_pci", "virtio_blk")
@@ -169,10 +169,13 @@ def build(tree: Path, version: str) -> Path:
     for name, flags in (("", ""), ("faults", "-DKZ_FAULTS")):
         (out / name).mkdir()
         compile_module(tree, version, out / name, flags)
-    options = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", f"-I{KMOD}")
-    for name, sources in (("kztest", KMOD / "tests"), ("kzbench", KMOD / "tests/bench")):
-        run("gcc-12", *options, "-o", out / name, *sorted(sources.glob("*.c")))
+    compile_program(out / "kztest", *sorted((KMOD / "tests").glob("*.c")))
     return out
+
+
+def compile_program(target: Path, *sources: Path) -> None:
+    options = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", f"-I{KMOD}")
+    run("gcc-12", *options, "-o", target, *sources)
 
 
 def kernel_modules(tree: Path, version: str, more: tuple[str, ...]) -> list[Path]:
@@ -191,8 +194,15 @@ def kernel_modules(tree: Path, version: str, more: tuple[str, ...]) -> list[Path
 
 
 def initramfs(
-    tree: Path, version: str, out: Path, script: str, modules: tuple[str, ...] = ()
+    tree: Path,
+    version: str,
+    out: Path,
+    script: str,
+    *,
+    modules: tuple[str, ...] = (),
+    programs: tuple[str, ...] = (),
 ) -> Path:
+    """Return an image that boots into the script; programs lie in `out`."""
     root = out / "root"
     shutil.rmtree(root, ignore_errors=True)
     for name in ("bin", "dev", "proc", "sys", "tmp", "lib"):
@@ -200,7 +210,7 @@ def initramfs(
     shutil.copy(shutil.which("busybox") or "", root / "bin/busybox")
     shutil.copy(out / "kernelzero.ko", root)
     shutil.copy(out / "faults/kernelzero.ko", root / "faults.ko")
-    for name in ("kztest", "kzbench"):
+    for name in ("kztest", *programs):
         shutil.copy(out / name, root)
     names = []
     for file in kernel_modules(tree, version, modules):
@@ -304,7 +314,7 @@ def run_guest(
     kernel: str, guest: str, tree: Path, version: str, out: Path, args: argparse.Namespace
 ) -> tuple[int, int]:
     what = guests(kernel, args)[guest]
-    image = initramfs(tree, version, out, what.script(), what.options.modules)
+    image = initramfs(tree, version, out, what.script(), modules=what.options.modules)
     start = time.monotonic()
     console = boot(tree, version, image, what.options)
     (out / f"console-{guest}.log").write_text(console)
@@ -318,29 +328,10 @@ def run_guest(
     return passed, failed
 
 
-def bench(tree: Path, version: str, out: Path, args: argparse.Namespace) -> None:
-    """Count instructions: one CPU, whose time stamp counter advances by one per instruction.
-
-    QEMU counts each round of a repeated instruction. Without ERMS and FSRM, memory is copied and
-    zeroed by 8 bytes a round and not by one, which would make copying look worse than it is.
-    """
-    script = "insmod /kernelzero.ko && /kzbench; rmmod kernelzero"
-    image = initramfs(tree, version, out, script)
-    machine = ("-cpu", "max,-erms,-fsrm", "-smp", "1", "-icount", "shift=0")
-    console = boot(tree, version, image, Options(args.timeout, "", machine))
-    found = re.search(r'^{"runs".*$', console, re.M)
-    if not found:
-        sys.exit(f"the benchmark did not finish\n{console[-6000:]}")
-    revision = run("git", "-C", KMOD, "describe", "--always", "--dirty").strip()
-    about = {"kernel": version, "revision": revision, "unit": "guest instructions, emulated"}
-    print(json.dumps(about | json.loads(found[0])), flush=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernel", choices=sorted(IMAGES), help="default: both")
     parser.add_argument("--fast", action="store_true", help="the short groups")
-    parser.add_argument("--bench", action="store_true", help="count instructions instead, as JSON")
     parser.add_argument("--guest", dest="guests", action="append", help="only this one; repeatable")
     parser.add_argument("--python", type=Path, help="that of the 'python' guest (default: .venv's)")
     parser.add_argument("--group", help="one group alone, with the module for error injection")
@@ -355,15 +346,11 @@ def main() -> int:
     for kernel in [args.kernel] if args.kernel else sorted(IMAGES, key=len):
         tree, version = unpacked(kernel)
         out = build(tree, version)
-        if args.bench:
-            bench(tree, version, out, args)
-            continue
         for guest in guests(kernel, args):
             passed, failed = run_guest(kernel, guest, tree, version, out, args)
             total[0] += passed
             total[1] += failed
-    if not args.bench:
-        print(f"{total[0]} passed, {total[1]} failed")
+    print(f"{total[0]} passed, {total[1]} failed")
     return 1 if total[1] else 0
 
 

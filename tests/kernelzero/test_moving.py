@@ -217,10 +217,11 @@ def test_memory_of_others_is_copied() -> None:
 
 
 def test_many_threads_publish_and_free_at_once() -> None:
-    shared = array()
+    data = [array()]
     failures = []
 
     def work(seed: int) -> None:
+        (shared,) = data
         for step in range(15):
             mine = np.full(100_000 + seed * 1000 + step, seed, np.uint8)
             encoded = publish(pa.table({"m": pa.array(mine)}))
@@ -240,7 +241,7 @@ def test_many_threads_publish_and_free_at_once() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    del shared
+    data.clear()
     gc.collect()
     assert mappings_of_moved_files() == []
     assert _native.movable_stats()["moved"] == 0

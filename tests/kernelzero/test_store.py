@@ -75,3 +75,44 @@ def test_numpy_and_arrow_in_one_table(client) -> None:
     assert got["a"][-1].as_py() == 2 * 99_999.0
     assert client.stats().bytes_copied <= 4 * 4096
     assert _native.movable_stats()["moved"] == 1_600_000
+
+
+ROWS = 600_000
+
+
+def numbers() -> pa.Array:
+    return pa.array(np.arange(ROWS), mask=np.arange(ROWS) % 7 == 0)
+
+
+def strings() -> pa.Array:
+    return pc.cast(numbers(), pa.string())
+
+
+# With buffers that are large enough to be moved, and nulls.
+KINDS = {
+    "int64": numbers,
+    "bool": lambda: pc.equal(pc.bit_wise_and(numbers(), 1), 0),
+    "decimal": lambda: pc.cast(numbers(), pa.decimal128(30, 3)),
+    "timestamp": lambda: pc.cast(numbers(), pa.timestamp("us", tz="UTC")),
+    "string": strings,
+    "large_string": lambda: pc.cast(strings(), pa.large_string()),
+    "view": lambda: pc.cast(strings(), pa.string_view()),
+    "dictionary": lambda: strings().dictionary_encode(),
+    "list": lambda: pa.ListArray.from_arrays(np.arange(ROWS // 2 + 1, dtype=np.int32), numbers()),
+    "struct": lambda: pa.StructArray.from_arrays([numbers(), strings()], ["n", "s"]),
+    "run_end": lambda: pc.run_end_encode(numbers()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_types(client, kind: str) -> None:
+    data = pa.table({kind: KINDS[kind]()})
+    got = client.get(client.put(data))
+    got.validate(full=True)
+    assert got.equals(data)
+    sliced = client.get(client.put(data.slice(1001, 100_000)))
+    assert sliced.equals(data.slice(1001, 100_000))
+    stats = client.stats()
+    # Edges, and what is too small to be moved.
+    assert stats.bytes_copied < 20 * 8192
+    assert stats.bytes_shared > data.nbytes

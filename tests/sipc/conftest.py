@@ -15,7 +15,6 @@ import pytest
 from tests import arrow_strategies
 from zerrow_store.native import _native
 
-
 MOVING = os.environ.get("ZERROW_TEST_BACKEND") == "kernelzero"
 _PAGE = 4096
 

@@ -1,9 +1,9 @@
 """Switch the captures: which allocators of this process serve from its arena.
 
 What they allocate outside of it is followed where KernelZero can be used, so that it is moved at
-publication instead of copied. Each capture is on its own: one that fails says so in one log line, and its library goes on
-with its own allocator; what that allocates is copied at publication. Calls are serialised by
-a lock, because two threads may start at once.
+publication instead of copied. Each capture is on its own: one that fails says so in one log line,
+and its library goes on with its own allocator; what that allocates is copied at publication. Calls
+are serialised by a lock, because two threads may start at once.
 """
 
 import logging

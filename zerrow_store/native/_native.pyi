@@ -59,7 +59,7 @@ def captured() -> dict[str, bool]:
     """{"arrow": bool, "numpy": bool}"""
 
 def kernelzero_query() -> dict[str, int]:
-    """Return {"version", "huge", "swap"} of the kernel module. Raises OSError if it cannot be asked."""
+    """Return {"version", "huge", "swap"} of the kernel module. Raises OSError without one."""
 
 def follow_arrow() -> None:
     """Make known, while followed, what Arrow's default pool allocates outside the arena.
@@ -78,13 +78,13 @@ def follow_allocations(on: bool) -> None:
 
 def follows_allocations() -> bool: ...
 def movable_stats() -> MovableStats:
-    """Return bytes: known; moved: of these, in files; not_returned: lost, as their range could not be
-    made anonymous again. files: descriptors open for moved memory.
+    """Return bytes: known; moved: of these, in files; not_returned: lost, as their range could not
+    be made anonymous again. files: descriptors open for moved memory.
     """
 
 def moved_files(segments: list[bytes], most: int) -> list[tuple[bytes, int, int]]:
-    """Return those of the segments, at most `most`, that are files of moved memory and open here: (segment id, a
-    descriptor of the caller's own, size). They are sealed.
+    """Return those of the segments that are files of moved memory and open here, at most `most`:
+    (segment id, a descriptor of the caller's own, size). They are sealed.
     """
 
 def unpin(offsets: bytes) -> None:
@@ -125,8 +125,8 @@ class Encoded:
     distinct.
     """
     foreign: list[tuple[bytes, bytes]]
-    """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct. What was
-    moved is there, too: `moved_files` has its segments, as long as this lives.
+    """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct.
+    What was moved is there, too: `moved_files` has its segments, as long as this lives.
     """
     bytes_shared: int
     """Of this arena's and of moved allocations, each counted whole and once."""

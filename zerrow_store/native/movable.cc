@@ -66,8 +66,8 @@ bool Movable::Remove(uint8_t* address) {
   }
   if (!removed.replaced) return true;
   MovableRange pages = WholePages({address, removed.size});
-  void* fresh = mmap(pages.address, pages.size, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  void* fresh =
+      mmap(pages.address, pages.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   if (fresh != MAP_FAILED) return true;
   // Out of mappings, or of memory to promise. Kept, it does no harm; freed, it would sooner or later be
   // handed out as zeros that are none.

@@ -109,8 +109,7 @@ class Batch {
     while (at < ranges_.size()) {
       uint32_t done = 0;
       kernelzero_counts counts{};
-      int error =
-          MoveIntoFile(fd, &ranges_[at], static_cast<uint32_t>(ranges_.size() - at), &done, &counts);
+      int error = MoveIntoFile(fd, &ranges_[at], static_cast<uint32_t>(ranges_.size() - at), &done, &counts);
       copied_pages_ += counts.copied;
       at += done;
       if (error == 0) return;
