@@ -8,7 +8,9 @@ know neither caches nor memory bandwidth, nor what a flush of other CPUs' TLBs c
 
 The cost of a call over buffers is fitted (least squares of the relative error) as
     call + buffers * buffer + buffers * pages * page
-so that what a call and a buffer cost, whatever its size, stand apart from what pages cost.
+and that of a call for each of them as
+    buffers * call_for_each_buffer + buffers * pages * page
+so that what a call and a buffer cost, whatever its size, stands apart from what pages cost.
 """
 
 import argparse
@@ -27,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).parent / "results/kernelzero.json"
 SOURCE = Path(__file__).with_name("kernelzero_guest.c")
 _PAGE, _MIB = 4096, 1 << 20
+_BUFFERS = 1000
 _SHOWN = {_PAGE: "one page", 16 * _PAGE: "64 KiB", _MIB: "1 MiB", 64 * _MIB: "64 MiB"}
 
 sys.path.insert(0, str(ROOT / "kmod/tests"))
@@ -73,24 +76,28 @@ def measured(kernel: str, unit: str, figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit(batches: list[dict[str, Any]]) -> dict[str, float]:
-    """Return what a call, a buffer and a page cost, and what 1000 buffers save in fixed cost."""
+    """Return what a call, a buffer and a page cost; and how much more 1000 calls cost than one over
+    1000 buffers, without what the pages cost.
+    """
     rows = np.array([[1, b["buffers"], b["buffers"] * b["pages"]] for b in batches], float)
-    costs = np.array([b["one_call"] for b in batches], float)
-    (call, buffer, page), *_ = np.linalg.lstsq(
-        rows / costs[:, None], np.ones(len(rows)), rcond=None
-    )
-    error = np.abs(rows @ [call, buffer, page] / costs - 1).max()
-    by_size = []
-    for many in (b for b in batches if b["buffers"] == 1000):
-        pages = 1000 * many["pages"] * page
-        by_size.append((many["calls"] - pages) / (many["one_call"] - pages))
+    one_call, largest = solved(rows, batches, "one_call")
+    calls, _ = solved(rows[:, 1:], batches, "calls")
+    fixed = one_call[0] + _BUFFERS * one_call[1]
     return {
-        "call": round(call),
-        "buffer": round(buffer),
-        "page": round(page),
-        "largest_relative_error": round(float(error), 3),
-        "calls_over_one_call": round(float(np.median(by_size)), 2),
+        "call": round(one_call[0]),
+        "buffer": round(one_call[1]),
+        "page": round(one_call[2]),
+        "call_for_each_buffer": round(calls[0]),
+        "largest_relative_error": round(largest, 3),
+        "calls_over_one_call": round(_BUFFERS * calls[0] / fixed, 2),
     }
+
+
+def solved(rows: Any, batches: list[dict[str, Any]], what: str) -> tuple[list[float], float]:
+    """Return the coefficients that fit `what`, and the largest relative error."""
+    costs = np.array([b[what] for b in batches], float)
+    found, *_ = np.linalg.lstsq(rows / costs[:, None], np.ones(len(rows)), rcond=None)
+    return list(map(float, found)), float(np.abs(rows @ found / costs - 1).max())
 
 
 def show(results: list[dict[str, Any]]) -> None:
