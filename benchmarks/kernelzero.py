@@ -8,9 +8,9 @@ know neither caches nor memory bandwidth, nor what a flush of other CPUs' TLBs c
 
 The cost of a call over buffers is fitted (least squares of the relative error) as
     call + buffers * buffer + buffers * pages * page
-and that of a call for each of them as
-    buffers * call_for_each_buffer + buffers * pages * page
-so that what a call and a buffer cost, whatever its size, stands apart from what pages cost.
+and that of 1000 buffers, in one call and in 1000, as
+    fixed + 1000 * pages * page
+so that what calls and buffers cost, whatever their size, stands apart from what pages cost.
 """
 
 import argparse
@@ -33,6 +33,7 @@ _BUFFERS = 1000
 _SHOWN = {_PAGE: "one page", 16 * _PAGE: "64 KiB", _MIB: "1 MiB", 64 * _MIB: "64 MiB"}
 
 sys.path.insert(0, str(ROOT / "kmod/tests"))
+import kernels  # noqa: E402
 import run as runner  # noqa: E402
 
 
@@ -42,17 +43,17 @@ def emulated(kernel: str, timeout: int) -> dict[str, Any]:
     QEMU counts each round of a repeated instruction. Without ERMS and FSRM, memory is copied and
     zeroed by 8 bytes a round and not by one, which would make copying look worse than it is.
     """
-    tree, version = runner.unpacked(kernel)
-    out = runner.build(tree, version)
-    runner.compile_program(out / "kzbench", SOURCE)
+    booted = kernels.get(kernel)
+    out = booted.build()
+    kernels.compile_program(out / "kzbench", SOURCE)
     script = "insmod /kernelzero.ko && /kzbench; rmmod kernelzero"
-    image = runner.initramfs(tree, version, out, script, programs=("kzbench",))
+    image = runner.initramfs(booted, out, script, programs=("kzbench",))
     machine = ("-cpu", "max,-erms,-fsrm", "-smp", "1", "-icount", "shift=0")
-    console = runner.boot(tree, version, image, runner.Options(timeout, "", machine))
+    console = runner.boot(booted, image, runner.Options(timeout, "", machine))
     found = re.search(r'^{"runs".*$', console, re.M)
     if not found:
         sys.exit(f"the benchmark did not finish\n{console[-6000:]}")
-    return measured(version, "guest instructions, emulated", json.loads(found[0]))
+    return measured(booted.name, "guest instructions, emulated", json.loads(found[0]))
 
 
 def native() -> dict[str, Any]:
@@ -76,28 +77,29 @@ def measured(kernel: str, unit: str, figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit(batches: list[dict[str, Any]]) -> dict[str, float]:
-    """Return what a call, a buffer and a page cost; and how much more 1000 calls cost than one over
-    1000 buffers, without what the pages cost.
-    """
-    rows = np.array([[1, b["buffers"], b["buffers"] * b["pages"]] for b in batches], float)
-    one_call, largest = solved(rows, batches, "one_call")
-    calls, _ = solved(rows[:, 1:], batches, "calls")
-    fixed = one_call[0] + _BUFFERS * one_call[1]
+    """Return what a call, a buffer and a page cost, and the fixed cost of 1000 buffers."""
+    rows = [[1, b["buffers"], b["buffers"] * b["pages"]] for b in batches]
+    (call, buffer, page), error = solved(rows, [b["one_call"] for b in batches])
+    many = [b for b in batches if b["buffers"] == _BUFFERS]
+    by_pages = [[1, b["pages"]] for b in many]
+    (one, _), _ = solved(by_pages, [b["one_call"] for b in many])
+    (each, _), _ = solved(by_pages, [b["calls"] for b in many])
     return {
-        "call": round(one_call[0]),
-        "buffer": round(one_call[1]),
-        "page": round(one_call[2]),
-        "call_for_each_buffer": round(calls[0]),
-        "largest_relative_error": round(largest, 3),
-        "calls_over_one_call": round(_BUFFERS * calls[0] / fixed, 2),
+        "call": round(call),
+        "buffer": round(buffer),
+        "page": round(page),
+        "largest_relative_error": round(error, 3),
+        "fixed_of_one_call": round(one),
+        "fixed_of_calls": round(each),
+        "calls_over_one_call": round(each / one, 2),
     }
 
 
-def solved(rows: Any, batches: list[dict[str, Any]], what: str) -> tuple[list[float], float]:
-    """Return the coefficients that fit `what`, and the largest relative error."""
-    costs = np.array([b[what] for b in batches], float)
-    found, *_ = np.linalg.lstsq(rows / costs[:, None], np.ones(len(rows)), rcond=None)
-    return list(map(float, found)), float(np.abs(rows @ found / costs - 1).max())
+def solved(rows: list[list[int]], costs: list[int]) -> tuple[list[float], float]:
+    """Return the coefficients that fit the costs best, and the largest relative error."""
+    matrix = np.array(rows, float) / np.array(costs, float)[:, None]
+    found, *_ = np.linalg.lstsq(matrix, np.ones(len(costs)), rcond=None)
+    return list(map(float, found)), float(np.abs(matrix @ found - 1).max())
 
 
 def show(results: list[dict[str, Any]]) -> None:
@@ -110,15 +112,15 @@ def show(results: list[dict[str, Any]]) -> None:
         for name, fixed in result["fixed"].items():
             print(
                 f"buffers {name}: a call {fixed['call']}, a buffer {fixed['buffer']}, a page "
-                f"{fixed['page']}; 1000 calls have {fixed['calls_over_one_call']} times the fixed "
-                f"cost of one over 1000 buffers"
+                f"{fixed['page']}; fixed cost of 1000 buffers: {fixed['fixed_of_one_call']} in one "
+                f"call, {fixed['fixed_of_calls']} in 1000, {fixed['calls_over_one_call']} times"
             )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--native", action="store_true", help="time, on this machine's module")
-    parser.add_argument("--kernel", choices=sorted(runner.IMAGES), help="default: both")
+    parser.add_argument("--kernel", choices=sorted(kernels.IMAGES), help="default: both")
     parser.add_argument(
         "--timeout", type=int, default=1800, help="seconds until a guest is cut off"
     )
@@ -127,11 +129,11 @@ def main() -> None:
     if args.native:
         results = [native()]
     else:
-        runner.need_tools()
-        kernels = [args.kernel] if args.kernel else sorted(runner.IMAGES, key=len)
-        results = [emulated(kernel, args.timeout) for kernel in kernels]
+        kernels.need_tools()
+        every = [args.kernel] if args.kernel else sorted(kernels.IMAGES, key=len)
+        results = [emulated(kernel, args.timeout) for kernel in every]
     show(results)
-    revision = runner.run("git", "-C", ROOT, "describe", "--always", "--dirty").strip()
+    revision = kernels.run("git", "-C", ROOT, "describe", "--always", "--dirty").strip()
     args.output.write_text(json.dumps({"revision": revision, "results": results}, indent=1) + "\n")
 
 

@@ -37,7 +37,7 @@ def test_what_is_no_mode() -> None:
     ("number", "kernel", "loaded", "finding"),
     [
         (errno.ENOENT, DEBIAN, False, "no module is loaded (modprobe"),
-        (errno.ENOENT, OTHER, False, "no module is loaded; Linux 6.18.44 is untested"),
+        (errno.ENOENT, OTHER, False, "no module is loaded, and Linux 6.18.44 is untested"),
         (errno.ENOENT, "6.10.1", False, "untested"),
         (errno.ENOENT, DEBIAN, True, "the module is loaded, but there is no /dev/kernelzero here"),
         (errno.ENXIO, DEBIAN, False, "no module is loaded (modprobe"),

@@ -102,3 +102,29 @@ def test_auto_uses_it_and_off_does_not(emulation: dict[str, str]) -> None:
     assert run(code, emulation | {"ZERROW_KERNELZERO": "auto"}) == "True\n"
     assert run(code, emulation | {"ZERROW_KERNELZERO": "off"}) == "False\n"
     assert run(code + "\nmemory.stop()\n" + code, emulation) == "True\nFalse\n"
+
+
+def test_tasks_of_ray_move_what_they_return(emulation: dict[str, str]) -> None:
+    pytest.importorskip("ray")
+    code = """
+import numpy as np, pyarrow as pa, pyarrow.compute as pc, ray, zerrow_ray
+
+@ray.remote
+def make():
+    return pa.table({"a": pc.add(pa.array(np.arange(1_000_000)), 1)})
+
+@ray.remote
+def more(table):
+    return table.append_column("b", pc.multiply(table["a"], 2))
+
+zerrow_ray.init(address="local", num_cpus=2, object_store_memory=100 << 20, log_to_driver=False)
+table = ray.get(more.remote(make.remote()))
+total = zerrow_ray.stats()["total"]
+print("sum", pc.sum(table["b"]).as_py())
+print("copied", total["bytes_copied"], "shared", total["bytes_shared"])
+"""
+    found = dict(line.split(maxsplit=1) for line in run(code, emulation | MOVING).splitlines())
+    assert int(found["sum"]) == 1_000_000 * 1_000_001
+    copied, _, shared = found["copied"].split()
+    assert int(copied) <= 4 * 8192
+    assert 16_000_000 <= int(copied) + int(shared) < 17_000_000

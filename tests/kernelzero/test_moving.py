@@ -207,6 +207,20 @@ def test_out_of_descriptors_it_is_copied(left: int) -> None:
     assert publish(data).bytes_copied < data.nbytes
 
 
+def test_beyond_the_largest_file_it_is_copied() -> None:
+    """Where the kernel would send SIGXFSZ."""
+    data = array()
+    _native.arena_segment()  # is made, and takes the copy
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        encoded = publish(data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (encoded.bytes_copied, encoded.foreign) == (data.nbytes, [])
+    _native.unpin(encoded.own[:8])
+
+
 def test_memory_of_others_is_copied() -> None:
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame({"a": range(ROWS)}).to_arrow()

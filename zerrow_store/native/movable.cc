@@ -46,8 +46,10 @@ bool Movable::on() { return MovableBooks::Get().on; }
 void Movable::Add(uint8_t* address, uint64_t size) {
   MovableBooks& books = MovableBooks::Get();
   if (!books.on || size < kLeastMovable) return;
+  MovableAllocation added;
+  added.size = size;
   std::lock_guard<std::mutex> lock(books.mutex);
-  books.allocations[address].size = size;
+  books.allocations.insert_or_assign(address, std::move(added));
   books.known = books.allocations.size();
 }
 

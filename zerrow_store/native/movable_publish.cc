@@ -30,12 +30,14 @@ constexpr uint64_t kMostFiles = 96;
 // Each moved range may cost two of the vm.max_map_count mappings (65530 by default) of the process.
 constexpr uint64_t kMostReplaced = 8000;
 
+constexpr uint64_t kHuge = 2u << 20;
 constexpr int kSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
 
-// Most of a process's descriptors are for its program.
-bool FileToSpare(uint64_t files) {
-  rlimit limit;
-  return getrlimit(RLIMIT_NOFILE, &limit) == 0 && files < limit.rlim_cur / 4;
+// Most of a process's descriptors are for its program. And a file beyond RLIMIT_FSIZE would raise SIGXFSZ.
+bool MayMake(uint64_t size) {
+  rlimit files, bytes;
+  return getrlimit(RLIMIT_NOFILE, &files) == 0 && MovableBooks::Get().files < files.rlim_cur / 4 &&
+         getrlimit(RLIMIT_FSIZE, &bytes) == 0 && size <= bytes.rlim_cur;
 }
 
 bool SameInFile(const MovedFile& file, uint64_t offset, const uint8_t* data, uint64_t size) {
@@ -72,7 +74,8 @@ class Batch {
 
   void Move() {
     refused_.assign(ranges_.size(), false);
-    if (!FileToSpare(MovableBooks::Get().files)) return;
+    // A huge page's place may leave a gap.
+    if (!MayMake(bytes_ + ranges_.size() * (kHuge + 2 * kPage))) return;
     int fd = memfd_create("zerrow-moved", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) return;  // out of descriptors or memory: copied
     Append(fd);
