@@ -7,7 +7,8 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure bench-pipelines nightly sanitize clean
+.PHONY: demo test test-kernel test-kernel-debug lint format bench bench-decache bench-kernelzero bench-pressure \
+	bench-pipelines nightly sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -16,8 +17,12 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 # Boots Debian's kernels in QEMU; wants apt, and root if packages are missing. KERNEL_TESTS="--fast"
-test-kernel:
-	$(PYTHON) kmod/tests/run.py $(KERNEL_TESTS)
+test-kernel: $(STAMP)
+	$(BIN)/python kmod/tests/run.py --python $(BIN)/python $(KERNEL_TESTS)
+
+# Once more with KASAN and lockdep; builds that kernel, once.
+test-kernel-debug:
+	$(PYTHON) kmod/tests/run.py --debug --timeout 7200
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,6 +40,10 @@ bench: $(STAMP)
 
 bench-decache: $(STAMP)
 	$(BIN)/python -m benchmarks.decache
+
+# Instructions, counted in QEMU.
+bench-kernelzero: $(STAMP)
+	$(BIN)/python -m benchmarks.kernelzero
 
 bench-pressure: $(STAMP)
 	$(BIN)/python -m benchmarks.pressure

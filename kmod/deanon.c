@@ -290,8 +290,15 @@ static bool kz_file_suits(struct file *file)
 	       !mapping_unevictable(mapping) && SHMEM_I(mapping->host)->flags & VM_NORESERVE;
 }
 
+/* Whether two ranges are one piece of memory, cut at a page: they need one mapping. */
+static bool kz_adjacent(const struct kernelzero_range *a, const struct kernelzero_range *b)
+{
+	return a->addr + a->len == b->addr && PAGE_ALIGNED(b->addr);
+}
+
 static int kz_check(struct file *file, struct kernelzero_range *ranges, u32 nr, unsigned long *longest)
 {
+	u64 run = 0;
 	u32 i;
 
 	if (!kz_file_suits(file))
@@ -305,7 +312,8 @@ static int kz_check(struct file *file, struct kernelzero_range *ranges, u32 nr, 
 		ranges[i].offset = ranges[i].done = 0;
 		if (!len || end < ranges[i].addr || end > TASK_SIZE)
 			return -EINVAL;
-		*longest = max_t(unsigned long, *longest, len >> PAGE_SHIFT);
+		run = i && kz_adjacent(&ranges[i - 1], &ranges[i]) ? run + len : len;
+		*longest = max_t(unsigned long, *longest, run >> PAGE_SHIFT);
 	}
 	return 0;
 }
@@ -326,6 +334,39 @@ static int kz_begin(struct kz_call *c)
 	return err;
 }
 
+/*
+ * Move the first of the ranges, and those that follow it without a gap, as one range. If that fails with
+ * nothing moved, one by one: then it is known which of them will not go. *done counts whole ones.
+ */
+static int kz_run(struct kz_call *c, struct kernelzero_range *r, u32 nr, u32 *done)
+{
+	struct kernelzero_range all = { .addr = r->addr };
+	u32 i, n = 0;
+	int err;
+
+	do {
+		all.len += r[n++].len;
+	} while (n < nr && kz_adjacent(&r[n - 1], &r[n]));
+	err = kz_range(c, &all);
+	if (err && n > 1 && !c->mapped) {
+		for (i = 0, err = 0; i < n && !err; i++) {
+			err = kz_range(c, &r[i]);
+			*done += !err;
+		}
+		return err;
+	}
+	for (i = 0; i < n; i++) {
+		u64 before = r[i].addr - all.addr;
+
+		if (all.done <= before)
+			break;
+		r[i].offset = all.offset + before;
+		r[i].done = min_t(u64, all.done - before, r[i].len);
+		*done += r[i].done == r[i].len;
+	}
+	return err;
+}
+
 int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32 nr, u32 *done,
 	      struct kernelzero_counts *counts)
 {
@@ -337,7 +378,6 @@ int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32
 		.huge = flags & KERNELZERO_HUGE,
 	};
 	unsigned long longest;
-	u32 i;
 	int err;
 
 	err = kz_check(file, ranges, nr, &longest);
@@ -357,11 +397,8 @@ int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32
 	if (err)
 		goto unlock;
 	kz_sym.lru_add_drain(); /* fresh pages wait in this CPU's batch, which holds references */
-	for (i = 0; i < nr && !err; i++) {
-		err = kz_range(&c, &ranges[i]);
-		if (!err)
-			++*done;
-	}
+	while (*done < nr && !err)
+		err = kz_run(&c, ranges + *done, nr - *done, done);
 	if (counts->moved + counts->copied + counts->swapped + counts->holes)
 		fsnotify_modify(file);
 unlock:

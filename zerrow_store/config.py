@@ -8,6 +8,7 @@ from zerrow_store.sizes import parse_size
 
 _SWITCHES = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
 _GIB = 1 << 30
+KERNELZERO_MODES = ("auto", "on", "off")
 
 
 def machine_memory() -> int:
@@ -29,6 +30,10 @@ class MemoryConfig:
     """Whoever has the arena may seal it against writing, as is done with that of a sandbox."""
     capture_arrow: bool = True
     capture_numpy: bool = True
+    kernelzero: str = "auto"
+    """Whether what lies outside the arena is published by moving its pages: on is an error where
+    the kernel module cannot be used, auto copies there.
+    """
 
     def __post_init__(self) -> None:
         if self.arena_capacity < 64 << 20:
@@ -37,10 +42,13 @@ class MemoryConfig:
             )
         if self.warm_limit < 0 or self.decay_ms < 0:
             raise ValueError("ZERROW_WARM_LIMIT and ZERROW_DECAY_MS cannot be negative")
+        if self.kernelzero not in KERNELZERO_MODES:
+            raise ValueError(f"ZERROW_KERNELZERO: {self.kernelzero!r} is not auto, on or off")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "MemoryConfig":
-        """Read ZERROW_ARENA_CAPACITY, _WARM_LIMIT, _DECAY_MS, _CAPTURE_ARROW and _CAPTURE_NUMPY.
+        """Read ZERROW_ARENA_CAPACITY, _WARM_LIMIT, _DECAY_MS, _CAPTURE_ARROW, _CAPTURE_NUMPY and
+        _KERNELZERO.
 
         Raises ValueError that names the variable.
         """
@@ -51,6 +59,7 @@ class MemoryConfig:
             decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 500),
             capture_arrow=_switch(environ, "ZERROW_CAPTURE_ARROW"),
             capture_numpy=_switch(environ, "ZERROW_CAPTURE_NUMPY"),
+            kernelzero=environ.get("ZERROW_KERNELZERO", "").strip().lower() or "auto",
         )
 
 

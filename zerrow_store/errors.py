@@ -9,6 +9,10 @@ class StoreUnavailableError(ZerrowError):
     """No store answers under this name, or it speaks another protocol version."""
 
 
+class KernelZeroError(ZerrowError):
+    """ZERROW_KERNELZERO=on, and the kernel module cannot be used; `zerrow doctor` says the same."""
+
+
 class StoreFullError(ZerrowError):
     """A put does not fit the store's memory budget. Sizes are in bytes."""
 

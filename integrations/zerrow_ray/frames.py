@@ -25,7 +25,7 @@ def reduce_pandas(frame: Any) -> Reduced | None:
     buffers: list[pickle.PickleBuffer] = []
     header = pickle.dumps(frame, protocol=5, buffer_callback=buffers.append)
     raw = [buffer.raw() for buffer in buffers]
-    return publish(lambda: _native.encode_buffers(header, raw), _restore_pickle)
+    return publish(lambda: _native.encode_buffers(header, raw, move=True), _restore_pickle)
 
 
 def reduce_polars(frame: Any) -> Reduced | None:
@@ -35,7 +35,7 @@ def reduce_polars(frame: Any) -> Reduced | None:
     if _from_arrow(frame.clear().to_arrow()).schema != frame.schema:
         return None
     table = frame.to_arrow()
-    return publish(lambda: _native.encode(table), _from_arrow)
+    return publish(lambda: _native.encode(table, move=True), _from_arrow)
 
 
 def _is_buffer_backed(dtype: Any) -> bool:

@@ -76,7 +76,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
 def _by_reference(value: Any) -> Reduced | None:
     if not _native.reaches(value, plugin_config().threshold):
         return None
-    return publish(lambda: _native.encode(value))
+    return publish(lambda: _native.encode(value, move=True))
 
 
 def _reduce_compact(value: Any) -> Reduced:

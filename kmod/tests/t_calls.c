@@ -190,6 +190,52 @@ static void t_ranges(void)
 	CHECK(file_same(fd, r[0].offset, PS, 7, 0) && same(p, 4 * PS, 7, 0));
 }
 
+static struct kernelzero_range piece(char *from, char *to)
+{
+	return (struct kernelzero_range){ .addr = (uintptr_t)from, .len = to - from };
+}
+
+/* Ranges without a gap go together, as one; what is said of them is said of each */
+static void t_adjacent(void)
+{
+	struct kernelzero_range r[4];
+	char *p = memory(24 * MB, 0);
+	int fd = memfd(), small = open("/small/x", O_RDWR | O_CREAT, 0600);
+
+	fill(p, 24 * MB, 8); /* more than a chunk, and a mapping of its own in the middle */
+	CHECK(!mprotect(p + 18 * MB, PS, PROT_READ));
+	r[0] = piece(p + 5, p + PS);
+	r[1] = piece(p + PS, p + 20 * MB);
+	r[2] = piece(p + 20 * MB, p + 23 * MB + 9);
+	r[3] = piece(p + 23 * MB + 9, p + 23 * MB + 90); /* not at a page: by itself */
+	CHECK(!call(fd, r, 4, 0) && got_ranges == 4 && got.moved == 23 * MB / PS - 1 && got.copied == 3);
+	CHECK(r[0].offset == 5 && r[1].offset == PS && r[2].offset == 20 * MB && r[3].offset == 23 * MB + PS + 9);
+	for (int i = 0; i < 4; i++)
+		CHECK(r[i].done == r[i].len && file_same(fd, r[i].offset, r[i].len, 8, r[i].addr - (uintptr_t)p));
+	CHECK(same(p, 24 * MB, 8, 0) && file_zero(fd, 23 * MB + 9, PS));
+
+	for (int bad = 0; bad < 3; bad++) { /* one of three does not suit */
+		char *q = memory(6 * PS, 0);
+		off_t end = lseek(fd, 0, SEEK_END);
+
+		fill(q, 6 * PS, 9);
+		CHECK(!madvise(q + 2 * bad * PS, 2 * PS, MADV_DONTDUMP));
+		for (int i = 0; i < 3; i++)
+			r[i] = piece(q + 2 * i * PS, q + 2 * (i + 1) * PS);
+		CHECK(call(fd, r, 3, 0) == EINVAL && got_ranges == (unsigned)bad && got.moved == 2UL * bad);
+		for (int i = 0; i < 3; i++)
+			CHECK(r[i].done == (i < bad ? 2 * PS : 0) && (i >= bad || file_same(fd, r[i].offset, 2 * PS, 9, 2 * i * PS)));
+		CHECK(same(q, 6 * PS, 9, 0) && lseek(fd, 0, SEEK_END) - end <= (off_t)(2 * bad + 1) * (off_t)PS);
+	}
+
+	p = memory(6 * MB, 0); /* together they do not fit, the first does */
+	fill(p, 6 * MB, 3);
+	r[0] = piece(p, p + 3 * MB);
+	r[1] = piece(p + 3 * MB, p + 6 * MB);
+	CHECK(call(small, r, 2, 0) == ENOSPC && got_ranges == 1 && !r[1].done);
+	CHECK(file_same(small, r[0].offset, 3 * MB, 3, 0) && same(p, 6 * MB, 3, 0) && !unlink("/small/x"));
+}
+
 /* A range that ends in no memory: what was before the gap is in the file, and done says how much */
 static void t_partly_mapped(void)
 {
@@ -258,6 +304,7 @@ const struct group call_groups[] = {
 	{ "refused_files", t_refused_files, FAST | FULL },
 	{ "edges", t_edges, FAST | FULL },
 	{ "ranges", t_ranges, FAST | FULL },
+	{ "adjacent", t_adjacent, FAST | FULL },
 	{ "partly_mapped", t_partly_mapped, FAST | FULL },
 	{ "seals", t_seals, FAST | FULL },
 	{ "privileges", t_privileges, FULL },

@@ -111,9 +111,12 @@ def _huge_pages() -> str:
 
 
 def _kernelzero() -> str:
-    if not os.path.exists("/dev/kernelzero"):
-        raise RuntimeError("the module is not loaded: memory born elsewhere is copied once")
-    return "available"
+    from zerrow_store.memory import kernelzero
+
+    found = kernelzero.probe()
+    if not found.available:
+        raise RuntimeError(f"{found.finding}; memory born outside the arena is copied once")
+    return found.finding
 
 
 def _sandbox_namespaces() -> str:

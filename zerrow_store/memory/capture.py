@@ -1,8 +1,9 @@
 """Switch the captures: which allocators of this process serve from its arena.
 
-Each capture is on its own: one that fails says so in one log line, and its library goes on
-with its own allocator; what that allocates is copied at publication. Calls are serialised by
-a lock, because two threads may start at once.
+What they allocate outside of it is followed where KernelZero can be used, so that it is moved at
+publication instead of copied. Each capture is on its own: one that fails says so in one log line,
+and its library goes on with its own allocator; what that allocates is copied at publication. Calls
+are serialised by a lock, because two threads may start at once.
 """
 
 import logging
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from zerrow_store.config import MemoryConfig
+from zerrow_store.memory import kernelzero
 from zerrow_store.native import _native
 
 _log = logging.getLogger("zerrow_store")
@@ -21,6 +23,7 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
 
     The config (by default from the environment; ValueError if that is wrong) applies to an arena
     made from now on: the first start decides. Starting again switches captures as configured.
+    Raises KernelZeroError if KernelZero is asked for and cannot be used.
     """
     config = config or MemoryConfig.from_environment()
     with _lock:
@@ -32,6 +35,7 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
         )
         _switch("Arrow", _native.capture_arrow, config.capture_arrow)
         _switch("NumPy", _native.capture_numpy, config.capture_numpy)
+        _follow(kernelzero.wanted(config.kernelzero))
         return _native.captured()
 
 
@@ -40,6 +44,7 @@ def stop() -> None:
     with _lock:
         _native.capture_arrow(False)
         _native.capture_numpy(False)
+        _follow(False)
 
 
 def _switch(library: str, capture: Callable[[bool], None], on: bool) -> None:
@@ -47,3 +52,10 @@ def _switch(library: str, capture: Callable[[bool], None], on: bool) -> None:
         capture(on)
     except (RuntimeError, ImportError, MemoryError) as error:
         _log.warning("%s allocates outside the arena, its data will be copied: %s", library, error)
+
+
+def _follow(on: bool) -> None:
+    if on:
+        _switch("Arrow", lambda _: _native.follow_arrow(), True)
+        _switch("NumPy", lambda _: _native.follow_numpy(), True)
+    _native.follow_allocations(on)

@@ -11,6 +11,12 @@ class ArenaStats(TypedDict):
     quarantined: int
     punched: int
 
+class MovableStats(TypedDict):
+    known: int
+    moved: int
+    files: int
+    not_returned: int
+
 # --- memory (arena.h, pool.h, capture_*.h) ---
 
 def configure_arena(
@@ -55,6 +61,35 @@ def capture_numpy(on: bool) -> None:
 def captured() -> dict[str, bool]:
     """{"arrow": bool, "numpy": bool}"""
 
+def kernelzero_query() -> dict[str, int]:
+    """Return {"version", "huge", "swap"} of the kernel module. Raises OSError without one."""
+
+def follow_arrow() -> None:
+    """Make known, while followed, what Arrow's default pool allocates outside the arena.
+
+    Raises RuntimeError as capture_arrow does.
+    """
+
+def follow_numpy() -> None:
+    """Make known, while followed, what NumPy allocates outside the arena, for array data.
+
+    Raises RuntimeError as capture_numpy does.
+    """
+
+def follow_allocations(on: bool) -> None:
+    """Switch whether allocations of 64 KiB and more become known: `encode` can move these."""
+
+def follows_allocations() -> bool: ...
+def movable_stats() -> MovableStats:
+    """Return bytes: known; moved: of these, in files; not_returned: lost, as their range could not
+    be made anonymous again. files: descriptors open for moved memory.
+    """
+
+def moved_files(segments: list[bytes], most: int) -> list[tuple[bytes, int, int]]:
+    """Return those of the segments that are files of moved memory and open here, at most `most`:
+    (segment id, a descriptor of the caller's own, size). They are sealed.
+    """
+
 def unpin(offsets: bytes) -> None:
     """Unpin allocations of this process's arena: packed little-endian uint64 offsets."""
 
@@ -93,13 +128,17 @@ class Encoded:
     distinct.
     """
     foreign: list[tuple[bytes, bytes]]
-    """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct."""
+    """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct.
+    What was moved is there, too: `moved_files` has its segments, as long as this lives.
+    """
     bytes_shared: int
-    """Of this arena's allocations, each counted whole and once."""
+    """Of this arena's and of moved allocations, each counted whole and once."""
     bytes_reshared: int
     """Of allocations published before (also by this process), likewise."""
     bytes_copied: int
-    """Into the arena, or into the message itself (buffers of up to 256 bytes)."""
+    """Into the arena, or into the message itself (buffers of up to 256 bytes); and what KernelZero
+    copied of moved memory: edges of a page, pages that others hold.
+    """
 
 def reaches(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array, limit: int) -> bool:
     """Whether the data has `limit` bytes or more: `obj.nbytes >= limit`, but for validity bitmaps
@@ -108,15 +147,19 @@ def reaches(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array, limit: 
     `nbytes` takes 3 us per column.
     """
 
-def encode(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array) -> Encoded:
+def encode(
+    obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array, *, move: bool = False
+) -> Encoded:
     """Encode Arrow data as a SIPC message.
 
+    move: memory that is known (`follow_allocations`) is moved into sealed files instead of being
+    copied; for publications, as whoever reads the message needs these files.
     Raises MemoryError when bytes have to be copied and the arena is full, TypeError for other
     objects, and ValueError for what Arrow's IPC cannot describe (dictionaries whose values
     are dictionaries or extensions).
     """
 
-def encode_buffers(header: bytes, buffers: list[Any]) -> Encoded:
+def encode_buffers(header: bytes, buffers: list[Any], *, move: bool = False) -> Encoded:
     """Encode `header` and contiguous buffers (buffer protocol), for pickle protocol 5."""
 
 def message_segments(message: bytes) -> list[bytes]:

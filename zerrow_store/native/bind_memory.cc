@@ -1,6 +1,9 @@
 // The memory part of the Python module. `_native.pyi` documents it.
+#include <fcntl.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -10,6 +13,8 @@
 #include "bind.h"
 #include "capture_arrow.h"
 #include "capture_numpy.h"
+#include "kernelzero.h"
+#include "movable.h"
 
 namespace py = pybind11;
 
@@ -75,6 +80,49 @@ void Unpin(const std::string& offsets) {
   }
 }
 
+py::dict KernelZeroQuery() {
+  kernelzero_query query;
+  if (int error = QueryKernelZero(&query)) {
+    errno = error;
+    PyErr_SetFromErrnoWithFilename(PyExc_OSError, "/dev/kernelzero");
+    throw py::error_already_set();
+  }
+  py::dict result;
+  result["version"] = query.version;
+  result["huge"] = (query.capabilities & KERNELZERO_CAP_HUGE) != 0;
+  result["swap"] = (query.capabilities & KERNELZERO_CAP_SWAP) != 0;
+  return result;
+}
+
+py::dict GetMovableStats() {
+  MovableStats stats = Movable::Stats();
+  py::dict result;
+  result["known"] = stats.known;
+  result["moved"] = stats.moved;
+  result["files"] = stats.files;
+  result["not_returned"] = stats.not_returned;
+  return result;
+}
+
+py::list MovedFiles(const std::vector<std::string>& segments, size_t most) {
+  py::list found;
+  for (const std::string& segment : segments) {
+    if (found.size() == most) break;
+    std::shared_ptr<MovedFile> file = Movable::File(ToSegmentId(segment));
+    if (file == nullptr) continue;
+    int fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+      int error = errno;
+      for (py::handle entry : found) close(entry.cast<py::tuple>()[1].cast<int>());
+      errno = error;
+      PyErr_SetFromErrno(PyExc_OSError);
+      throw py::error_already_set();
+    }
+    found.append(py::make_tuple(py::bytes(segment), fd, file->size));
+  }
+  return found;
+}
+
 // Arena's C++ interface for tests, by address.
 struct ArenaProbe {
   static uint64_t Allocate(uint64_t size, bool numpy, bool zeroed) {
@@ -121,6 +169,13 @@ void BindMemory(py::module_& m) {
     return result;
   });
   m.def("unpin", &Unpin, py::arg("offsets"));
+  m.def("kernelzero_query", &KernelZeroQuery);
+  m.def("follow_arrow", &FollowArrow);
+  m.def("follow_numpy", &FollowNumpy);
+  m.def("follow_allocations", &Movable::Switch, py::arg("on"));
+  m.def("follows_allocations", &Movable::on);
+  m.def("movable_stats", &GetMovableStats);
+  m.def("moved_files", &MovedFiles, py::arg("segments"), py::arg("most"));
   py::class_<ArenaProbe>(m, "ArenaProbe")
       .def_static("allocate", &ArenaProbe::Allocate, py::arg("size"), py::kw_only(), py::arg("numpy") = false,
                   py::arg("zeroed") = false)

@@ -44,7 +44,8 @@ struct PyEncoded {
         bytes_shared(encoded.bytes_shared),
         bytes_reshared(encoded.bytes_reshared),
         bytes_copied(encoded.bytes_copied),
-        holds(std::move(encoded.holds)) {
+        holds(std::move(encoded.holds)),
+        files(std::move(encoded.files)) {
     for (const auto& [segment, ranges] : encoded.foreign) {
       foreign.append(py::make_tuple(ToBytes(segment), Packed(ranges)));
     }
@@ -57,6 +58,7 @@ struct PyEncoded {
   uint64_t bytes_reshared;
   uint64_t bytes_copied;
   std::vector<std::shared_ptr<Hold>> holds;
+  std::vector<std::shared_ptr<MovedFile>> files;
 };
 
 template <typename Function>
@@ -67,36 +69,36 @@ PyEncoded WithoutGil(Function encode) {
   }());
 }
 
-PyEncoded PyEncode(py::handle object) {
+PyEncoded PyEncode(py::handle object, bool move) {
   PyObject* data = object.ptr();
   if (arrow::py::is_table(data)) {
     auto table = Unwrapped(arrow::py::unwrap_table(data));
-    return WithoutGil([&] { return EncodeTable(*table); });
+    return WithoutGil([&] { return EncodeTable(*table, move); });
   }
   if (arrow::py::is_batch(data)) {
     auto batch = Unwrapped(arrow::py::unwrap_batch(data));
-    return WithoutGil([&] { return EncodeRecordBatch(*batch); });
+    return WithoutGil([&] { return EncodeRecordBatch(*batch, move); });
   }
   if (arrow::py::is_chunked_array(data)) {
     auto array = Unwrapped(arrow::py::unwrap_chunked_array(data));
-    return WithoutGil([&] { return EncodeChunkedArray(*array); });
+    return WithoutGil([&] { return EncodeChunkedArray(*array, move); });
   }
   if (arrow::py::is_array(data)) {
     auto array = Unwrapped(arrow::py::unwrap_array(data));
-    return WithoutGil([&] { return EncodeArray(*array); });
+    return WithoutGil([&] { return EncodeArray(*array, move); });
   }
   throw py::type_error("a Table, RecordBatch, ChunkedArray or Array of pyarrow is needed, not " +
                        std::string(py::str(py::type::of(object))));
 }
 
-PyEncoded PyEncodeBuffers(const py::bytes& header, const py::list& objects) {
+PyEncoded PyEncodeBuffers(const py::bytes& header, const py::list& objects, bool move) {
   std::vector<std::shared_ptr<arrow::Buffer>> buffers;
   for (py::handle object : objects) {
     buffers.push_back(arrow::py::is_buffer(object.ptr())
                           ? Unwrapped(arrow::py::unwrap_buffer(object.ptr()))
                           : Unwrapped(arrow::py::PyBuffer::FromPyObject(object.ptr())));
   }
-  return WithoutGil([&] { return EncodeBuffers(std::string_view(header), buffers); });
+  return WithoutGil([&] { return EncodeBuffers(std::string_view(header), buffers, move); });
 }
 
 struct ToPython {
@@ -224,8 +226,9 @@ void BindSipc(py::module_& m) {
       .def_readonly("bytes_copied", &PyEncoded::bytes_copied);
 
   m.def("reaches", &Reaches, py::arg("obj"), py::arg("limit"));
-  m.def("encode", &PyEncode, py::arg("obj"));
-  m.def("encode_buffers", &PyEncodeBuffers, py::arg("header"), py::arg("buffers"));
+  m.def("encode", &PyEncode, py::arg("obj"), py::kw_only(), py::arg("move") = false);
+  m.def("encode_buffers", &PyEncodeBuffers, py::arg("header"), py::arg("buffers"), py::kw_only(),
+        py::arg("move") = false);
   m.def("decode", &PyDecode, py::arg("message"), py::arg("owner"), py::arg("relocated") = py::none());
   m.def("message_segments", &PyMessageSegments, py::arg("message"));
   m.def("message_allocations", &PyMessageAllocations, py::arg("message"));

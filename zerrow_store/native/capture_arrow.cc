@@ -8,6 +8,8 @@
 #include <string>
 
 #include "arena.h"
+#include "movable.h"
+#include "movable_pool.h"
 #include "pool.h"
 
 namespace zerrow {
@@ -124,6 +126,16 @@ bool LandsInArena(arrow::MemoryPool* pool) {
   return inside && pool->backend_name() == "zerrow";
 }
 
+// Puts our pool in the place of Arrow's default one; it changes nothing until it is switched on.
+void Install() {
+  if (g_pool != nullptr) return;
+  arrow::MemoryPool* pool = arrow::default_memory_pool();
+  CheckLayout(pool);
+  // Not destroyed, as memory may be freed after static destructors.
+  g_pool = new ArenaPool(new MovablePool(new OriginalPool(pool, pool->backend_name())));
+  SetTable(pool, TableOf(new Redirect()));
+}
+
 }  // namespace
 
 void CaptureArrow(bool on) {
@@ -133,15 +145,8 @@ void CaptureArrow(bool on) {
     g_on = false;
     return;
   }
-  arrow::MemoryPool* pool = arrow::default_memory_pool();
   if (Arena::Get() == nullptr) throw std::runtime_error("the arena cannot be made");
-  if (g_pool == nullptr) {
-    CheckLayout(pool);
-    // Not destroyed, as memory may be freed after static destructors.
-    auto* original = new OriginalPool(pool, pool->backend_name());
-    g_pool = new ArenaPool(original);
-    SetTable(pool, TableOf(new Redirect()));
-  }
+  Install();
   g_pool->Switch(true);
   // Through the function that Arrow itself calls.
   if (!LandsInArena(arrow::default_memory_pool())) {
@@ -150,6 +155,8 @@ void CaptureArrow(bool on) {
   }
   g_on = true;
 }
+
+void FollowArrow() { Install(); }
 
 bool ArrowCaptured() { return g_on; }
 

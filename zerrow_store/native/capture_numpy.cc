@@ -13,6 +13,7 @@
 #include <string>
 
 #include "arena.h"
+#include "movable.h"
 
 namespace zerrow {
 namespace {
@@ -29,29 +30,51 @@ uint8_t* TryArena(size_t size, bool zeroed) {
   return arena == nullptr ? nullptr : arena->Allocate(size, Origin::kNumpy, zeroed);
 }
 
+void* Known(void* address, size_t size) {
+  if (address != nullptr) Movable::Add(static_cast<uint8_t*>(address), size);
+  return address;
+}
+
 void* Malloc(void*, size_t size) {
   void* address = TryArena(size, false);
-  return address != nullptr ? address : g_original.malloc(g_original.ctx, size);
+  return address != nullptr ? address : Known(g_original.malloc(g_original.ctx, size), size);
 }
 
 void* Calloc(void*, size_t count, size_t item) {
   size_t size;
   if (__builtin_mul_overflow(count, item, &size)) return nullptr;
   void* address = TryArena(size, true);
-  return address != nullptr ? address : g_original.calloc(g_original.ctx, count, item);
+  return address != nullptr ? address : Known(g_original.calloc(g_original.ctx, count, item), size);
 }
 
 void Free(void*, void* address, size_t size) {
   if (Arena* owner = Arena::Owner(address))
     owner->Free(static_cast<uint8_t*>(address));
-  else
+  else if (Movable::Remove(static_cast<uint8_t*>(address)))
     g_original.free(g_original.ctx, address, size);
+}
+
+// Memory that the original allocator gave. How much that was is known only of what Movable knows.
+void* ReallocOriginal(void* context, void* address, size_t size) {
+  auto* old = static_cast<uint8_t*>(address);
+  std::optional<MovableRange> known = Movable::Find(old, 0);
+  if (!known || known->address != old) return Known(g_original.realloc(g_original.ctx, address, size), size);
+  if (!Movable::IsReplaced(old)) {
+    Movable::Remove(old);
+    void* moved = g_original.realloc(g_original.ctx, address, size);
+    if (moved == nullptr) Movable::Add(old, known->size);
+    return Known(moved, size);
+  }
+  void* moved = Malloc(context, size);
+  if (moved == nullptr) return nullptr;
+  memcpy(moved, address, std::min<size_t>(known->size, size));
+  Free(context, address, known->size);
+  return moved;
 }
 
 void* Realloc(void* context, void* address, size_t size) {
   Arena* owner = Arena::Owner(address);
-  // How much the original allocator gave is not known here, so its memory stays with it.
-  if (owner == nullptr) return g_original.realloc(g_original.ctx, address, size);
+  if (owner == nullptr) return ReallocOriginal(context, address, size);
   if (g_on && size >= kLeast && owner->Resize(static_cast<uint8_t*>(address), size)) return address;
   Allocation old;
   if (!owner->Find(address, 0, &old)) return nullptr;
@@ -84,6 +107,15 @@ PyDataMem_Handler* FindHandler() {
   return handler;
 }
 
+// Puts our functions in the place of NumPy's; they change nothing until switched on.
+void Install() {
+  if (g_handler != nullptr) return;
+  PyDataMem_Handler* handler = FindHandler();
+  g_original = handler->allocator;
+  handler->allocator = {g_original.ctx, Malloc, Calloc, Realloc, Free};
+  g_handler = handler;
+}
+
 }  // namespace
 
 void CaptureNumpy(bool on) {
@@ -93,12 +125,7 @@ void CaptureNumpy(bool on) {
     return;
   }
   if (Arena::Get() == nullptr) throw std::runtime_error("the arena cannot be made");
-  if (g_handler == nullptr) {
-    PyDataMem_Handler* handler = FindHandler();
-    g_original = handler->allocator;
-    handler->allocator = {g_original.ctx, Malloc, Calloc, Realloc, Free};
-    g_handler = handler;
-  }
+  Install();
   g_on = true;
   if (!LandsInArena()) {
     g_on = false;
@@ -106,6 +133,8 @@ void CaptureNumpy(bool on) {
         "NumPy's arrays do not lie in the arena: another handler is set in this context");
   }
 }
+
+void FollowNumpy() { Install(); }
 
 bool NumpyCaptured() { return g_on; }
 

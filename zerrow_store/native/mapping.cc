@@ -25,6 +25,32 @@ constexpr uint64_t kPresent = 1ull << 63, kSwapped = 1ull << 62, kFileOrShared =
 
 }  // namespace
 
+bool PrivatelyWritten(const uint8_t* address, uint64_t length) {
+  // A page of a private file mapping becomes anonymous when it is written.
+  int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true;
+  uint64_t entries[4096];
+  uint64_t page = reinterpret_cast<uintptr_t>(address) / kPage;
+  uint64_t left = RoundUp(length, kPage) / kPage;
+  bool written = false;
+  while (left > 0 && !written) {
+    size_t want = std::min<uint64_t>(left, std::size(entries)) * 8;
+    ssize_t got = pread(fd, entries, want, static_cast<off_t>(page * 8));
+    if (got <= 0 || got % 8 != 0) {
+      written = true;
+      break;
+    }
+    uint64_t count = static_cast<uint64_t>(got) / 8;
+    written = std::any_of(entries, entries + count, [](uint64_t entry) {
+      return (entry & (kPresent | kSwapped)) != 0 && (entry & kFileOrShared) == 0;
+    });
+    page += count;
+    left -= count;
+  }
+  close(fd);
+  return written;
+}
+
 bool Mapping::Create(uint64_t capacity, bool sealable) {
   rlimit limit;
   // Beyond RLIMIT_FSIZE ftruncate would raise SIGXFSZ.
@@ -86,31 +112,7 @@ bool Mapping::Punch(Range range) {
                    static_cast<off_t>(range.length)) == 0;
 }
 
-bool Mapping::Written(Range range) const {
-  // A page of a private file mapping becomes anonymous when it is written.
-  int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return true;
-  uint64_t entries[4096];
-  uint64_t page = (reinterpret_cast<uintptr_t>(base_) + range.offset) / kPage;
-  uint64_t left = RoundUp(range.length, kPage) / kPage;
-  bool written = false;
-  while (left > 0 && !written) {
-    size_t want = std::min<uint64_t>(left, std::size(entries)) * 8;
-    ssize_t got = pread(fd, entries, want, static_cast<off_t>(page * 8));
-    if (got <= 0 || got % 8 != 0) {
-      written = true;
-      break;
-    }
-    uint64_t count = static_cast<uint64_t>(got) / 8;
-    written = std::any_of(entries, entries + count, [](uint64_t entry) {
-      return (entry & (kPresent | kSwapped)) != 0 && (entry & kFileOrShared) == 0;
-    });
-    page += count;
-    left -= count;
-  }
-  close(fd);
-  return written;
-}
+bool Mapping::Written(Range range) const { return PrivatelyWritten(base_ + range.offset, range.length); }
 
 void Mapping::Detach(const std::vector<Range>& shared) {
   for (Range range : shared) {

@@ -12,6 +12,9 @@
 
 namespace zerrow {
 
+// Whether this process wrote to whole pages of a private file mapping; true also when that cannot be told.
+bool PrivatelyWritten(const uint8_t* address, uint64_t length);
+
 class Mapping {
  public:
   // Tries `capacity`, then halves of it while the system refuses. False if nothing is to be had.
@@ -22,7 +25,7 @@ class Mapping {
   bool Privatise(Range range);
   bool Share(Range range);
   bool Punch(Range range);
-  // Whether this process wrote to a private range; true also when that cannot be told.
+  // As PrivatelyWritten.
   bool Written(Range range) const;
 
   // In a forked child: keeps it from the parent's file. `shared` are the used, not private ranges.

@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "arena.h"
+#include "movable.h"
 
 namespace zerrow {
 namespace {
@@ -157,6 +158,10 @@ std::shared_ptr<SegmentView> Segments::Get(const SegmentId& id) {
     std::lock_guard<std::mutex> lock(registry.mutex);
     auto found = registry.segments.find(id);
     if (found != registry.segments.end()) return found->second;
+  }
+  if (std::shared_ptr<MovedFile> file = Movable::File(id)) {
+    std::lock_guard<std::mutex> lock(registry.mutex);
+    return MapLocked(id, file->fd, file->size, true);
   }
   Arena* arena = Arena::Get();  // not under the mutex: it may make the arena
   if (arena == nullptr || arena->id() != std::string_view(id.data(), id.size())) return nullptr;

@@ -111,7 +111,8 @@ class Segments {
   // False if there are holds on it, or it is not mapped.
   static bool Unmap(const SegmentId& id);
   static std::vector<SegmentId> Mapped();
-  // Maps this process's own arena at its first use. nullptr for a segment that is not mapped.
+  // Maps this process's own arena and moved files at their first use. nullptr for a segment that is not
+  // mapped.
   static std::shared_ptr<SegmentView> Get(const SegmentId& id);
   // Checks the range and that the segment is mapped; throws SipcError.
   static HeldAllocation Resolve(const SegmentId& id, uint64_t offset, uint64_t size);

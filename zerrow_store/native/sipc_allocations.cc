@@ -3,6 +3,7 @@
 
 #include <arrow/buffer.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace zerrow {
@@ -24,12 +25,13 @@ AllocationTable::~AllocationTable() {
 
 Place AllocationTable::Add(const arrow::Buffer& buffer) {
   Place place;
-  if (AddOwn(buffer, &place) || AddHeld(buffer, &place)) return place;
+  if (AddOwn(buffer, &place) || AddHeld(buffer, &place) || AddMovable(buffer, &place)) return place;
   return Size(buffer) <= kInlineLimit ? AddInline(buffer) : AddCopy(buffer);
 }
 
 bool AllocationTable::IsOutside(const arrow::Buffer& buffer) const {
   if (arena_ != nullptr && arena_->Contains(buffer.data())) return false;
+  if (move_ && Movable::Find(buffer.data(), Size(buffer)).has_value()) return false;
   return !Segments::Find(buffer).has_value();
 }
 
@@ -83,22 +85,63 @@ bool AllocationTable::AddHeld(const arrow::Buffer& buffer, Place* place) {
   return true;
 }
 
+bool AllocationTable::AddMovable(const arrow::Buffer& buffer, Place* place) {
+  if (!move_) return false;
+  std::optional<MovableRange> range = Movable::Find(buffer.data(), Size(buffer));
+  if (!range) return false;
+  auto [known, is_new] = movable_known_.try_emplace(range->address, allocations_.size());
+  if (is_new) {
+    allocations_.push_back({0, 0, range->size});
+    movable_.push_back(*range);
+    movable_index_.push_back(known->second);
+    movable_is_copy_.push_back(compacting_);
+  }
+  *place = {known->second, buffer.data() - range->address};
+  return true;
+}
+
+void AllocationTable::Move() {
+  if (movable_.empty()) return;
+  uint64_t copied = 0;
+  std::vector<Moved> moved = Movable::Publish(movable_, &copied);
+  for (size_t i = 0; i < moved.size(); ++i) {
+    auto [address, size] = movable_[i];
+    AllocationRef& entry = allocations_[movable_index_[i]];
+    if (moved[i].file == nullptr) {
+      entry = {OwnSegment(), Copy(address, size), size};
+      continue;
+    }
+    uint64_t segment = Segment(moved[i].file->id);
+    bool is_known = Lookup(segment, moved[i].offset) >= 0;  // as what was decoded from there
+    entry = {segment, moved[i].offset, size};
+    files_.push_back(moved[i].file);
+    if (!is_known) foreign_.emplace_back(segment, OffsetSize(moved[i].offset, size));
+    (movable_is_copy_[i] ? bytes_copied_ : bytes_shared_) += size;
+  }
+  // What had to be copied on the way was counted as shared.
+  copied = std::min(copied, bytes_shared_);
+  bytes_shared_ -= copied;
+  bytes_copied_ += copied;
+}
+
 Place AllocationTable::AddCopy(const arrow::Buffer& buffer) {
   auto [copy, is_new] = copies_.try_emplace({reinterpret_cast<uint64_t>(buffer.data()), Size(buffer)}, -1);
-  if (is_new) {
-    uint8_t* address = arena_ == nullptr ? nullptr : arena_->Allocate(Size(buffer), Origin::kCopy);
-    if (address == nullptr) throw ArenaFull(Size(buffer));
-    std::memcpy(address, buffer.data(), Size(buffer));
-    uint64_t offset = static_cast<uint64_t>(address - arena_->base());
-    // Only the pin keeps the copy from here on.
-    bool pinned = arena_->Pin(offset);
-    arena_->Free(address);
-    if (!pinned) throw ArenaFull(Size(buffer));
-    own_.emplace_back(offset, Size(buffer));
-    copy->second = Append(OwnSegment(), offset, Size(buffer));
-    bytes_copied_ += Size(buffer);
-  }
+  if (is_new) copy->second = Append(OwnSegment(), Copy(buffer.data(), Size(buffer)), Size(buffer));
   return {copy->second, 0};
+}
+
+uint64_t AllocationTable::Copy(const uint8_t* data, uint64_t size) {
+  uint8_t* address = arena_ == nullptr ? nullptr : arena_->Allocate(size, Origin::kCopy);
+  if (address == nullptr) throw ArenaFull(size);
+  std::memcpy(address, data, size);
+  uint64_t offset = static_cast<uint64_t>(address - arena_->base());
+  // Only the pin keeps the copy from here on.
+  bool pinned = arena_->Pin(offset);
+  arena_->Free(address);
+  if (!pinned) throw ArenaFull(size);
+  own_.emplace_back(offset, size);
+  bytes_copied_ += size;
+  return offset;
 }
 
 Place AllocationTable::AddInline(const arrow::Buffer& buffer) {
@@ -136,6 +179,7 @@ void AllocationTable::Release(Encoded* encoded) {
   own_.clear();
   for (const auto& [segment, range] : foreign_) encoded->foreign[segments_[segment]].push_back(range);
   encoded->holds = std::move(kept_);
+  encoded->files = std::move(files_);
   encoded->bytes_shared = bytes_shared_;
   encoded->bytes_reshared = bytes_reshared_;
   encoded->bytes_copied = bytes_copied_;

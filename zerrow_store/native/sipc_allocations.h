@@ -1,7 +1,8 @@
 // The allocation table of a message that is being encoded.
 //
 // Says for a buffer where it lies: in this process's arena (its allocation is pinned, once
-// per message), in a mapped segment (its hold is kept), or nowhere (its bytes are copied).
+// per message), in a mapped segment (its hold is kept), in memory that can be moved into a file (which
+// happens in the end, for all of the message), or elsewhere (its bytes are copied).
 // Until `Release` the pins are this object's and go with it.
 #pragma once
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "movable.h"
 #include "sipc.h"
 
 namespace zerrow {
@@ -22,7 +24,8 @@ struct Place {
 
 class AllocationTable {
  public:
-  AllocationTable() : arena_(Arena::Get()) {}
+  // move: memory that KernelZero can move is moved, not copied.
+  explicit AllocationTable(bool move) : arena_(Arena::Get()), move_(move) {}
   ~AllocationTable();
   AllocationTable(const AllocationTable&) = delete;
   AllocationTable& operator=(const AllocationTable&) = delete;
@@ -36,6 +39,9 @@ class AllocationTable {
 
   // While set, memory of the arena counts as copied: it was made for this message.
   void set_compacting(bool compacting) { compacting_ = compacting; }
+
+  // Moves what is to be moved: before this, the table is not complete. Throws ArenaFull.
+  void Move();
 
   const std::vector<SegmentId>& segments() const { return segments_; }
   const std::vector<AllocationRef>& allocations() const { return allocations_; }
@@ -55,15 +61,19 @@ class AllocationTable {
 
   bool AddOwn(const arrow::Buffer& buffer, Place* place);
   bool AddHeld(const arrow::Buffer& buffer, Place* place);
+  bool AddMovable(const arrow::Buffer& buffer, Place* place);
   Place AddCopy(const arrow::Buffer& buffer);
   Place AddInline(const arrow::Buffer& buffer);
+  // Copies into the arena; the copy is pinned. Returns its offset.
+  uint64_t Copy(const uint8_t* data, uint64_t size);
   // Index of an allocation in the table, -1 if it is not there.
   int64_t Lookup(uint64_t segment, uint64_t offset) const;
   int64_t Append(uint64_t segment, uint64_t offset, uint64_t size);
   uint64_t Segment(const SegmentId& id);
   uint64_t OwnSegment();
 
-  Arena* arena_;
+  Arena* const arena_;
+  const bool move_;
   bool compacting_ = false;
   std::vector<SegmentId> segments_;
   std::vector<AllocationRef> allocations_;
@@ -75,6 +85,13 @@ class AllocationTable {
   int64_t last_own_index_ = -1;
   std::unordered_set<uint64_t> written_;  // offsets of NumPy's memory that cannot be pinned
   PairMap<int64_t> copies_;               // by address and size
+
+  // What is to be moved, by address; its entries of the table are filled in by Move().
+  std::vector<MovableRange> movable_;
+  std::vector<int64_t> movable_index_;
+  std::vector<bool> movable_is_copy_;  // made for this message
+  std::unordered_map<const uint8_t*, int64_t> movable_known_;
+  std::vector<std::shared_ptr<MovedFile>> files_;
 
   std::unordered_map<const Hold*, std::vector<int64_t>> holds_;  // table index by held allocation
   std::vector<std::shared_ptr<Hold>> kept_;

@@ -37,7 +37,7 @@ void CheckDescribable(const arrow::DataType& type) {
 
 class Encoder {
  public:
-  explicit Encoder(Kind kind) : kind_(kind) {}
+  Encoder(Kind kind, bool move) : kind_(kind), allocations_(move) {}
 
   void Word(int64_t word) { stream_.push_back(word); }
 
@@ -75,6 +75,7 @@ class Encoder {
   }
 
   Encoded Finish(std::string_view header = {}) {
+    allocations_.Move();
     Encoded encoded;
     encoded.message = Message(header);
     allocations_.Release(&encoded);
@@ -195,16 +196,16 @@ void Chunks(const arrow::ChunkedArray& array, Encoder* encoder) {
 
 }  // namespace
 
-Encoded EncodeTable(const arrow::Table& table) {
-  Encoder encoder(Kind::kTable);
+Encoded EncodeTable(const arrow::Table& table, bool move) {
+  Encoder encoder(Kind::kTable, move);
   encoder.Schema(*table.schema());
   encoder.Word(table.num_rows());
   for (int i = 0; i < table.num_columns(); ++i) Chunks(*table.column(i), &encoder);
   return encoder.Finish();
 }
 
-Encoded EncodeRecordBatch(const arrow::RecordBatch& batch) {
-  Encoder encoder(Kind::kRecordBatch);
+Encoded EncodeRecordBatch(const arrow::RecordBatch& batch, bool move) {
+  Encoder encoder(Kind::kRecordBatch, move);
   encoder.Schema(*batch.schema());
   encoder.Word(batch.num_rows());
   for (int i = 0; i < batch.num_columns(); ++i) {
@@ -213,22 +214,23 @@ Encoded EncodeRecordBatch(const arrow::RecordBatch& batch) {
   return encoder.Finish();
 }
 
-Encoded EncodeChunkedArray(const arrow::ChunkedArray& array) {
-  Encoder encoder(Kind::kChunkedArray);
+Encoded EncodeChunkedArray(const arrow::ChunkedArray& array, bool move) {
+  Encoder encoder(Kind::kChunkedArray, move);
   encoder.Schema(*arrow::schema({arrow::field("", array.type())}));
   Chunks(array, &encoder);
   return encoder.Finish();
 }
 
-Encoded EncodeArray(const arrow::Array& array) {
-  Encoder encoder(Kind::kArray);
+Encoded EncodeArray(const arrow::Array& array, bool move) {
+  Encoder encoder(Kind::kArray, move);
   encoder.Schema(*arrow::schema({arrow::field("", array.type())}));
   encoder.TopLevel(array.data(), *array.type());
   return encoder.Finish();
 }
 
-Encoded EncodeBuffers(std::string_view header, const std::vector<std::shared_ptr<arrow::Buffer>>& buffers) {
-  Encoder encoder(Kind::kBuffers);
+Encoded EncodeBuffers(std::string_view header, const std::vector<std::shared_ptr<arrow::Buffer>>& buffers,
+                      bool move) {
+  Encoder encoder(Kind::kBuffers, move);
   encoder.Word(static_cast<int64_t>(buffers.size()));
   for (const auto& buffer : buffers) encoder.Buffer(buffer.get());
   return encoder.Finish(header);

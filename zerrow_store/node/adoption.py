@@ -2,12 +2,13 @@
 
 A sandbox's output lies in a file that is sealed against writing, and its process has ended. Whoever
 received it offers it here, and `Client.publish` hands it to the store with the first object that
-refers to it.
+refers to it. So it does with the sealed files of memory that KernelZero has moved.
 """
 
 import os
 import threading
 
+from zerrow_store.native import _native
 from zerrow_store.node import protocol
 
 _lock = threading.Lock()
@@ -27,11 +28,14 @@ def withdraw(segment_id: bytes) -> None:
 
 
 def take(segment_ids: list[bytes]) -> list[tuple[bytes, int, int]]:
-    """Return those that are offered: (segment id, a descriptor of the caller's own, size)."""
+    """Return those that are offered, or moved here: (segment id, a descriptor of the caller's own,
+    size).
+    """
     with _lock:
         found = [(s, *_offered[s]) for s in segment_ids if s in _offered]
         del found[protocol.MAX_DESCRIPTORS :]  # what is beyond is lost to the store, which says so
-        return [(s, os.dup(fd), size) for s, fd, size in found]
+        offered = [(s, os.dup(fd), size) for s, fd, size in found]
+    return offered + _native.moved_files(segment_ids, protocol.MAX_DESCRIPTORS - len(offered))
 
 
 def close(fds: list[int]) -> None:

@@ -129,7 +129,7 @@ class Client(Link, CacheCalls):
                 raise TypeError(f"not Arrow data: {type(obj).__name__}")
             obj = pa.table(obj)
         object_id = os.urandom(16) if object_id is None else object_id
-        encoded = _native.encode(obj)
+        encoded = _native.encode(obj, move=True)
         self.publish(object_id, encoded, encoded.message)
         return object_id
 

@@ -64,6 +64,7 @@ def _allocate_in_arena(limit: int) -> None:
             warm_limit=min(_WARM_LIMIT, limit),
             decay_ms=500,
             arena_sealable=True,
+            kernelzero="off",
         )
     )
     _native.arena_segment()

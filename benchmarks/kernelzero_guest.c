@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Guest instructions of getting filled anonymous memory into a memfd, in user space and kernel:
- * write(2), mmap and memcpy, and the move. Runs under 'qemu -icount shift=0' on one CPU, where the
- * time stamp counter counts instructions. Prints a JSON object; each figure is a median of RUNS.
+ * What it costs to get filled anonymous memory into a memfd, in user space and kernel: write(2), mmap
+ * and memcpy, and the move. Under 'qemu -icount shift=0' on one CPU the time stamp counter counts
+ * instructions; with the argument 'clock' it is nanoseconds, for a machine that has the module.
+ * Prints a JSON object; each figure is a median of RUNS.
  *
  * Counted is the call alone (for mmap: ftruncate, mmap, memcpy, munmap). Not counted: filling the
  * source, and what comes later, such as the faults by which the producer reads moved memory again.
@@ -15,6 +16,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
@@ -91,24 +93,30 @@ static void by_move_whole(int fd, char *p, size_t n)
 		die("not moved whole");
 }
 
-enum { BUFFERS = 1000 };
+enum { MOST = 1000 };
+
+/* Buffers of `each` bytes, `step` apart; in one call, or in a call for each. */
+static struct {
+	unsigned buffers;
+	size_t each, step;
+} batch;
 
 static void one_call(int fd, char *p, size_t n)
 {
-	static struct kernelzero_range r[BUFFERS];
-	size_t each = n / BUFFERS;
+	static struct kernelzero_range r[MOST];
 
-	for (int i = 0; i < BUFFERS; i++)
-		r[i] = (struct kernelzero_range){ .addr = (uintptr_t)p + i * each, .len = each };
-	move(fd, r, BUFFERS, 0);
+	(void)n;
+	for (unsigned i = 0; i < batch.buffers; i++)
+		r[i] = (struct kernelzero_range){ .addr = (uintptr_t)p + i * batch.step, .len = batch.each };
+	move(fd, r, batch.buffers, 0);
 }
 
 static void many_calls(int fd, char *p, size_t n)
 {
-	size_t each = n / BUFFERS;
-
-	for (int i = 0; i < BUFFERS; i++)
-		move(fd, &(struct kernelzero_range){ .addr = (uintptr_t)p + i * each, .len = each }, 1, 0);
+	(void)n;
+	for (unsigned i = 0; i < batch.buffers; i++)
+		move(fd, &(struct kernelzero_range){ .addr = (uintptr_t)p + i * batch.step, .len = batch.each }, 1,
+		     0);
 }
 
 static int ascending(const void *a, const void *b)
@@ -118,7 +126,19 @@ static int ascending(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
-/* Instructions per page of n bytes, or per n bytes with pages = 1 */
+static uint64_t by_clock;
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	if (!by_clock)
+		return __rdtsc();
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+/* Cost per page of n bytes, or of n bytes with pages = 1 */
 static uint64_t measure(void (*how)(int, char *, size_t), size_t n, int huge, size_t pages)
 {
 	uint64_t runs[RUNS], start;
@@ -127,9 +147,9 @@ static uint64_t measure(void (*how)(int, char *, size_t), size_t n, int huge, si
 		char *p = memory(n, huge);
 		int fd = memfd_create("bench", 0);
 
-		start = __rdtsc();
+		start = now();
 		how(fd, p, n);
-		runs[i] = (__rdtsc() - start) / pages;
+		runs[i] = (now() - start) / pages;
 		munmap(p, n);
 		close(fd);
 	}
@@ -149,14 +169,40 @@ static const struct {
 	{ "move_huge_whole", by_move_whole, 1 },
 };
 
-int main(void)
+/* Calls over buffers side by side, and with a page between them: what a call costs, and a buffer. */
+static void measure_batches(void)
+{
+	static const unsigned buffers[] = { 1, 10, 100, MOST };
+	static const size_t pages[] = { 1, 4, 16 };
+	int some = 0;
+
+	printf("\"batches\": [");
+	for (int apart = 0; apart < 2; apart++)
+		for (size_t p = 0; p < sizeof(pages) / sizeof(*pages); p++)
+			for (size_t b = 0; b < sizeof(buffers) / sizeof(*buffers); b++) {
+				size_t n;
+
+				batch.buffers = buffers[b];
+				batch.each = pages[p] * PS;
+				batch.step = batch.each + apart * PS;
+				n = batch.buffers * batch.step;
+				printf("%s{\"adjacent\": %s, \"pages\": %zu, \"buffers\": %u, \"one_call\": %lu, ",
+				       some++ ? ", " : "", apart ? "false" : "true", pages[p], buffers[b],
+				       (unsigned long)measure(one_call, n, 0, 1));
+				printf("\"calls\": %lu}", (unsigned long)measure(many_calls, n, 0, 1));
+			}
+	printf("]");
+}
+
+int main(int argc, char **argv)
 {
 	static const size_t sizes[] = { PS, 16 * PS, 256 * PS, HUGE, 32 * HUGE };
 
+	by_clock = argc > 1 && !strcmp(argv[1], "clock");
 	dev = open("/dev/kernelzero", O_RDWR);
 	if (dev < 0)
 		die("/dev/kernelzero");
-	printf("{\"runs\": %d, \"instructions_per_page\": {", RUNS);
+	printf("{\"runs\": %d, \"per_page\": {", RUNS);
 	for (size_t w = 0; w < sizeof(ways) / sizeof(*ways); w++) {
 		printf("%s\"%s\": {", w ? ", " : "", ways[w].name);
 		for (size_t s = 0, some = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
@@ -167,8 +213,8 @@ int main(void)
 		}
 		printf("}");
 	}
-	printf("}, \"thousand_buffers_of_a_page\": {\"one_call\": %lu, \"calls\": %lu}}\n",
-	       (unsigned long)measure(one_call, BUFFERS * PS, 0, 1),
-	       (unsigned long)measure(many_calls, BUFFERS * PS, 0, 1));
+	printf("}, ");
+	measure_batches();
+	printf("}\n");
 	return 0;
 }

@@ -1,0 +1,31 @@
+// A memory pool in front of another one, which makes what that allocates known to Movable.
+#pragma once
+#include <arrow/memory_pool.h>
+#include <arrow/status.h>
+
+#include <cstdint>
+#include <string>
+
+namespace zerrow {
+
+class MovablePool final : public arrow::MemoryPool {
+ public:
+  explicit MovablePool(arrow::MemoryPool* original) : original_(original) {}
+
+  using MemoryPool::Allocate;
+  using MemoryPool::Free;
+  using MemoryPool::Reallocate;
+  arrow::Status Allocate(int64_t size, int64_t alignment, uint8_t** out) override;
+  arrow::Status Reallocate(int64_t old_size, int64_t new_size, int64_t alignment, uint8_t** ptr) override;
+  void Free(uint8_t* buffer, int64_t size, int64_t alignment) override;
+  void ReleaseUnused() override { original_->ReleaseUnused(); }
+  int64_t bytes_allocated() const override { return original_->bytes_allocated(); }
+  int64_t total_bytes_allocated() const override { return original_->total_bytes_allocated(); }
+  int64_t num_allocations() const override { return original_->num_allocations(); }
+  std::string backend_name() const override { return original_->backend_name(); }
+
+ private:
+  arrow::MemoryPool* original_;
+};
+
+}  // namespace zerrow

@@ -1,0 +1,191 @@
+// Moving allocations into files; see movable.h.
+//
+// While an allocation is on its way it stays in the books as it was: who publishes it holds its
+// buffer, so nobody frees it, and nobody else moves, as `moving` is held.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <set>
+#include <string>
+
+#include "kernelzero.h"
+#include "mapping.h"
+#include "movable_books.h"
+
+namespace zerrow {
+namespace {
+
+// A file takes allocations until it has so much, so that what outlives the others keeps not much more
+// than itself. But a frame of the store's protocol carries 200 descriptors: a message has no more than
+// this number of files that are new, and of files from earlier publications.
+constexpr uint64_t kFileBytes = 16u << 20;
+constexpr uint64_t kMostFiles = 96;
+// Each moved range may cost two of the vm.max_map_count mappings (65530 by default) of the process.
+constexpr uint64_t kMostReplaced = 8000;
+
+constexpr uint64_t kHuge = 2u << 20;
+constexpr int kSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+
+// Most of a process's descriptors are for its program. And a file beyond RLIMIT_FSIZE would raise SIGXFSZ.
+bool MayMake(uint64_t size) {
+  rlimit files, bytes;
+  return getrlimit(RLIMIT_NOFILE, &files) == 0 && MovableBooks::Get().files < files.rlim_cur / 4 &&
+         getrlimit(RLIMIT_FSIZE, &bytes) == 0 && size <= bytes.rlim_cur;
+}
+
+bool SameInFile(const MovedFile& file, uint64_t offset, const uint8_t* data, uint64_t size) {
+  uint8_t bytes[4096];
+  while (size > 0) {
+    size_t part = std::min<uint64_t>(size, sizeof(bytes));
+    if (pread(file.fd, bytes, part, static_cast<off_t>(offset)) != static_cast<ssize_t>(part)) return false;
+    if (memcmp(bytes, data, part) != 0) return false;
+    offset += part, data += part, size -= part;
+  }
+  return true;
+}
+
+// Whether the owner has written to a moved allocation: to its pages, or to the edges, which are its own.
+bool WrittenSince(MovableRange range, const MovableAllocation& allocation) {
+  MovableRange pages = WholePages(range);
+  auto head = static_cast<uint64_t>(pages.address - range.address);
+  uint64_t tail = range.size - head - pages.size;
+  const MovedFile& file = *allocation.file;
+  return PrivatelyWritten(pages.address, pages.size) ||
+         !SameInFile(file, allocation.offset, range.address, head) ||
+         !SameInFile(file, allocation.offset + head + pages.size, pages.address + pages.size, tail);
+}
+
+// A file on its way. What comes of it is entered into the books by `Conclude`.
+class Batch {
+ public:
+  void Add(size_t index, MovableRange range) {
+    indices_.push_back(index);
+    ranges_.push_back({reinterpret_cast<uintptr_t>(range.address), range.size, 0, 0});
+    bytes_ += range.size;
+  }
+  uint64_t bytes() const { return bytes_; }
+
+  void Move() {
+    refused_.assign(ranges_.size(), false);
+    // A huge page's place may leave a gap.
+    if (!MayMake(bytes_ + ranges_.size() * (kHuge + 2 * kPage))) return;
+    int fd = memfd_create("zerrow-moved", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) return;  // out of descriptors or memory: copied
+    Append(fd);
+    file_ = Sealed(fd);
+    close(fd);
+  }
+
+  void Conclude(std::vector<Moved>* moved, uint64_t* bytes_copied) {
+    MovableBooks& books = MovableBooks::Get();
+    std::lock_guard<std::mutex> lock(books.mutex);
+    for (size_t i = 0; i < ranges_.size(); ++i) {
+      MovableAllocation& allocation =
+          books.allocations.find(reinterpret_cast<uint8_t*>(ranges_[i].addr))->second;
+      allocation.replaced = ranges_[i].done > 0;
+      if (allocation.replaced) ++books.replaced;
+      bool whole = ranges_[i].done == ranges_[i].len && file_ != nullptr;
+      allocation.unmovable = refused_[i] || (allocation.replaced && !whole);
+      if (!whole) continue;
+      allocation.file = file_;
+      allocation.offset = ranges_[i].offset;
+      (*moved)[indices_[i]] = {file_, ranges_[i].offset};
+    }
+    if (file_ != nullptr) {
+      books.by_id[file_->id] = file_;
+      std::erase_if(books.by_id, [](const auto& entry) { return entry.second.expired(); });
+      *bytes_copied += std::min(copied_pages_ * kPage, bytes_);
+    }
+  }
+
+ private:
+  // The kernel stops at the first range that will not go: the others are tried without it.
+  void Append(int fd) {
+    size_t at = 0;
+    while (at < ranges_.size()) {
+      uint32_t done = 0;
+      kernelzero_counts counts{};
+      int error = MoveIntoFile(fd, &ranges_[at], static_cast<uint32_t>(ranges_.size() - at), &done, &counts);
+      copied_pages_ += counts.copied;
+      at += done;
+      if (error == 0) return;
+      // Short of space or memory, or the module is gone: it is the same for the others, and may pass.
+      if (error != EINVAL && error != EFAULT && error != EAGAIN) return;
+      refused_[at++] = error == EINVAL;
+    }
+  }
+
+  // Seals the file and opens it read-only: a writable descriptor of a sealed file cannot be mapped
+  // before Linux 6.7. nullptr if there is nothing in it, or somebody (a device) could still write.
+  static std::shared_ptr<MovedFile> Sealed(int fd) {
+    struct stat status;
+    if (fstat(fd, &status) != 0 || status.st_size == 0 || fcntl(fd, F_ADD_SEALS, kSeals) != 0) return nullptr;
+    int reading = open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC);
+    if (reading < 0) return nullptr;
+    SegmentId id;
+    if (getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size())) {
+      close(reading);
+      return nullptr;
+    }
+    return std::make_shared<MovedFile>(id, reading, static_cast<uint64_t>(status.st_size));
+  }
+
+  std::vector<size_t> indices_;
+  std::vector<kernelzero_range> ranges_;
+  std::vector<bool> refused_;
+  uint64_t bytes_ = 0;
+  uint64_t copied_pages_ = 0;
+  std::shared_ptr<MovedFile> file_;
+};
+
+// Whether it is to be moved. If it has been, and is as it was then, `moved` says where; `files` are those
+// that the message has by now.
+bool IsFresh(MovableRange range, std::set<const MovedFile*>* files, Moved* moved) {
+  MovableBooks& books = MovableBooks::Get();
+  MovableAllocation allocation;
+  {
+    std::lock_guard<std::mutex> lock(books.mutex);
+    allocation = books.allocations.find(range.address)->second;
+    if (allocation.file == nullptr) return !allocation.unmovable && books.replaced < kMostReplaced;
+  }
+  const MovedFile* file = allocation.file.get();
+  if (files->size() == kMostFiles && files->count(file) == 0) return false;
+  if (WrittenSince(range, allocation)) return false;
+  files->insert(file);
+  *moved = {std::move(allocation.file), allocation.offset};
+  return false;
+}
+
+}  // namespace
+
+std::vector<Moved> Movable::Publish(const std::vector<MovableRange>& ranges, uint64_t* bytes_copied) {
+  std::vector<Moved> moved(ranges.size());
+  std::lock_guard<std::mutex> lock(MovableBooks::Get().moving);
+  uint64_t total = 0;
+  std::set<const MovedFile*> known;
+  std::vector<size_t> fresh;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (!IsFresh(ranges[i], &known, &moved[i])) continue;
+    fresh.push_back(i);
+    total += ranges[i].size;
+  }
+  uint64_t most = std::max(kFileBytes, total / kMostFiles);
+  Batch batch;
+  for (size_t i : fresh) {
+    batch.Add(i, ranges[i]);
+    if (batch.bytes() < most && i != fresh.back()) continue;
+    batch.Move();
+    batch.Conclude(&moved, bytes_copied);
+    batch = Batch();
+  }
+  return moved;
+}
+
+}  // namespace zerrow
