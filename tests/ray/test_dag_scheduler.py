@@ -10,7 +10,7 @@ from ray.dag import MultiOutputNode
 from zerrow_ray.dag.budget import Budget
 from zerrow_ray.dag.estimates import Estimates, Need
 from zerrow_ray.dag.plan import Plan
-from zerrow_ray.dag.policy import choose_rollbacks
+from zerrow_ray.dag.policy import choose
 from zerrow_ray.dag.scheduler import Scheduler
 from zerrow_store.node.policy import Adaptive, Candidate, Keep, Lru, Policy, Rollback, Swap
 
@@ -47,7 +47,8 @@ class Simulation:
         self.scheduler = Scheduler(
             plan,
             self.account,
-            policy or Swap(),
+            policy or Keep(),
+            2,
             need=lambda step: needs[step.key],
             seconds=lambda step: seconds.get(step.key) if seconds else 0.0,
             disk=lambda nbytes: nbytes / 4 + nbytes / 4,
@@ -55,15 +56,20 @@ class Simulation:
         self.running: list[str] = []
         self.finished: set[str] = set()
         self.present: set[str] = set()
+        self.spilled: set[str] = set()
         self.runs = Counter()
         self.rolled_back = Counter()
 
     def start(self) -> bool:
-        step, rolled = self.scheduler.start()
-        for candidate in rolled:
+        step, evicted = self.scheduler.start()
+        for candidate, way in evicted:
             key = candidate.key
-            assert key in self.present - self.plan.results
+            assert key in self.present - self.spilled
             assert not any(key in self.plan.steps[running].inputs for running in self.running)
+            if way == "spill":
+                self.spilled.add(key)
+                continue
+            assert key not in self.plan.results
             self.present.remove(key)
             self.rolled_back[key] += 1
         if step is None:
@@ -82,6 +88,7 @@ class Simulation:
         released = set(self.scheduler.finish(key, self.needs[key].result))
         assert released <= self.present - self.plan.results
         self.present -= released
+        self.spilled -= released
         for step in self.plan.steps.values():
             if step.key not in self.finished:
                 assert not released & set(step.inputs), "a result goes before its last consumer"
@@ -97,7 +104,9 @@ def test_all_steps_run_within_the_budget(data: st.DataObject, total: int) -> Non
         for key in plan.steps:
             result = data.draw(st.integers(0, 20))
             needs[key] = Need(result, result + data.draw(st.integers(0, 10)))
-        simulations.append(Simulation(plan, budget, needs))
+        policy = data.draw(st.sampled_from([Keep, Swap, Rollback, Adaptive, Lru]))()
+        seconds = {key: data.draw(st.sampled_from([None, 0.1, 9.0])) for key in plan.steps}
+        simulations.append(Simulation(plan, budget, needs, policy, seconds))
     largest = max(need.peak for s in simulations for need in s.needs.values())
     active = list(simulations)
     while active:
@@ -107,7 +116,7 @@ def test_all_steps_run_within_the_budget(data: st.DataObject, total: int) -> Non
             for simulation in active:
                 started = simulation.start() or started
             # Exceeded by one step that had to start, beside results that are still needed.
-            kept = sum(s.needs[key].result for s in simulations for key in s.present)
+            kept = sum(s.needs[key].result for s in simulations for key in s.present - s.spilled)
             assert budget.held() <= max(total, kept + largest)
         running = [(s, key) for s in active for key in s.running]
         assert running, "no step runs and none can start"
@@ -215,7 +224,24 @@ def test_rollback_drops_what_is_in_the_way_and_makes_it_again() -> None:
 
 
 def test_swap_runs_everything_once() -> None:
-    assert set(crossed(Swap(), 0.0).runs.values()) == {1}
+    simulation = crossed(Swap(), 0.0)
+    assert set(simulation.runs.values()) == {1}
+
+
+def test_what_is_spilled_makes_room_for_steps_side_by_side() -> None:
+    plan = Plan(work.bind(*(work.bind() for _ in range(6))))
+    needs = dict.fromkeys(plan.steps, Need(10, 10))
+    simulation = Simulation(plan, Budget(lambda: 20), needs, Swap())
+    most = 0
+    while not simulation.scheduler.done:
+        while simulation.start():
+            pass
+        most = max(most, len(simulation.running))
+        assert simulation.account.held <= 20 + 10
+        simulation.finish(simulation.running[0])
+    assert most == 2
+    assert len(simulation.spilled) == 0
+    assert set(simulation.runs.values()) == {1}
 
 
 def test_adaptive_compares_running_again_with_the_disk() -> None:
@@ -235,11 +261,13 @@ def test_the_cheapest_goes_first_and_no_more_than_needed() -> None:
         Candidate("big", 90, {"rollback": 3.0, "spill": 45.0}, 2.0),
     ]
 
-    def chosen(policy: Policy, excess: int) -> list[object]:
-        return [c.key for c in choose_rollbacks(policy, candidates, excess)]
+    def chosen(policy: Policy, excess: int) -> list[tuple[object, str]]:
+        return [(c.key, way) for c, way in choose(policy, candidates, excess)]
 
-    assert chosen(Rollback(), 95) == ["big", "quick"]
+    assert chosen(Rollback(), 95) == [("big", "rollback"), ("quick", "rollback")]
     assert chosen(Rollback(), 0) == []
-    assert chosen(Adaptive(), 1000) == ["big", "quick"]
-    assert chosen(Lru(), 1000) == ["quick", "big"]
-    assert chosen(Swap(), 1000) == []
+    in_all = [("big", "rollback"), ("quick", "rollback"), ("slow", "spill")]
+    assert chosen(Adaptive(), 1000) == in_all
+    assert chosen(Lru(), 1000) == [("slow", "spill"), ("quick", "rollback"), ("big", "rollback")]
+    assert chosen(Swap(), 15) == [("slow", "spill"), ("quick", "spill")]
+    assert chosen(Keep(), 1000) == []

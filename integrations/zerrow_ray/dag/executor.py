@@ -112,6 +112,7 @@ class _Execution:
             plan,
             account,
             policy,
+            max(1, int(ray.cluster_resources().get("CPU", 1))),
             need=self._need,
             seconds=self._seconds_again,
             disk=_Disk().seconds,
@@ -153,13 +154,15 @@ class _Execution:
         return self._puts[key]
 
     def _next(self) -> Step | None:
-        step, rolled_back = self._scheduler.start()
-        for candidate in rolled_back:
-            key = str(candidate.key)
-            del self._values[key]
-            run = self._runs[key]
-            run.rollbacks += 1
-            run.expected_again = candidate.ways[ROLLBACK]
+        step, evicted = self._scheduler.start()
+        for candidate, way in evicted:
+            run = self._runs[str(candidate.key)]
+            if way == ROLLBACK:
+                del self._values[run.key]
+                run.rollbacks += 1
+                run.expected_again = candidate.ways[way]
+            else:
+                run.left_to_disk = True
         return step
 
     def _submit(self, step: Step) -> None:

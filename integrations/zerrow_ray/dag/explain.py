@@ -17,7 +17,7 @@ class Run:
 
     What only a task can report is None for actors, their calls and generators. Of a step that was
     rolled back it is the last run; expected_again: the seconds that running it again, with all that
-    it needs, was expected to take.
+    it needs, was expected to take. left_to_disk: it made room by being left to the store to spill.
     """
 
     key: str
@@ -34,6 +34,7 @@ class Run:
     released: float | None = None
     rollbacks: int = 0
     expected_again: float | None = None
+    left_to_disk: bool = False
 
     def follow(self, previous: "Run") -> None:
         """Note that this run repeats one whose result was rolled back."""
@@ -60,6 +61,7 @@ _COLUMNS = (
     "peak",
     "expected",
     "rollbacks",
+    "spilled",
 )
 
 
@@ -69,7 +71,7 @@ class Explanation:
     str() gives a table: times in seconds after the DAG's start; `seconds` in the function itself;
     `result` is what a step returned, `new` how much of it was in no segment before, `peak` by how
     much its worker grew, `expected` what it was admitted with; `rollbacks` is how often its result
-    was dropped, to be made again.
+    was dropped, to be made again; `spilled` was left to the store, to make room.
     """
 
     def __init__(self, plan: Plan, runs: list[Run]) -> None:
@@ -119,6 +121,7 @@ def _cells(run: Run) -> list[str]:
         *("" if time is None else f"{time:.3f}" for time in times),
         *("" if size is None else format_size(size) for size in sizes),
         str(run.rollbacks),
+        "yes" if run.left_to_disk else "",
     ]
 
 

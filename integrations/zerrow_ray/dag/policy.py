@@ -1,7 +1,7 @@
-"""Which results of a DAG are rolled back: what the policy of the stores says of them.
+"""Which results of a DAG make room for its next step: what the policy of the stores says of them.
 
 A result that is in the way can be *rolled back*: dropped, and made again when it is asked for. Or
-it can stay: the store then spills it to disk, if nobody reads it.
+it is *spilled*: left to the store, which writes to disk what nobody reads when memory is short.
 """
 
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ from collections.abc import Iterable
 from zerrow_store.node.policy import Candidate, Policy
 
 ROLLBACK = "rollback"
+SPILL = "spill"
+
+Chosen = list[tuple[Candidate, str]]
+"""Candidates, each with the way in which it goes."""
 
 
-def choose_rollbacks(
-    policy: Policy, candidates: Iterable[Candidate], excess: int
-) -> list[Candidate]:
-    """Return what to roll back so that `excess` bytes less are held, or as many as are to be."""
-    if excess <= 0:
-        return []
-    going = [each for each in candidates if policy.way(each) == ROLLBACK]
-    chosen = []
-    for candidate in sorted(going, key=lambda each: policy.rank(each, 0.0)):
+def choose(policy: Policy, candidates: Iterable[Candidate], excess: int) -> Chosen:
+    """Return what is to go so that `excess` bytes less are held, or as much as may."""
+    chosen: Chosen = []
+    for candidate in sorted(candidates, key=lambda each: policy.rank(each, 0.0)):
         if excess <= 0:
             break
-        chosen.append(candidate)
-        excess -= candidate.nbytes
+        if way := policy.way(candidate):
+            chosen.append((candidate, way))
+            excess -= candidate.nbytes
     return chosen

@@ -2,9 +2,10 @@
 
 Depth first where memory is short, side by side where it is not: of the steps that are ready, one
 that lets go of its inputs goes before one that opens a new branch. A step starts when its peak fits
-beside all that is held. When nothing runs and nothing fits, the policy may roll results back; then
-the best step starts, whether it fits now or not: a DAG always advances, and never exceeds the
-budget by more than one step.
+beside all that is held. While none fits and there are processors left, results that no running step
+reads make room, as the policy says: they are rolled back, or left to the store to spill, which
+then hold no memory any more. When nothing runs and nothing helps, the best step starts all the
+same: a DAG always advances, and never exceeds the budget by more than one step.
 
 A result that was rolled back is made again when all else that its consumer needs is there.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable
 from zerrow_ray.dag.budget import Account
 from zerrow_ray.dag.estimates import Need
 from zerrow_ray.dag.plan import Plan, Step
-from zerrow_ray.dag.policy import ROLLBACK, choose_rollbacks
+from zerrow_ray.dag.policy import ROLLBACK, SPILL, Chosen, choose
 from zerrow_store.node.policy import Candidate, Policy
 
 _MOST_ROLLBACKS = 3
@@ -24,7 +25,8 @@ _MOST_ROLLBACKS = 3
 
 
 class Scheduler:
-    """The run of one plan. need: what a step needs, once its inputs are there.
+    """The run of one plan. slots: how many steps can run at a time, as far as the scheduler makes
+    room for them. need: what a step needs, once its inputs are there.
 
     seconds: what the last run of a finished step took, None if it must not run twice. disk: what
     it takes to write bytes to disk and read them.
@@ -35,6 +37,7 @@ class Scheduler:
         plan: Plan,
         account: Account,
         policy: Policy,
+        slots: int,
         *,
         need: Callable[[Step], Need],
         seconds: Callable[[Step], float | None],
@@ -43,6 +46,7 @@ class Scheduler:
         self._plan = plan
         self._account = account
         self._policy = policy
+        self._slots = slots
         self._need = need
         self._seconds = seconds
         self._disk = disk
@@ -52,6 +56,7 @@ class Scheduler:
         self._present: set[str] = set()
         self._running: set[str] = set()
         self._rolled: set[str] = set()
+        self._spilled: set[str] = set()
         self._rollbacks: Counter[str] = Counter()
         self._sizes: dict[str, int] = {}
 
@@ -60,9 +65,9 @@ class Scheduler:
         """Whether all steps have finished."""
         return not self._unfinished
 
-    def start(self) -> tuple[Step | None, list[Candidate]]:
+    def start(self) -> tuple[Step | None, Chosen]:
         """Return a step to start now, its memory taken from the account, or None if it has to wait;
-        and what was rolled back for it, whose values are to be dropped.
+        and what went for it, of which the values of what was rolled back are to be dropped.
         """
         self._account.waits = False
         ready = sorted(
@@ -71,17 +76,22 @@ class Scheduler:
         for step in ready:
             if self._asked_for(step) and self._account.take(step.key, self._need(step).peak):
                 return self._begin(step), []
-        if not ready or self._running:
+        if not ready or len(self._running) >= self._slots:
             return None, []
-        step = next(filter(self._asked_for, ready), ready[0])
-        peak = self._need(step).peak
+        alone = not self._running
+        wanted = next(filter(self._asked_for, ready), ready[0] if alone else None)
+        if wanted is None:
+            return None, []
+        peak = self._need(wanted).peak
         excess = self._account.excess(peak)
-        rolled = choose_rollbacks(self._policy, self._candidates(step), excess)
-        for candidate in rolled:
-            self._roll_back(str(candidate.key))
-        if self._account.take(step.key, peak, anyway=True):
-            return self._begin(step), rolled
-        return None, rolled
+        chosen = choose(self._policy, self._candidates(wanted), excess)
+        if sum(candidate.nbytes for candidate, _ in chosen) < excess and not alone:
+            return None, []  # it would not be enough: what runs will give memory back
+        for candidate, way in chosen:
+            self._evict(str(candidate.key), way)
+        if self._account.take(wanted.key, peak, anyway=alone):
+            return self._begin(wanted), chosen
+        return None, chosen
 
     def finish(self, key: str, result_bytes: int) -> list[str]:
         """Note that a step has finished; returns the steps whose results nobody will ask for."""
@@ -99,6 +109,7 @@ class Scheduler:
         ]
         for each in released:
             self._present.discard(each)
+            self._spilled.discard(each)
             self._account.drop(each)
         return released
 
@@ -138,16 +149,26 @@ class Scheduler:
     def _unfinished_consumers(self, key: str) -> set[str]:
         return self._unfinished.intersection(self._step(key).consumers)
 
-    # --- rolling back ---
+    # --- making room ---
+
+    def _evict(self, key: str, way: str) -> None:
+        if way == SPILL:
+            self._spilled.add(key)
+            self._account.drop(key)
+        else:
+            self._roll_back(key)
 
     def _candidates(self, starting: Step) -> Iterable[Candidate]:
-        """What may be rolled back for a step, and what it would take to make it again."""
-        for key in self._present - set(starting.inputs) - self._plan.results:
-            if self._sizes[key] and self._rollbacks[key] < _MOST_ROLLBACKS:
-                seconds = self._seconds_again(key, set())
-                if seconds is not None:
-                    ways = {"spill": self._disk(self._sizes[key]), ROLLBACK: seconds}
-                    yield Candidate(key, self._sizes[key], ways, self._finished[key])
+        """What may go for a step, and what it would take to have it back."""
+        read = {key for each in self._running for key in self._step(each).inputs}
+        for key in self._present - read - self._spilled - set(starting.inputs):
+            if not self._sizes[key]:
+                continue
+            ways = {SPILL: self._disk(self._sizes[key])}
+            again = key not in self._plan.results and self._rollbacks[key] < _MOST_ROLLBACKS
+            if again and (seconds := self._seconds_again(key, set())) is not None:
+                ways[ROLLBACK] = seconds
+            yield Candidate(key, self._sizes[key], ways, self._finished[key])
 
     def _seconds_again(self, key: str, counted: set[str]) -> float | None:
         """What it takes to run a step again, and all that it needs and that is not there."""
