@@ -4,7 +4,7 @@ import heapq
 import itertools
 from collections.abc import Hashable
 
-from zerrow_store.node.policy import Candidate, Policy, Rank
+from zerrow_store.node.policy import Candidate, Policy
 
 
 class EvictionQueue:
@@ -19,7 +19,7 @@ class EvictionQueue:
         self._serial = itertools.count()
         self._entries: dict[Hashable, tuple[int, Candidate, str]] = {}
         # Also of what was taken back or entered anew since, which is skipped.
-        self._heap: list[tuple[Rank, int, Hashable]] = []
+        self._heap: list[tuple[float, float, int, Hashable]] = []
         self.nbytes = 0
 
     def add(self, candidate: Candidate) -> None:
@@ -31,10 +31,10 @@ class EvictionQueue:
         serial = next(self._serial)
         self._entries[candidate.key] = serial, candidate, way
         self.nbytes += candidate.nbytes
-        rank = self._policy.rank(candidate, self._floor)
-        heapq.heappush(self._heap, (rank, serial, candidate.key))
+        class_, position = self._policy.rank(candidate, self._floor)
+        heapq.heappush(self._heap, (class_, position, serial, candidate.key))
         if len(self._heap) > 2 * len(self._entries) + 64:
-            self._heap = [e for e in self._heap if self._is_current(e[1], e[2])]
+            self._heap = [e for e in self._heap if self._is_current(e[2], e[3])]
             heapq.heapify(self._heap)
 
     def discard(self, key: Hashable) -> None:
@@ -45,10 +45,10 @@ class EvictionQueue:
     def pop(self) -> tuple[Candidate, str] | None:
         """Take out what goes next, and in which way; None if there is nothing."""
         while self._heap:
-            (_, position), serial, key = heapq.heappop(self._heap)
+            _, position, serial, key = heapq.heappop(self._heap)
             if self._is_current(serial, key):
-                _, candidate, way = self._entries[key]
-                self.discard(key)
+                _, candidate, way = self._entries.pop(key)
+                self.nbytes -= candidate.nbytes
                 self._floor = max(self._floor, position)
                 return candidate, way
         return None
