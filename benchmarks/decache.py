@@ -11,18 +11,18 @@ is a process of its own, with a Ray of its own. Prints a report; JSON and a plot
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import decache_first
 from benchmarks.hop import environment
 from benchmarks.tpch import tpch
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = [1, 2, 4, 8, 16, 32]
-DAGS = [1, 5, 10, 20, 40]
+DAGS = [1, 5, 15, 40]
 SIDES = ("plain", "zerrow")
 MIB = 1 << 20
 
@@ -45,7 +45,8 @@ def measure_all(path: Path, limit: int) -> dict[str, Any]:
         "dags": {
             side: {str(n): run("dags", side, path, limit, [n]) for n in DAGS} for side in SIDES
         },
-        "first": run("first", "zerrow", path, limit, [1]),
+        "first": decache_first.measure(path),
+        "strings": run("strings", "zerrow", path, limit, [1]),
     }
 
 
@@ -67,12 +68,8 @@ def print_report(results: dict[str, Any]) -> None:
                 own["chunks_decoded"],
             ]
             print(("{:>6}" + "{:>12}" * 5 + "{:>16}").format(*row))
-    first = results["first"]
-    for name in ("first", "pq.read_table", "warm_hit"):
-        quick = min(first[name])
-        middle = statistics.median(first[name])
-        print(f"{name}: median {middle * 1e3:.1f} ms, best {quick * 1e3:.1f} ms")
-    for name, case in first["share_strings"].items():
+    decache_first.report(results["first"])
+    for name, case in results["strings"].items():
         print(
             f"{name}: {case['seconds']:.2f} s, {case['bytes_stored'] / MIB:.0f} MiB stored, "
             f"half of the rows {case['bytes_of_half_the_rows'] / MIB:.0f} MiB"
@@ -99,14 +96,17 @@ def plot(results: dict[str, Any]) -> None:
         figure.tight_layout()
         figure.savefig(RESULTS / f"decache-{measure}.png", dpi=120)
     first = results["first"]
-    figure, axes = plt.subplots(figsize=(5, 3.5))
-    names = ["pq.read_table", "first", "warm_hit"]
-    axes.boxplot([[1e3 * s for s in first[name]] for name in names], tick_labels=names)
+    figure, axes = plt.subplots(figsize=(9, 3.5))
+    cases = {f"{k}\n{side}": first[k][side] for k in decache_first.KINDS for side in SIDES}
+    cases["warm hit\nzerrow"] = first["warm hit"]
+    milliseconds = [[1e3 * seconds for seconds, *_ in reads] for reads in cases.values()]
+    axes.boxplot(milliseconds, tick_labels=list(cases))
+    axes.tick_params(axis="x", labelsize=7)
     axes.set(ylabel="ms for 16 columns", yscale="log")
     figure.tight_layout()
     figure.savefig(RESULTS / "decache-first.png", dpi=120)
     figure, axes = plt.subplots(figsize=(8, 3.5))
-    sharing = first["share_strings"]
+    sharing = results["strings"]
     places = range(len(sharing))
     stored = [case["bytes_stored"] / MIB for case in sharing.values()]
     half = [case["bytes_of_half_the_rows"] / MIB for case in sharing.values()]

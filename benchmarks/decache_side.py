@@ -135,46 +135,14 @@ def measure_dags(side: str, path: str, count: int, memory: "Memory") -> dict[str
         return {"seconds": seconds, "peak_bytes": memory.peak(), **cache_figures(side)}
 
 
-def measure_first_read(path: str) -> dict[str, Any]:
-    """First reads and pyarrow's, in turn, in one process: seconds of each, and of warm hits."""
+def measure_sharing(path: str) -> dict[str, Any]:
+    """Plain strings against one dictionary for the file: memory, time, and a filter's output."""
     import zerrow_store
     from zerrow_store.node.supervisor import Supervisor
 
     supervisor = Supervisor(f"bench-{os.getpid()}", budget=16 << 30)
     supervisor.start()
     client = zerrow_store.connect(f"bench-{os.getpid()}")
-
-    def timed(action: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        table = action()
-        elapsed = time.perf_counter() - start
-        assert table.num_columns > 0
-        del table
-        time.sleep(0.1)
-        return elapsed
-
-    def ours() -> pa.Table:
-        return zerrow_store.read_parquet(path, client=client)
-
-    first, plain = [], []
-    for i in range(24):
-        client.cache_drop()
-        pair = [(first, ours), (plain, lambda: pq.read_table(path))]
-        for seconds, action in pair if i % 2 else reversed(pair):
-            seconds.append(timed(action))
-    ours()
-    warm = [timed(ours) for _ in range(30)]
-    answer = {"first": first[2:], "pq.read_table": plain[2:], "warm_hit": warm}
-    answer |= measure_sharing(client, path)
-    client.close()
-    supervisor.stop()
-    return answer
-
-
-def measure_sharing(client: Any, path: str) -> dict[str, Any]:
-    """Plain strings against one dictionary for the file: memory, time, and a filter's output."""
-    import zerrow_store
-
     sharing = {}
     for column in ("l_shipmode", "l_shipinstruct", "l_comment"):
         for shared in (False, True):
@@ -200,7 +168,9 @@ def measure_sharing(client: Any, path: str) -> dict[str, Any]:
             }
             client.delete(object_id)
             del table, taken, text
-    return {"share_strings": sharing}
+    client.close()
+    supervisor.stop()
+    return sharing
 
 
 class Memory(threading.Thread):
@@ -232,7 +202,7 @@ class Memory(threading.Thread):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=["plain", "zerrow"], required=True)
-    parser.add_argument("--measure", choices=["tasks", "dags", "first"], required=True)
+    parser.add_argument("--measure", choices=["tasks", "dags", "strings"], required=True)
     parser.add_argument("--path", required=True)
     parser.add_argument("--counts", type=int, nargs="+", default=[1])
     parser.add_argument("--limit", type=int, required=True, help="bytes")
@@ -244,7 +214,7 @@ def main() -> None:
     elif options.measure == "dags":
         answer = measure_dags(options.side, options.path, options.counts[0], memory)
     else:
-        answer = measure_first_read(options.path)
+        answer = measure_sharing(options.path)
     json.dump(answer, sys.stdout)
 
 

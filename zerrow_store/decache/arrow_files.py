@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.feather as feather
 
 from zerrow_store.decache.errors import is_decode_error, with_path
-from zerrow_store.decache.fetch import Chunks, Decoded, DecodeFailedError, Wanted, fetch
+from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
 from zerrow_store.decache.files import LocalFile, OpenFile
+from zerrow_store.decache.parts import Chunks
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
 from zerrow_store.node.cache_index import Unit
@@ -108,9 +109,9 @@ class _ArrowFile:
             self._file.check_unchanged()
             raise with_path(error, f"Could not read Arrow file '{self._file.path}'") from None
         units: list[Unit] = [(_VARIANT, f"{i}:{self._schema.field(i).name}") for i in indices]
-        decoded = fetch(client, self._file, {unit: [0] for unit in units}, self._decode)
+        fetched = fetch(client, self._file, {unit: [0] for unit in units}, self._decode)
         return pa.table(
-            [pa.chunked_array(decoded[unit][0]) for unit in units],
+            [fetched[unit].column([0]) for unit in units],
             pa.schema([self._schema.field(i) for i in indices], self._schema.metadata),
         )
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 import pyarrow as pa
 
 from zerrow_store.decache.files import OpenFile
+from zerrow_store.decache.parts import Chunks, Parts
 from zerrow_store.decache.store import warn_once
 from zerrow_store.errors import DecodeError, ZerrowError
 from zerrow_store.native import _native
@@ -30,10 +31,10 @@ _TURNS = 8
 Wanted = Mapping[Unit, Sequence[int]]
 """Parts of units; see `zerrow_store.node.cache_index`."""
 
-Chunks = list[pa.Array]
-"""A part of a unit; one chunk at least."""
-
 Decoded = dict[Unit, dict[int, Chunks]]
+"""Parts of units, as they are decoded."""
+
+Fetched = dict[Unit, Parts]
 
 Decode = Callable[[Wanted], Decoded]
 
@@ -46,26 +47,26 @@ class DecodeFailedError(Exception):
         self.errors = errors
 
 
-def fetch(client: Client | None, file: OpenFile, wanted: Wanted, decode: Decode) -> Decoded:
+def fetch(client: Client | None, file: OpenFile, wanted: Wanted, decode: Decode) -> Fetched:
     """Return the wanted parts of a file, each from the cache or through `decode`.
 
     Raises what pyarrow raises for the file (whoever decoded it), and FileChangedError.
     """
-    decoded: Decoded = {unit: {} for unit in wanted}
+    fetched: Fetched = {unit: Parts() for unit in wanted}
     if client is not None and file.identity is not None:
         try:
-            _Read(client, file, file.identity, decode).run(wanted, decoded)
+            _Read(client, file, file.identity, decode).run(wanted, fetched)
         except DecodeError as error:
             _raise_as_decoder_did(error)
         except (ZerrowError, _native.SipcError) as error:
             warn_once(error)
     missing = {
-        unit: [part for part in parts if part not in decoded[unit]]
+        unit: [part for part in parts if part not in fetched[unit]]
         for unit, parts in wanted.items()
     }
     if missing := {unit: parts for unit, parts in missing.items() if parts}:
-        _merge(decoded, _decode(file, missing, decode))
-    return decoded
+        _add(fetched, _decode(file, missing, decode))
+    return fetched
 
 
 def _decode(file: OpenFile, wanted: Wanted, decode: Decode) -> Decoded:
@@ -94,8 +95,8 @@ class _Read:
         self._decode = decode
         self._token = os.urandom(8)
 
-    def run(self, wanted: Wanted, decoded: Decoded) -> None:
-        """Fill `decoded` with all that is wanted."""
+    def run(self, wanted: Wanted, fetched: Fetched) -> None:
+        """Fill `fetched` with all that is wanted."""
         missing = [(unit, list(parts)) for unit, parts in wanted.items()]
         most = -(-len(missing) // self._turns)
         while missing:
@@ -105,23 +106,22 @@ class _Read:
                 )
             granted = {missing[index][0]: parts for index, parts in answer.granted}
             try:
-                self._take(answer.hits, missing, decoded)
+                self._take(answer.hits, missing, fetched)
                 if granted:
-                    _merge(decoded, self._decode_and_publish(granted))
+                    self._decode_and_publish(granted, fetched)
             except BaseException:
                 self._client.cache_release(self._token)
                 raise
             missing = [(missing[index][0], parts) for index, parts, _ in answer.later]
 
     def _take(
-        self, hits: list[CacheHit], missing: list[tuple[Unit, list[int]]], decoded: Decoded
+        self, hits: list[CacheHit], missing: list[tuple[Unit, list[int]]], fetched: Fetched
     ) -> None:
         for hit in hits:
             column = self._client.decode(hit.message, hit.hold, hit.moved)
-            parts = _split(column, hit.layout)
-            decoded[missing[hit.index][0]].update((part, parts[part]) for part in hit.parts)
+            fetched[missing[hit.index][0]].add(column, hit.layout, hit.parts)
 
-    def _decode_and_publish(self, granted: Wanted) -> Decoded:
+    def _decode_and_publish(self, granted: Wanted, fetched: Fetched) -> None:
         started = time.monotonic()
         try:
             decoded = self._decode(granted)
@@ -131,10 +131,10 @@ class _Read:
                 self._client.cache_fail(self._token, self._identity, [(unit, [part])], error)
             raise next(iter(failure.errors.values())) from None
         self._file.check_unchanged()
-        return self._publish(decoded, time.monotonic() - started)
+        self._publish(decoded, time.monotonic() - started, fetched)
 
-    def _publish(self, decoded: Decoded, seconds: float) -> Decoded:
-        """Hand decoded columns over; returns views of what was taken, and what was not."""
+    def _publish(self, decoded: Decoded, seconds: float, fetched: Fetched) -> None:
+        """Hand decoded columns over, and fetch views of what was taken, and what was not."""
         encoded = self._encode(decoded)
         total = max(1, sum(map(_size, encoded.values())))
         columns = [
@@ -153,18 +153,18 @@ class _Read:
             )
         except ZerrowError as error:
             warn_once(error)
-            return decoded
+            _add(fetched, decoded)
+            return
         if len(columns) < len(decoded):
             self._client.cache_release(self._token)
         taken = [(c, hold) for c, hold in zip(columns, holds, strict=True) if hold is not None]
         self._client.ensure_segments(
             {s for c, _ in taken for s in _native.message_segments(c.encoded.message)}
         )
-        views = {
-            column.unit: _split(_native.decode(column.encoded.message, hold), column.layout)
-            for column, hold in taken
-        }
-        return {unit: views.get(unit, parts) for unit, parts in decoded.items()}
+        for column, hold in taken:
+            view = _native.decode(column.encoded.message, hold)
+            fetched[column.unit].add(view, column.layout, decoded.pop(column.unit))
+        _add(fetched, decoded)
 
     def _encode(self, decoded: Decoded) -> dict[Unit, _native.Encoded]:
         """Encode what can be."""
@@ -214,14 +214,9 @@ def _size(encoded: _native.Encoded) -> int:
     return encoded.bytes_shared + encoded.bytes_reshared + encoded.bytes_copied
 
 
-def _split(column: pa.ChunkedArray, layout: list[list[int]]) -> dict[int, Chunks]:
-    chunks = iter(column.chunks)
-    return {part: [next(chunks) for _ in range(count)] for part, count in layout}
-
-
-def _merge(decoded: Decoded, more: Decoded) -> None:
-    for unit, parts in more.items():
-        decoded[unit].update(parts)
+def _add(fetched: Fetched, decoded: Decoded) -> None:
+    for unit, parts in decoded.items():
+        fetched[unit].add_chunks(parts)
 
 
 def _raise_as_decoder_did(error: DecodeError) -> NoReturn:

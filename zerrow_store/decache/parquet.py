@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from zerrow_store.decache.errors import UncacheableFileError
-from zerrow_store.decache.fetch import Decoded, fetch
+from zerrow_store.decache.fetch import Fetched, fetch
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Path, join
 from zerrow_store.decache.parquet_file import (
@@ -249,15 +249,15 @@ class _Read:
         columns = {name: footer.units(options, name, projection.fields[name]) for name in there}
         wanted = [column for units in columns.values() for column in units]
         decoder = Decoder(file, footer, options, wanted, self.use_threads)
-        decoded: Decoded = {}
+        fetched: Fetched = {}
         if footer.row_groups and row_groups:
             parts = {
                 c.unit: footer.row_groups if c.leaf.path[0] in footer.shared else row_groups
                 for c in wanted
             }
-            decoded = fetch(self.client, file, parts, decoder.decode)
+            fetched = fetch(self.client, file, parts, decoder.decode)
         arrays = {
-            name: _assembled(footer.schema.field(name), units, decoded, row_groups)
+            name: _assembled(footer.schema.field(name), units, fetched, row_groups)
             for name, units in columns.items()
         }
         for name, array in arrays.items():
@@ -294,20 +294,19 @@ def _pruned(
 
 
 def _assembled(
-    field: pa.Field, columns: list[Column], decoded: Decoded, row_groups: list[int]
+    field: pa.Field, columns: list[Column], fetched: Fetched, row_groups: list[int]
 ) -> pa.ChunkedArray:
     """A field's units of these row groups, as one column."""
-    if not decoded:
+    if not fetched:
         return pa.chunked_array([], field.type)
     if len(columns) == 1:
-        parts = decoded[columns[0].unit]
-        return pa.chunked_array([chunk for part in row_groups for chunk in parts[part]])
+        return fetched[columns[0].unit].column(row_groups)
     order: list[Path] = [column.leaf.path for column in columns]
     chunks = []
     for part in row_groups:
         units = {}
         for column in columns:
-            pieces = decoded[column.unit][part]
+            pieces = fetched[column.unit].chunks(part)
             units[column.leaf.path] = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
         chunks.append(join(units, order))
     return pa.chunked_array(chunks)

@@ -19,9 +19,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from zerrow_store.decache.errors import UncacheableFileError, is_decode_error, with_path
-from zerrow_store.decache.fetch import Chunks, Decoded, DecodeFailedError, Wanted
+from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
+from zerrow_store.decache.parts import Chunks
 from zerrow_store.node.cache_index import Unit
 
 _KEPT_FOOTERS = 256

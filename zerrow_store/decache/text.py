@@ -92,8 +92,8 @@ def _read(
             return {unit: {0: [batch.to_struct_array() for batch in batches]}}
 
         known = client if described is not None else None
-        (chunks,) = fetch(known, file, {unit: [0]}, decode_file)[unit].values()
-        return pa.Table.from_struct_array(pa.chunked_array(chunks))
+        fetched = fetch(known, file, {unit: [0]}, decode_file)
+        return pa.Table.from_struct_array(fetched[unit].column([0]))
 
     return read_stable(source, filesystem, read)
 
