@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.sandbox.conftest import eventually, groups, sandboxes
+from tests.sandbox.conftest import eventually, groups, sandboxes, where
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
 
@@ -405,6 +405,47 @@ def test_filling_tmp() -> None:
     assert sandbox.run(lambda: os.statvfs("/tmp").f_bfree * 4096, tmp=4 << 20) == 4 << 20
 
 
+def test_the_next_call_finds_empty_directories(tmp_path: Path) -> None:
+    def litter() -> None:
+        for folder in ("/tmp", "/dev/shm", "/home/sandbox"):
+            os.makedirs(f"{folder}/closed/inner")
+            os.symlink("/usr", f"{folder}/closed/usr")
+            os.mkfifo(f"{folder}/closed/inner/fifo")
+            os.chmod(f"{folder}/closed/inner", 0)
+            os.chmod(f"{folder}/closed", 0)
+            os.chmod(folder, 0)
+
+    def look() -> list[str]:
+        folders = ("/tmp", "/dev/shm", "/home/sandbox")
+        return [name for folder in folders for name in os.listdir(folder)]
+
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "module.py").write_text("here = True")
+    broken = sandbox.stats().broken
+    for paths in ([], [str(tmp_path)]):  # what the user names may lie below /tmp, and stays there
+        settings: dict[str, Any] = {"python_path": paths, "tenant": "litters"}
+        before = sandbox.run(look, **settings)
+        for _ in range(5):
+            sandbox.run(litter, **settings)
+            assert sandbox.run(look, **settings) == before
+        assert sandbox.stats().broken == broken
+    assert sandbox.run(os.listdir, str(tmp_path / "inner"), **settings) == ["module.py"]
+
+
+def test_a_call_that_breaks_its_sandbox_breaks_no_other_call() -> None:
+    def nest() -> None:
+        os.chdir("/tmp")
+        for _ in range(3000):
+            os.mkdir("deep")
+            os.chdir("deep")
+
+    before = sandbox.stats().broken
+    for _ in range(3):
+        sandbox.run(nest, tenant="breaks", tmp=64 << 20)
+        assert sandbox.run(os.listdir, "/tmp", tenant="breaks", tmp=64 << 20) == []
+    eventually(lambda: sandbox.stats().broken > before, "it is counted")
+
+
 # --- staying ---
 
 
@@ -460,10 +501,7 @@ def test_interrupted() -> None:
 
 
 def test_tenants_share_nothing() -> None:
-    def where() -> str:
-        return os.readlink("/proc/self/ns/pid")
-
-    first = sandbox.run(where, tenant="a")
-    assert sandbox.run(where, tenant="a") == first
-    assert sandbox.run(where, tenant="b") != first
-    assert sandbox.run(where, tenant="a", fresh=True) != first
+    places = {whose: {sandbox.run(where, tenant=whose) for _ in range(5)} for whose in "aba"}
+    assert not places["a"] & places["b"]
+    fresh = [sandbox.run(where, tenant="a", fresh=True) for _ in range(3)]
+    assert len({*fresh} - places["a"] - places["b"]) == 3

@@ -2,7 +2,6 @@
 
 import datetime
 import decimal
-import gc
 import sys
 import textwrap
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests import arrow_strategies
-from tests.sandbox.conftest import descriptors, eventually, mapped
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError
 
@@ -167,18 +165,3 @@ def test_a_function_of_a_module_that_only_the_host_has(tmp_path: Path) -> None:
         assert sandbox.run(importing, python_path=[tmp_path]) == 4
     finally:
         sys.path.remove(str(tmp_path))
-
-
-def test_many_calls_leak_nothing(table: pa.Table) -> None:
-    def use() -> None:
-        assert sandbox.run(lambda t: pa.table({"z": pc.add(t["x"], 1)}), table).num_rows == 50_000
-
-    use()
-    use()
-    gc.collect()
-    eventually(lambda: len(mapped()) <= 2, "results are unmapped")
-    before = descriptors(), len(mapped())
-    for _ in range(50):
-        use()
-    gc.collect()
-    eventually(lambda: (descriptors(), len(mapped())) <= before, "nothing has leaked")
