@@ -3,10 +3,12 @@
 Every attempt returns what came of it, so that a test sees that it failed, and for the right reason.
 """
 
+import _thread
 import ctypes
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -498,6 +500,16 @@ def test_interrupted() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert sandbox.run(lambda: 1, tenant="interrupted") == 1
+
+
+def test_interrupted_without_a_signal() -> None:
+    """As Ray cancels a task."""
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.run(_block_all_signals, tenant="cancelled")
+    timer.join()
+    assert sandbox.run(lambda: 1, tenant="cancelled") == 1
 
 
 def test_tenants_share_nothing() -> None:

@@ -41,6 +41,7 @@ logger = logging.getLogger("zerrow_store.sandbox")
 
 READY, WARM, FORK, END, ENDED = b"ready", b"warm", b"fork", b"end", b"ended"
 _PATIENCE = 20.0
+_PAUSE = 0.1
 _CHUNK = 1 << 16
 _LONGEST_SAID = 4000
 
@@ -373,7 +374,10 @@ def _follow(call: _Call, streams: _Streams, timeout: float | None) -> bytes:
             left = None if deadline is None else deadline - time.monotonic()
             if timeout is not None and left is not None and left <= 0:
                 raise SandboxTimeoutError(timeout)
-            for key, _ in selector.select(left):
+            # Not for longer: an interruption that is no signal does not end the wait. Ray's
+            # cancellation, by PyErr_SetInterrupt, is one.
+            pause = _PAUSE if left is None else min(left, _PAUSE)
+            for key, _ in selector.select(pause):
                 if key.fileobj is connection:
                     if (frame := call.receiver.read()) is not None:
                         return frame
