@@ -72,6 +72,35 @@ def test_errors() -> None:
         assert isinstance(caught.value.cause, kind)
 
 
+def test_figures(big: pa.Table) -> None:
+    @zerrow_ray.sandboxed(timeout=20)
+    @ray.remote(max_retries=0)
+    def work(number: int, table: pa.Table) -> pa.Table:
+        if number == 3:
+            raise KeyError(number)
+        return pa.table({"sum": pc.add(table["c0"], number)})
+
+    before = total()["sandbox"]
+    table = ray.put(big)
+    tasks = [work.remote(number, table) for number in range(6)]
+    ready, _ = ray.wait(tasks, num_returns=6, timeout=None)
+    assert len(ready) == 6
+
+    def since() -> dict[str, int]:
+        return {name: count - before[name] for name, count in total()["sandbox"].items()}
+
+    eventually(lambda: since()["calls"] == 6, "all calls are counted")
+    moved = since()
+    assert moved["failed"] == 1
+    assert moved["timeouts"] == moved["out_of_memory"] == moved["broken"] == 0
+    assert moved["warm"] + moved["waited"] + moved["cold"] == 6
+    assert moved["started"] >= moved["cold"] > 0
+    # With validity bitmaps, which `nbytes` leaves out.
+    assert 1 <= moved["bytes_returned"] / (5 * big["c0"].nbytes) < 1.02
+    assert moved["bytes_copied"] >= big.nbytes
+    assert sum(n["sandbox"]["calls"] for n in zerrow_ray.stats()["nodes"].values()) >= 6
+
+
 def test_what_cannot_be_sandboxed() -> None:
     with pytest.raises(TypeError, match="plain functions"):
 
