@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure nightly sanitize clean
+.PHONY: demo test test-kernel lint format bench bench-decache bench-pressure bench-sandbox nightly test-cgroup2 sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -39,8 +39,16 @@ bench-decache: $(STAMP)
 bench-pressure: $(STAMP)
 	$(BIN)/python -m benchmarks.pressure
 
+bench-sandbox: $(STAMP)
+	$(BIN)/python -m benchmarks.sandbox
+
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite
+	$(BIN)/python -m tests.nightly.sandbox_calls
+
+# The sandbox's limits with cgroup v2, for machines that have v1; wants a kernel of `make test-kernel`.
+test-cgroup2: $(STAMP)
+	$(BIN)/python -m tests.nightly.sandbox_cgroup2
 
 sanitize: $(STAMP)
 	VENV=$(VENV) sh tools/sanitize.sh

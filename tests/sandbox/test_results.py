@@ -72,8 +72,7 @@ def _outcome(function: Any, array: pa.Array) -> Any:
     try:
         return function(array)
     except SandboxError as error:
-        assert error.type_name is not None
-        return error.type_name.rpartition(".")[2]
+        return str(error.type_name).rpartition(".")[2]
     except (pa.ArrowException, TypeError) as error:
         return type(error).__qualname__
 
