@@ -7,8 +7,8 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel test-kernel-debug lint format bench bench-decache bench-kernelzero bench-pressure \
-	bench-pipelines nightly sanitize clean
+.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-decache bench-kernelzero \
+	bench-pressure bench-pipelines bench-sandbox nightly sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -51,8 +51,16 @@ bench-pressure: $(STAMP)
 bench-pipelines: $(STAMP)
 	$(BIN)/python -m benchmarks.pipelines
 
+bench-sandbox: $(STAMP)
+	$(BIN)/python -m benchmarks.sandbox
+
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite
+	$(BIN)/python -m tests.nightly.sandbox_calls
+
+# The sandbox's limits with cgroup v2, for machines that have v1; wants a kernel of `make test-kernel`.
+test-cgroup2: $(STAMP)
+	$(BIN)/python -m tests.nightly.sandbox_cgroup2
 
 sanitize: $(STAMP)
 	VENV=$(VENV) sh tools/sanitize.sh

@@ -12,7 +12,7 @@ import queue
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future
 from typing import Any
 
@@ -25,6 +25,7 @@ from zerrow_store import memory
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
 from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.sandbox.stats import SandboxStats
 from zerrow_store.transfer.flight import ObjectServer, fetch_object
 
 logger = logging.getLogger("zerrow_ray")
@@ -59,6 +60,8 @@ class NodeActor:
         self._landed: dict[bytes, Relocated] = {}
         self._lingering: deque[tuple[float, object]] = deque()
         self._landing_lock = threading.Lock()
+        self._sandbox_counts = Counter(SandboxStats().as_dict())
+        self._sandbox_lock = threading.Lock()
         self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._orphans = [info.object_id for info in self._client.list()]
         self._jobs_of_orphans = _live_jobs()
@@ -84,8 +87,14 @@ class NodeActor:
         return self._supervisor.id, leases
 
     def stats(self) -> dict[str, Any]:
-        """Return the store's figures."""
-        return self._client.stats().as_dict()
+        """Return the store's figures, and those of the node's sandboxes."""
+        with self._sandbox_lock:
+            return self._client.stats().as_dict() | {"sandbox": dict(self._sandbox_counts)}
+
+    def count_sandbox(self, increments: dict[str, int]) -> None:
+        """Add what the sandboxes of one of the node's workers have done."""
+        with self._sandbox_lock:
+            self._sandbox_counts.update(increments)
 
     def location(self) -> str:
         """Return the URI under which other nodes fetch this node's objects.

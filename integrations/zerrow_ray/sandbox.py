@@ -7,6 +7,7 @@ The tenant is the job, unless it is named: sandboxes are reused within a job, ne
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,10 @@ import ray
 from ray.remote_function import RemoteFunction
 from ray.util.metrics import Counter
 
+from zerrow_ray.session import node_actor
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxMemoryError, SandboxTimeoutError
-from zerrow_store.sandbox import SandboxOptions
+from zerrow_store.sandbox import SandboxOptions, SandboxStats
 
 
 def sandboxed(function: Any = None, /, *, tenant: str | None = None, **settings: Any) -> Any:
@@ -57,7 +59,6 @@ def confined(
     @functools.wraps(function)
     def run(*arguments: Any, **keywords: Any) -> Any:
         whose = tenant or f"ray-job-{ray.get_runtime_context().get_job_id()}"
-        before = sandbox.stats()
         outcome = "failed"
         try:
             result = sandbox.run(
@@ -71,19 +72,41 @@ def confined(
             outcome = "timeout"
             raise
         finally:
-            calls, copied = _metrics()
-            calls.inc(tags={"outcome": outcome})
-            if (more := sandbox.stats().bytes_copied - before.bytes_copied) > 0:
-                copied.inc(more)
+            _report(outcome)
         return result
 
     return run
 
 
+_reporting = threading.Lock()
+_reported: dict[str, int] = SandboxStats().as_dict()
+
+
+def _report(outcome: str) -> None:
+    """Tell Ray's metrics and the node's actor what has been done since the last report."""
+    with _reporting:
+        counts = sandbox.stats().as_dict()
+        increments = {name: count - _reported[name] for name, count in counts.items()}
+        _reported.update(counts)
+    calls, copied, started = _metrics()
+    calls.inc(tags={"outcome": outcome})
+    if increments["bytes_copied"]:
+        copied.inc(increments["bytes_copied"])
+    if increments["started"]:
+        started.inc(increments["started"])
+    _actor(ray.get_runtime_context().get_node_id()).count_sandbox.remote(increments)
+
+
+@functools.lru_cache(maxsize=1)
+def _actor(node_id: str) -> Any:
+    return node_actor(node_id)
+
+
 @functools.cache
-def _metrics() -> tuple[Counter, Counter]:
+def _metrics() -> tuple[Counter, Counter, Counter]:
     calls = Counter(
         "zerrow_sandbox_calls", "Sandboxed calls of this worker by outcome", tag_keys=("outcome",)
     )
     copied = Counter("zerrow_sandbox_bytes_copied", "Bytes of inputs copied to isolate them")
-    return calls, copied
+    started = Counter("zerrow_sandbox_started", "Sandboxes that this worker has started")
+    return calls, copied, started

@@ -1,6 +1,11 @@
 """`@zerrow_ray.sandboxed`: tasks whose function runs confined."""
 
+import errno
 import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +15,9 @@ from ray.exceptions import RayTaskError
 
 import zerrow_ray
 from tests.ray.conftest import eventually, total
+from zerrow_ray.config import store_name
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
+from zerrow_store.node import protocol
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -45,6 +52,32 @@ def test_it_is_confined() -> None:
     assert homes == ["sandbox"]
 
 
+def _reach(family: int, address: Any) -> str:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as client:
+            client.connect(address)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "reached"
+
+
+def test_neither_rays_ports_nor_the_store_are_reached() -> None:
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    places = [
+        (socket.AF_INET, (host, int(port))),
+        (socket.AF_UNIX, protocol.address(store_name(context.get_node_id()))),
+    ]
+    zerrow_ray.stats()  # the store is there
+    inside = ray.remote(zerrow_ray.sandboxed(_reach))
+    networked = ray.remote(zerrow_ray.sandboxed(network=True)(_reach))
+    outside = ray.remote(_reach)
+    assert [ray.get(outside.remote(*place)) for place in places] == ["reached"] * 2
+    assert [ray.get(inside.remote(*place)) for place in places] == ["ECONNREFUSED"] * 2
+    # The host's network is Ray's, too; the store's socket is not of it.
+    assert [ray.get(networked.remote(*p)) for p in places] == ["reached", "EAFNOSUPPORT"]
+
+
 def test_errors() -> None:
     @zerrow_ray.sandboxed
     @ray.remote
@@ -70,6 +103,53 @@ def test_errors() -> None:
         with pytest.raises(RayTaskError, match=text) as caught:
             ray.get(task.options(max_retries=0).remote())
         assert isinstance(caught.value.cause, kind)
+
+
+def test_figures(big: pa.Table) -> None:
+    @zerrow_ray.sandboxed(timeout=20)
+    @ray.remote(max_retries=0)
+    def work(number: int, table: pa.Table) -> pa.Table:
+        if number == 3:
+            raise KeyError(number)
+        return pa.table({"sum": pc.add(table["c0"], number)})
+
+    before = total()["sandbox"]
+    table = ray.put(big)
+    tasks = [work.remote(number, table) for number in range(6)]
+    ready, _ = ray.wait(tasks, num_returns=6, timeout=None)
+    assert len(ready) == 6
+
+    def since() -> dict[str, int]:
+        return {name: count - before[name] for name, count in total()["sandbox"].items()}
+
+    eventually(lambda: since()["calls"] == 6, "all calls are counted")
+    moved = since()
+    assert moved["failed"] == 1
+    assert moved["timeouts"] == moved["out_of_memory"] == moved["broken"] == 0
+    assert moved["warm"] + moved["waited"] + moved["cold"] == 6
+    assert moved["started"] >= moved["cold"] > 0
+    # With validity bitmaps, which `nbytes` leaves out.
+    assert 1 <= moved["bytes_returned"] / (5 * big["c0"].nbytes) < 1.02
+    assert moved["bytes_copied"] >= big.nbytes
+    assert sum(n["sandbox"]["calls"] for n in zerrow_ray.stats()["nodes"].values()) >= 6
+
+
+def test_what_it_prints_is_in_rays_log() -> None:
+    word = uuid.uuid4().hex
+
+    @zerrow_ray.sandboxed
+    @ray.remote
+    def speaks() -> None:
+        print(f"out {word}")
+        os.write(2, f"err {word}\n".encode())
+
+    ray.get(speaks.remote())
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+
+    def said(kind: str) -> bool:
+        return any(f"{kind} {word}" in log.read_text() for log in logs.glob(f"worker-*.{kind}"))
+
+    eventually(lambda: said("out") and said("err"), "both are in the worker's log")
 
 
 def test_what_cannot_be_sandboxed() -> None:

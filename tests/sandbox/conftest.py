@@ -62,6 +62,22 @@ def sandboxes() -> list[int]:
     return found
 
 
+def where() -> str:
+    """Run inside: which sandbox this is. The kernel uses a namespace's number again, so together
+    with when the sandbox's first process was started."""
+    started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{os.readlink('/proc/self/ns/pid')} {started}"
+
+
+def below(pid: int) -> list[int]:
+    """Pids of a process's descendants, each after its parent."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *below(int(child))]
+    return found
+
+
 def groups(pid: int | None = None) -> list[str]:
     """Control groups that a process, by default this one, has made."""
     pattern = f"zerrow-sandbox-{pid or os.getpid()}-*"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.sandbox.conftest import eventually, groups
+from tests.sandbox.conftest import below, eventually, groups, where
 from zerrow_store import sandbox
 from zerrow_store.cli.main import main
 from zerrow_store.errors import SandboxError, SandboxUnavailableError
@@ -102,7 +102,7 @@ def test_a_host_that_is_killed_takes_its_sandboxes_along(tmp_path: Path) -> None
     host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
     assert host.stdout.readline() == "working\n"
-    inside = _below(host.pid)
+    inside = below(host.pid)
     assert len(inside) >= 4
     host.send_signal(signal.SIGKILL)
     host.wait()
@@ -115,19 +115,8 @@ def test_a_host_that_is_killed_takes_its_sandboxes_along(tmp_path: Path) -> None
     assert groups(host.pid) == []
 
 
-def _below(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *_below(int(child))]
-    return found
-
-
 def test_a_forked_child_has_sandboxes_of_its_own() -> None:
-    def where() -> str:
-        return os.readlink("/proc/self/ns/pid")
-
-    ours = sandbox.run(where)
+    ours = {sandbox.run(where) for _ in range(5)}
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -141,8 +130,8 @@ def test_a_forked_child_has_sandboxes_of_its_own() -> None:
     theirs = os.read(reading, 100).decode()
     os.close(reading)
     assert theirs.startswith("pid:")
-    assert theirs != ours
-    assert sandbox.run(where) == ours
+    assert theirs not in ours
+    assert sandbox.run(where).startswith("pid:")
 
 
 def test_a_result_outlives_its_sandbox() -> None:

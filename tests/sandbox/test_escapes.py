@@ -3,10 +3,12 @@
 Every attempt returns what came of it, so that a test sees that it failed, and for the right reason.
 """
 
+import _thread
 import ctypes
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.sandbox.conftest import eventually, groups, sandboxes
+from tests.sandbox.conftest import eventually, groups, sandboxes, where
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
 
 
-def _attempt(function: Any, *arguments: Any) -> str:
+def attempt(function: Any, *arguments: Any) -> str:
     """Return "done", or the name of the errno."""
     try:
         function(*arguments)
@@ -51,7 +53,7 @@ def _write_by_process_memory(t: pa.Table) -> str:
             memory.seek(address)
             memory.write(bytes(8))
 
-    return _attempt(write)
+    return attempt(write)
 
 
 def _write_by_process_vm(t: pa.Table) -> str:
@@ -91,14 +93,14 @@ def _reopen_all(t: pa.Table) -> set[str]:
             try:
                 if "memfd:zerrow-input" in os.readlink(path):
                     fd = os.open(path, os.O_RDWR)
-                    found.add(_attempt(os.pwrite, fd, bytes(8), 0))
+                    found.add(attempt(os.pwrite, fd, bytes(8), 0))
             except OSError as error:
                 found.add(errno.errorcode[error.errno or 0])
     return found
 
 
 @pytest.mark.parametrize(
-    ("attempt", "reason"),
+    ("write", "reason"),
     [
         (_write_by_mprotect, "EACCES"),
         (_write_by_process_memory, "EIO"),
@@ -106,17 +108,11 @@ def _reopen_all(t: pa.Table) -> set[str]:
         (_ptrace, "EPERM"),
     ],
 )
-def test_an_input_is_not_written(table: pa.Table, attempt: Any, reason: str) -> None:
+def test_an_input_is_not_written(table: pa.Table, write: Any, reason: str) -> None:
     before = table.to_pydict()
-    assert sandbox.run(attempt, table) == reason
+    assert sandbox.run(write, table) == reason
     assert table.to_pydict() == before
     assert sandbox.run(lambda t: t["x"].to_pylist(), table) == before["x"]
-
-
-def test_outside_these_are_possible() -> None:
-    memory = ctypes.create_string_buffer(8)
-    assert _process_vm_writev(ctypes.addressof(memory)) == "done"
-    assert _ptrace() == "done"
 
 
 def test_an_input_is_not_reopened_for_writing(table: pa.Table) -> None:
@@ -129,8 +125,8 @@ def test_a_descriptor_that_is_kept_cannot_write(table: pa.Table) -> None:
     made = inputs.prepare(table)
     fd = os.open(f"/proc/self/fd/{made.segment.fd}", os.O_RDWR)
     try:
-        assert _attempt(os.pwrite, fd, bytes(8), 0) == "EPERM"  # not even the host can
-        assert _attempt(os.ftruncate, fd, 0) == "EPERM"
+        assert attempt(os.pwrite, fd, bytes(8), 0) == "EPERM"  # not even the host can
+        assert attempt(os.ftruncate, fd, 0) == "EPERM"
     finally:
         os.close(fd)
 
@@ -138,13 +134,14 @@ def test_a_descriptor_that_is_kept_cannot_write(table: pa.Table) -> None:
 # --- reading what was not given ---
 
 
-def _memory_has(marker: bytes) -> bool:
-    """Whether the marker (given reversed) is in any file that this process has mapped read-only."""
+def _memory_has(marker: bytes, writable: bool = False) -> bool:
+    """Whether the marker (given reversed) is in any file that this process has mapped read-only,
+    or that it has mapped writable."""
     marker = marker[::-1]
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
         for line in maps.readlines():
             words = line.split()
-            if "memfd" not in line or words[1] != "r--s":
+            if "memfd" not in line or words[1] != ("rw-s" if writable else "r--s"):
                 continue
             start, end = (int(part, 16) for part in words[0].split("-"))
             for at in range(start, end, 1 << 20):
@@ -208,7 +205,7 @@ def test_neither_home_nor_environment_nor_tokens(
             "shadow": os.path.exists("/etc/shadow"),
             "names": sorted(os.environ),
             "environment": Path("/proc/self/environ").read_bytes(),
-            "first": _attempt(Path("/proc/1/environ").read_bytes),
+            "first": attempt(Path("/proc/1/environ").read_bytes),
             "processes": [pid for pid in os.listdir("/proc") if pid.isdigit()],
         }
 
@@ -225,7 +222,7 @@ def test_neither_home_nor_environment_nor_tokens(
 def test_nothing_but_its_own_directories_is_written() -> None:
     def write() -> dict[str, str]:
         return {
-            path: _attempt(Path(path, "file").write_text, "x")
+            path: attempt(Path(path, "file").write_text, "x")
             for path in ("/", "/usr", "/etc", "/dev", "/home", "/tmp", "/dev/shm", "/home/sandbox")
         }
 
@@ -262,7 +259,7 @@ def _connect(family: int, address: Any) -> str:
             client.settimeout(5)
             client.connect(address)
 
-    return _attempt(connect)
+    return attempt(connect)
 
 
 def test_no_network(listener: socket.socket, abstract: str) -> None:
@@ -282,14 +279,12 @@ def test_with_network_the_store_stays_out_of_reach(listener: socket.socket, abst
 
 
 def test_other_kinds_of_socket() -> None:
-    assert sandbox.run(_attempt, socket.socket, 16, socket.SOCK_RAW, 0) == "EAFNOSUPPORT"  # netlink
-    assert (
-        sandbox.run(_attempt, socket.socket, 40, socket.SOCK_STREAM, 0) == "EAFNOSUPPORT"
-    )  # vsock
+    assert sandbox.run(attempt, socket.socket, 16, socket.SOCK_RAW, 0) == "EAFNOSUPPORT"  # netlink
+    assert sandbox.run(attempt, socket.socket, 40, socket.SOCK_STREAM, 0) == "EAFNOSUPPORT"  # vsock
 
 
 def test_no_new_namespaces_and_no_privileges() -> None:
-    def attempt() -> list[Any]:
+    def privileges() -> list[Any]:
         libc = ctypes.CDLL(None, use_errno=True)
         results: list[Any] = []
         for flag in (0x10000000, 0x00020000, 0x40000000):
@@ -299,16 +294,16 @@ def test_no_new_namespaces_and_no_privileges() -> None:
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         return [*results, fields["NoNewPrivs"], fields["Seccomp"], int(fields["CapEff"], 16)]
 
-    assert sandbox.run(attempt) == ["EPERM", "EPERM", "EPERM", errno.EPERM, "1", "2", 0]
+    assert sandbox.run(privileges) == ["EPERM", "EPERM", "EPERM", errno.EPERM, "1", "2", 0]
 
 
 def test_other_processes_are_not_killed(table: pa.Table) -> None:
     def kill(host: int) -> list[str]:
         return [
-            _attempt(os.kill, host, 9),
-            _attempt(os.kill, 1, 9),
-            _attempt(os.kill, 1, 19),
-            _attempt(os.kill, -1, 0),
+            attempt(os.kill, host, 9),
+            attempt(os.kill, 1, 9),
+            attempt(os.kill, 1, 19),
+            attempt(os.kill, -1, 0),
         ]
 
     assert sandbox.run(kill, os.getpid())[0] == "ESRCH"
@@ -405,6 +400,47 @@ def test_filling_tmp() -> None:
     assert sandbox.run(lambda: os.statvfs("/tmp").f_bfree * 4096, tmp=4 << 20) == 4 << 20
 
 
+def test_the_next_call_finds_empty_directories(tmp_path: Path) -> None:
+    def litter() -> None:
+        for folder in ("/tmp", "/dev/shm", "/home/sandbox"):
+            os.makedirs(f"{folder}/closed/inner")
+            os.symlink("/usr", f"{folder}/closed/usr")
+            os.mkfifo(f"{folder}/closed/inner/fifo")
+            os.chmod(f"{folder}/closed/inner", 0)
+            os.chmod(f"{folder}/closed", 0)
+            os.chmod(folder, 0)
+
+    def look() -> list[str]:
+        folders = ("/tmp", "/dev/shm", "/home/sandbox")
+        return [name for folder in folders for name in os.listdir(folder)]
+
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "module.py").write_text("here = True")
+    broken = sandbox.stats().broken
+    for paths in ([], [str(tmp_path)]):  # what the user names may lie below /tmp, and stays there
+        settings: dict[str, Any] = {"python_path": paths, "tenant": "litters"}
+        before = sandbox.run(look, **settings)
+        for _ in range(5):
+            sandbox.run(litter, **settings)
+            assert sandbox.run(look, **settings) == before
+        assert sandbox.stats().broken == broken
+    assert sandbox.run(os.listdir, str(tmp_path / "inner"), **settings) == ["module.py"]
+
+
+def test_a_call_that_breaks_its_sandbox_breaks_no_other_call() -> None:
+    def nest() -> None:
+        os.chdir("/tmp")
+        for _ in range(3000):
+            os.mkdir("deep")
+            os.chdir("deep")
+
+    before = sandbox.stats().broken
+    for _ in range(3):
+        sandbox.run(nest, tenant="breaks", tmp=64 << 20)
+        assert sandbox.run(os.listdir, "/tmp", tenant="breaks", tmp=64 << 20) == []
+    eventually(lambda: sandbox.stats().broken > before, "it is counted")
+
+
 # --- staying ---
 
 
@@ -459,11 +495,18 @@ def test_interrupted() -> None:
     assert sandbox.run(lambda: 1, tenant="interrupted") == 1
 
 
-def test_tenants_share_nothing() -> None:
-    def where() -> str:
-        return os.readlink("/proc/self/ns/pid")
+def test_interrupted_without_a_signal() -> None:
+    """As Ray cancels a task."""
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.run(_block_all_signals, tenant="cancelled")
+    timer.join()
+    assert sandbox.run(lambda: 1, tenant="cancelled") == 1
 
-    first = sandbox.run(where, tenant="a")
-    assert sandbox.run(where, tenant="a") == first
-    assert sandbox.run(where, tenant="b") != first
-    assert sandbox.run(where, tenant="a", fresh=True) != first
+
+def test_tenants_share_nothing() -> None:
+    places = {whose: {sandbox.run(where, tenant=whose) for _ in range(5)} for whose in "aba"}
+    assert not places["a"] & places["b"]
+    fresh = [sandbox.run(where, tenant="a", fresh=True) for _ in range(3)]
+    assert len({*fresh} - places["a"] - places["b"]) == 3

@@ -41,7 +41,9 @@ logger = logging.getLogger("zerrow_store.sandbox")
 
 READY, WARM, FORK, END, ENDED = b"ready", b"warm", b"fork", b"end", b"ended"
 _PATIENCE = 20.0
+_PAUSE = 0.1
 _CHUNK = 1 << 16
+_LONGEST_SAID = 4000
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,14 @@ class Sandbox:
         work = threading.Thread(target=self._prepare, args=(self._next,), daemon=True)
         work.start()
 
+    def ready(self) -> bool:
+        """Whether the process of the next call is there, or has failed to be."""
+        return self._next is not None and self._next.done()
+
+    def prepared(self) -> bool:
+        """Wait for what `prepare` began; False if it has failed."""
+        return self._next is not None and self._next.exception() is None
+
     def run(self, request: Request, options: SandboxOptions) -> Any:
         """Run one call and return its result. Raises SandboxError, SandboxUnavailableError."""
         if self._next is None:
@@ -175,9 +185,8 @@ class Sandbox:
             # Still starting: its first process ends by itself when it finds the host gone. Killed
             # now, bubblewrap might leave one behind that waits for it.
             self._control.close()
-        said = self._said()
-        if said:
-            logger.warning("a sandbox said: %s", said.decode(errors="replace").strip())
+        if said := self._said().decode(errors="replace").strip():
+            logger.warning("a sandbox said: %s", said[-_LONGEST_SAID:])
         # What is being prepared fails now; the socket is its own until it has.
         if self._next is not None:
             with contextlib.suppress(ZerrowError, OSError):
@@ -365,7 +374,10 @@ def _follow(call: _Call, streams: _Streams, timeout: float | None) -> bytes:
             left = None if deadline is None else deadline - time.monotonic()
             if timeout is not None and left is not None and left <= 0:
                 raise SandboxTimeoutError(timeout)
-            for key, _ in selector.select(left):
+            # Not for longer: an interruption that is no signal does not end the wait. Ray's
+            # cancellation, by PyErr_SetInterrupt, is one.
+            pause = _PAUSE if left is None else min(left, _PAUSE)
+            for key, _ in selector.select(pause):
                 if key.fileobj is connection:
                     if (frame := call.receiver.read()) is not None:
                         return frame

@@ -7,12 +7,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SandboxStats:
-    """Running counts. `started`: sandboxes; `bytes_copied`: inputs that were copied to isolate
-    them; `bytes_shared`: inputs handed over as they lay; `bytes_returned`: outputs, by
-    reference."""
+    """Running counts.
+
+    calls: all, of which some `failed`, were ended (`timeouts`, `out_of_memory`), or found a sandbox
+    that was ready (`warm`), that had yet to get ready for the next call (`waited`), or had to start
+    one (`cold`). started: sandboxes, in use or ahead; broken: those that a call made unusable.
+    bytes_copied: inputs that were copied to isolate them; bytes_shared: inputs handed over as they
+    lay; bytes_returned: outputs, by reference.
+    """
 
     calls: int = 0
+    warm: int = 0
+    waited: int = 0
+    cold: int = 0
     started: int = 0
+    broken: int = 0
     failed: int = 0
     timeouts: int = 0
     out_of_memory: int = 0

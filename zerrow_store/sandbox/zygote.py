@@ -2,9 +2,9 @@
 
 It is process 1 of the PID namespace: signals from inside do not reach it, orphans become its
 children, and when it ends the kernel ends everything in the namespace. It ends when the host hangs
-up, in whatever way. It runs no code of the user's, starts no thread, and no process inside can look
-into it (PR_SET_DUMPABLE). After each call it kills whatever the call left and empties the
-directories that can be written.
+up, in whatever way, and when something goes wrong here. It runs no code of the user's, starts no
+thread, and no process inside can look into it (PR_SET_DUMPABLE). After each call it kills whatever
+the call left and empties the directories that can be written.
 
 Frames from the host: "fork" with a socket for the call, answered by the child over that socket;
 "warm", to be ready for quicker calls; "end", answered when nothing of the call is left.
@@ -12,10 +12,10 @@ Frames from the host: "fork" with a socket for the call, answered by the child o
 
 import contextlib
 import ctypes
+import errno
 import functools
 import gc
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -89,21 +89,24 @@ def _end_processes() -> None:
 
 def _empty_directories() -> None:
     for directory in WRITABLE:
-        for entry in os.scandir(directory):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, onerror=_make_removable)
-            else:
-                os.unlink(entry.path)
+        _empty(directory, os.stat(directory).st_dev)
 
 
-def _make_removable(function: object, path: str, error: object) -> None:
-    """Remove what a call has taken its own permissions from."""
-    os.chmod(os.path.dirname(path), 0o700)
-    os.chmod(path, 0o700)
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
+def _empty(directory: str, device: int) -> None:
+    """Remove what lies here, but for what is mounted below: that is read-only, and stays."""
+    os.chmod(directory, 0o755)  # a call may have taken its own permissions away
+    for entry in os.scandir(directory):
+        if entry.stat(follow_symlinks=False).st_dev != device:
+            continue
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.path)
+            continue
+        _empty(entry.path, device)
+        try:
+            os.rmdir(entry.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):  # it holds such a mount
+                raise
 
 
 if __name__ == "__main__":
