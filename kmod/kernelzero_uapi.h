@@ -50,7 +50,8 @@ struct kernelzero_counts {
 /*
  * Append ranges of the caller's anonymous memory to the end of a memfd, in order. Whole pages
  * move and the range becomes a private mapping of the file; the partial first and last page of
- * a range are copied, zero-padded, and stay the caller's. The file's size grows as data gets there.
+ * a range are copied, zero-padded, and stay the caller's; ranges that follow each other at a page
+ * boundary, without a gap, are one in this. The file's size grows as data gets there.
  * The call stops at the first error; ranges_done and each range's done then say how far it got, and
  * what is in the file is what the caller's memory maps: it must not be truncated away. Memory reads
  * the same before and after, whatever the result.
