@@ -5,7 +5,6 @@
 
 #define XXH_INLINE_ALL
 #include <arrow/vendored/xxhash/xxhash.h>
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -80,7 +79,8 @@ uint64_t Checksum(int fd, uint64_t offset, uint64_t size) { return Pass(fd, offs
 }  // namespace
 
 PYBIND11_MODULE(_disk, m) {
-  m.def("copy", &Copy, py::arg("source"), py::arg("offset"), py::arg("size"), py::arg("target"), py::arg("at"));
+  m.def("copy", &Copy, py::arg("source"), py::arg("offset"), py::arg("size"), py::arg("target"),
+        py::arg("at"));
   m.def("checksum", &Checksum, py::arg("fd"), py::arg("offset"), py::arg("size"));
 }
 
