@@ -138,11 +138,13 @@ class Admission:
     ) -> list[bytes]:
         new = self._adopt(connection, adopted)
         try:
-            entry = (object_id, own, foreign, message, transient, owned, counters)
-            return self._enter(connection, *entry)
+            entry = (object_id, own, foreign, message, counters, transient, owned)
+            self._lives.change("put", self.admit(connection, *entry))
+            self._lives.entered(object_id, transient=transient)
         finally:
             for segment_id in new:
                 self._lives.process_gone(segment_id)  # gone, too, if the put was refused
+        return [self._supervisor_id()]
 
     def _adopt(self, connection: Connection, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """Take over sealed segments, which have no process; returns those that are new."""
@@ -159,22 +161,6 @@ class Admission:
             for fd in fds:
                 os.close(fd)
         return new
-
-    def _enter(
-        self,
-        connection: Connection,
-        object_id: bytes,
-        own: bytes,
-        foreign: Packed,
-        message: bytes | None,
-        transient: bool,
-        owned: bool,
-        counters: list[int],
-    ) -> list[bytes]:
-        put = self.admit(connection, object_id, own, foreign, message, counters, transient, owned)
-        self._lives.change("put", put)
-        self._lives.entered(object_id, transient=transient)
-        return [self._supervisor_id()]
 
     def _check_foreign(self, allocations: Packed) -> None:
         for segment_id, packed in allocations:

@@ -16,6 +16,7 @@ from zerrow_store.node import adoption, protocol, read_back
 from zerrow_store.node.accounting import MemoryReport
 from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
+from zerrow_store.node.eviction import Eviction
 from zerrow_store.node.link import Link
 from zerrow_store.node.requests import Hold, Moved, Request, moved_places, offsets_of
 
@@ -63,23 +64,6 @@ class StoreStats:
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Eviction:
-    """What was evicted at the time `when`, how ("drop", "spill", "rollback"), and how many bytes.
-
-    expected: the seconds that it and having the bytes back once should take; seconds: what it took
-    until now. returned: whether the bytes were wanted again.
-    """
-
-    when: float
-    way: str
-    name: str
-    nbytes: int
-    expected: float
-    seconds: float
-    returned: bool
 
 
 class Publication:

@@ -26,9 +26,11 @@ _MOST_RECORDS = 1000
 
 
 @dataclass
-class Record:
-    """One eviction. seconds: spent until now, on it and on having the bytes back, where that has
-    happened (`returned`).
+class Eviction:
+    """What was evicted at the time `when`, how ("drop", "spill", "rollback"), and how many bytes.
+
+    expected: the seconds that it and having the bytes back once should take; seconds: what it took
+    until now. returned: whether the bytes were wanted again.
     """
 
     when: float
@@ -44,10 +46,10 @@ class Records:
     """The newest evictions. Not in the books: a store that is started again begins anew."""
 
     def __init__(self) -> None:
-        self._newest: deque[tuple[Hashable, Record]] = deque()
-        self._open: dict[Hashable, Record] = {}
+        self._newest: deque[tuple[Hashable, Eviction]] = deque()
+        self._open: dict[Hashable, Eviction] = {}
 
-    def add(self, key: Hashable, record: Record) -> None:
+    def add(self, key: Hashable, record: Eviction) -> None:
         """Enter an eviction; `key` is what its return is known by."""
         if len(self._newest) == _MOST_RECORDS:
             oldest_key, oldest = self._newest.popleft()
@@ -62,7 +64,7 @@ class Records:
             record.seconds += seconds
             record.returned = True
 
-    def rows(self) -> list[Record]:
+    def rows(self) -> list[Eviction]:
         """Return them, the oldest first."""
         return [record for _, record in self._newest]
 
@@ -190,7 +192,7 @@ class Evictor:
         key = (cached.file, cached.unit, frozenset(part for part, _ in cached.layout))
         name = f"{cached.path}:{cached.unit[1]}"
         expected = candidate.ways["drop"]
-        self.records.add(key, Record(time.time(), "drop", name, candidate.nbytes, expected, 0.0))
+        self.records.add(key, Eviction(time.time(), "drop", name, candidate.nbytes, expected, 0.0))
         self._delete(candidate.key)
 
     def conclude(self) -> None:
@@ -201,7 +203,7 @@ class Evictor:
                 self._offer(object_id)
         if done.nbytes:
             name = f"{len(done.objects)} objects"
-            record = Record(time.time(), "spill", name, done.nbytes, self._expected, done.seconds)
+            record = Eviction(time.time(), "spill", name, done.nbytes, self._expected, done.seconds)
             self.records.add(done.file_id, record)
 
     def read_back(self, file_id: bytes, nbytes: int, seconds: float) -> None:

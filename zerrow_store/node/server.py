@@ -35,7 +35,7 @@ from zerrow_store.node.accounting import account
 from zerrow_store.node.admission import Admission
 from zerrow_store.node.cache import REQUESTS, Cache
 from zerrow_store.node.connection import DEFERRED, Connection
-from zerrow_store.node.eviction import HIGH_WATERMARK, Record
+from zerrow_store.node.eviction import HIGH_WATERMARK, Eviction
 from zerrow_store.node.lives import GRACE_SECONDS, Lives
 from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.policy import load_policy
@@ -422,7 +422,7 @@ class Server:
     def _on_evicted(
         self, connection: Connection, name: str, nbytes: int, expected: float, seconds: float
     ) -> None:
-        record = Record(
+        record = Eviction(
             time.time(), "rollback", str(name), int(nbytes), float(expected), float(seconds), True
         )
         self._lives.evictor.records.add(os.urandom(8), record)
