@@ -73,7 +73,9 @@ def test_neither_rays_ports_nor_the_store_are_reached() -> None:
     networked = ray.remote(zerrow_ray.sandboxed(network=True)(_reach))
     outside = ray.remote(_reach)
     assert [ray.get(outside.remote(*place)) for place in places] == ["reached"] * 2
-    assert [ray.get(inside.remote(*place)) for place in places] == ["ECONNREFUSED"] * 2
+    gcs, store = [ray.get(inside.remote(*place)) for place in places]
+    assert gcs in ("ENETUNREACH", "ECONNREFUSED")  # as it is another interface's, or the loopback's
+    assert store == "ECONNREFUSED"
     # The host's network is Ray's, too; the store's socket is not of it.
     assert [ray.get(networked.remote(*p)) for p in places] == ["reached", "EAFNOSUPPORT"]
 
