@@ -25,6 +25,7 @@ def read_seconds(store, path, tmp_path):
     start = time.monotonic()
     reader.read(path)
     seconds = time.monotonic() - start
+    reader.drop()
     store.connected().cache_drop()
     return seconds
 

@@ -39,9 +39,13 @@ def test_tables_with_small_row_groups_and_shared_strings(client, tpch, tmp_path,
     path = tmp_path / "small.parquet"
     pq.write_table(expected, path, row_group_size=max(1, expected.num_rows // 9))
     assert_reads_like_pyarrow(client, path)
+    # Arrow does not cast a dictionary to string views.
+    plain = pa.schema(
+        f.with_type(pa.string()) if f.type == pa.string_view() else f for f in expected.schema
+    )
     for _ in range(2):
         shared = read_parquet(path, share_strings=True, client=client)
-        assert shared.cast(expected.schema).equals(expected)
+        assert shared.cast(plain).equals(expected.cast(plain))
 
 
 @pytest.mark.parametrize(
