@@ -195,13 +195,18 @@ def test_neither_home_nor_environment_nor_tokens(
     secret = os.urandom(12).hex()
     (tmp_path / "secret").write_text(secret)
     monkeypatch.setenv("A_SECRET", secret)
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True)
+    token.write_text(secret)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert os.path.exists(os.path.expanduser("~/.ray/auth_token"))
     sandbox.close()  # a sandbox that is started now
 
     def look(path: str, home: str) -> dict[str, Any]:
         return {
             "file": os.path.exists(path),
             "home": os.listdir(os.path.expanduser("~")),
-            "token": os.path.exists(f"{home}/.ray"),
+            "token": os.path.exists(f"{home}/.ray/auth_token"),
             "shadow": os.path.exists("/etc/shadow"),
             "names": sorted(os.environ),
             "environment": Path("/proc/self/environ").read_bytes(),
