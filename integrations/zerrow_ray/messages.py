@@ -69,8 +69,9 @@ def _decode_here(
     owner = (lease, holding.hold)
     value = None
     try:
-        # The store answers while this process decodes what is most likely still there.
-        with contextlib.suppress(ObjectLostError):
+        # The store answers while this process decodes what is most likely still there: if it is
+        # not, somebody else's bytes may lie there by now, and the store says what happened.
+        with contextlib.suppress(ObjectLostError, _native.SipcError):
             value = client.decode(message, owner, {})
     finally:
         holding.confirm()

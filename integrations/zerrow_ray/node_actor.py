@@ -3,7 +3,8 @@
 Detached and restarted by Ray, so that it outlives the job that made it; it ends, with the store,
 when no job is left in the cluster. The store itself outlives a crash of this actor (see
 `zerrow_store.node.supervisor`). Leases do not: what was published under those of a crashed actor
-stays until the jobs of that time have ended.
+stays until the jobs of that time have ended, and so does what a stream yielded just before its
+worker was killed (see `zerrow_store.node.settling`).
 """
 
 import logging
@@ -13,6 +14,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -63,8 +65,10 @@ class NodeActor:
         self._sandbox_counts = Counter(SandboxStats().as_dict())
         self._sandbox_lock = threading.Lock()
         self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._orphans = [info.object_id for info in self._client.list()]
-        self._jobs_of_orphans = _live_jobs()
+        self._orphans_lock = threading.Lock()
+        self._orphans: list[bytes] = []
+        self._jobs_of_orphans: set[bytes] = set()
+        self._add_orphans([info.object_id for info in self._client.list()])
         threading.Thread(target=self._release, name="zerrow-release", daemon=True).start()
         threading.Thread(target=self._watch_jobs, name="zerrow-jobs", daemon=True).start()
 
@@ -162,15 +166,26 @@ class NodeActor:
             while not self._gone.empty():
                 gone.append(self._gone.get())
             try:
-                self._client.delete(gone, missing_ok=True)
+                if kept := self._client.end_leases(gone):
+                    self._add_orphans(kept)
             except Exception:
                 logger.exception("could not release %d objects", len(gone))
 
-    def _watch_jobs(self) -> None:
-        while live := _live_jobs():
+    def _add_orphans(self, object_ids: Iterable[bytes]) -> None:
+        """Keep objects whose leases tell nothing any more until the jobs of now have ended."""
+        with self._orphans_lock:
+            self._orphans += object_ids
+            self._jobs_of_orphans |= _live_jobs()
+
+    def _delete_orphans(self, live: set[bytes]) -> None:
+        with self._orphans_lock:
             if self._orphans and not live & self._jobs_of_orphans:
                 self._client.delete(self._orphans, missing_ok=True)
-                self._orphans = []
+                self._orphans, self._jobs_of_orphans = [], set()
+
+    def _watch_jobs(self) -> None:
+        while live := _live_jobs():
+            self._delete_orphans(live)
             self._tidy()
             time.sleep(_JOB_POLL_SECONDS)
         if self._server is not None:

@@ -15,7 +15,7 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import RayError
 
-from zerrow_ray import frames, submission
+from zerrow_ray import frames, streams, submission
 from zerrow_ray.config import plugin_config
 from zerrow_ray.imports import when_imported
 from zerrow_ray.messages import publish
@@ -37,6 +37,7 @@ def register() -> None:
     # Ray registers its own reducers when this context is made: it has to exist before ours are set.
     ray._private.worker.global_worker.get_serialization_context()
     submission.install()
+    streams.install()
     _register(pa.Table, _by_reference)
     _register(pa.RecordBatch, _by_reference)
     _register(pa.ChunkedArray, _by_reference)

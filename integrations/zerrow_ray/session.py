@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from zerrow_ray import streams
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.leases import LeasePool
 from zerrow_ray.node_actor import NodeActor
@@ -51,6 +52,9 @@ class Session:
             object_id: bytes = lease.binary()
             encoded = encode()
             if self.client.publish(object_id, encoded) == issuer:
+                if streams.is_streaming():
+                    self.client.settling(object_id)
+                    streams.lingering_leases().keep(lease)
                 return encoded, object_id, lease
             # The lease is of an actor that died: nobody would hear of its end.
             self._leases.discard()

@@ -133,6 +133,18 @@ class Client(Link, CacheCalls):
         ids = [object_ids] if isinstance(object_ids, bytes) else list(object_ids)
         self._request("delete", [ids, missing_ok])
 
+    def settling(self, object_id: bytes) -> None:
+        """Say that for `settling.SETTLING_SECONDS` an object's lease may be here alone."""
+        self._send_quietly("settling", [object_id])
+
+    def end_leases(self, object_ids: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Delete objects whose leases have ended, those that are there.
+
+        Returns the ids of those that stay, because their producer died while their leases were
+        `settling`: nobody is going to say when they are not needed any more.
+        """
+        return tuple(self._request("end_leases", [[*object_ids]]))
+
     def list(self) -> list[ObjectInfo]:
         """Return the objects in the store."""
         return [ObjectInfo(*entry) for entry in self._request("list", [])]

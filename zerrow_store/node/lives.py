@@ -19,6 +19,7 @@ from zerrow_store.node.connection import Connection
 from zerrow_store.node.eviction import Evictor
 from zerrow_store.node.policy import Policy
 from zerrow_store.node.segments import open_pidfd, punch, resident_bytes, start_time
+from zerrow_store.node.settling import Settling
 from zerrow_store.node.spill import Spiller, spill_directory
 
 GRACE_SECONDS = 10.0
@@ -48,6 +49,7 @@ class Lives:
         self.owners: defaultdict[bytes, set[Connection]] = defaultdict(set)
         self.dead: set[bytes] = set()
         self.holders: Counter[bytes] = Counter()
+        self.settling = Settling()
         self._orphaned: dict[bytes, float] = {}
         self._returning_until = 0.0
         self._selector = selector
@@ -134,6 +136,16 @@ class Lives:
             self._orphaned[object_id] = self._returning_until
         else:
             self._remove(object_id)
+
+    def end_leases(self, object_ids: list[bytes]) -> list[bytes]:
+        """Delete objects whose leases have ended; returns those that were kept, since theirs may
+        have been cut off.
+        """
+        kept = [object_id for object_id in object_ids if self.settling.may_be_cut(object_id)]
+        for object_id in object_ids:
+            if object_id not in kept:
+                self.delete(object_id)
+        return kept
 
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)

@@ -210,6 +210,7 @@ class Server:
         readable_until = time.monotonic() + GRACE_SECONDS
         for object_id, count in connection.holds.items():
             self._lives.release(object_id, count, readable_until)
+        self._lives.settling.ended(connection)
         self._cache.dropped(connection)
         self._admission.dropped(connection)
 
@@ -375,6 +376,12 @@ class Server:
                     raise ObjectNotFoundError(object_id)
         for object_id in object_ids:
             self._lives.delete(object_id)
+
+    def _on_settling(self, connection: Connection, object_id: bytes) -> None:
+        self._lives.settling.began(connection, object_id)
+
+    def _on_end_leases(self, connection: Connection, object_ids: list[bytes]) -> list[bytes]:
+        return self._lives.end_leases(object_ids)
 
     def _on_list(self, connection: Connection) -> list[Any]:
         return [
