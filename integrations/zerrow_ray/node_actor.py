@@ -22,6 +22,7 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from zerrow_ray.config import NAMESPACE, store_name
+from zerrow_ray.jobs import live_jobs
 from zerrow_ray.settings import announced
 from zerrow_store import memory
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
@@ -175,7 +176,7 @@ class NodeActor:
         """Keep objects whose leases tell nothing any more until the jobs of now have ended."""
         with self._orphans_lock:
             self._orphans += object_ids
-            self._jobs_of_orphans |= _live_jobs()
+            self._jobs_of_orphans |= live_jobs()
 
     def _delete_orphans(self, live: set[bytes]) -> None:
         with self._orphans_lock:
@@ -184,7 +185,7 @@ class NodeActor:
                 self._orphans, self._jobs_of_orphans = [], set()
 
     def _watch_jobs(self) -> None:
-        while live := _live_jobs():
+        while live := live_jobs():
             self._delete_orphans(live)
             self._tidy()
             time.sleep(_JOB_POLL_SECONDS)
@@ -201,16 +202,6 @@ class NodeActor:
             present = {info.object_id for info in self._client.list()}
             for object_id in self._landed.keys() - present:
                 self._landed.pop(object_id, None)
-
-
-def _live_jobs() -> set[bytes]:
-    """Ids of the cluster's running jobs, Ray's own internal ones left out."""
-    jobs = ray._private.worker.global_worker.gcs_client.get_all_job_info()
-    return {
-        job_id.binary()
-        for job_id, job in jobs.items()
-        if not job.is_dead and not job.config.ray_namespace.startswith("_ray_internal")
-    }
 
 
 def _cluster_token() -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -14,8 +16,12 @@ import pytest
 import ray
 from ray.dag import InputNode, MultiOutputNode
 
+import zerrow_ray
 from tests.ray.conftest import eventually, total
 from zerrow_ray import dag
+from zerrow_ray.dag import executor
+from zerrow_ray.jobs import jobs_that_run_dags
+from zerrow_ray.session import current_session
 from zerrow_store.sandbox import SandboxOptions
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -234,6 +240,33 @@ def test_dags_at_once_share_the_memory() -> None:
     assert outcomes == [[ROWS] * 3] * 3
 
 
+ANOTHER_DRIVER = """
+import sys, time, ray, zerrow_ray
+zerrow_ray.init(address=sys.argv[1], log_to_driver=False)
+@ray.remote
+def sleep():
+    time.sleep(60)
+zerrow_ray.dag.execute(sleep.bind())
+"""
+
+
+def test_drivers_at_once_have_equal_parts() -> None:
+    budget = sum(node["budget"] for node in zerrow_ray.stats()["nodes"].values())
+    address = ray.get_runtime_context().gcs_address
+    account = executor._shared.open()
+    try:
+        assert account.excess(budget // 2 + NBYTES) <= 0
+        with subprocess.Popen([sys.executable, "-c", ANOTHER_DRIVER, address]) as other:
+            eventually(lambda: jobs_that_run_dags() == 2, "another driver runs a DAG")
+            eventually(lambda: not account.take("step", budget // 2 + NBYTES), "it has its part")
+            assert account.excess(budget // 2) <= 0
+            other.kill()
+        eventually(lambda: account.take("step", budget // 2 + NBYTES), "its part is free again")
+    finally:
+        account.close()
+    assert jobs_that_run_dags() == 0
+
+
 @pytest.mark.parametrize("eviction", ["adaptive", "rollback", "swap", "lru", "none"])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25, 0.1])
 def test_results_are_the_same_short_of_memory(eviction: str, share: float) -> None:
@@ -332,6 +365,49 @@ def test_a_worker_that_dies_while_a_result_is_made_again(tmp_path: Path) -> None
     assert max(len(runs.read_text()) for runs in tmp_path.iterdir()) > 2
     assert table["k"].equals(pa.chunked_array([np.arange(ROWS) + 1]))
     assert pc.sum(table["c1"]).as_py() == ROWS * (ROWS - 1) + 3 * ROWS
+
+
+class Loss:
+    """Deletes what the DAG's steps have stored, as if a disk had lost it; `times` times."""
+
+    def __init__(self, path: Path, times: int) -> None:
+        @ray.remote(max_retries=0)
+        def lose(*after: int) -> int:
+            runs = len(list(path.iterdir()))
+            if runs < times:
+                (path / str(runs)).touch()
+                client = current_session().client
+                client.delete([i.object_id for i in client.list() if i.nbytes >= NBYTES])
+            return 0
+
+        self.lose = lose
+
+
+@ray.remote
+def count_after(table: pa.Table, other: pa.Table, after: int) -> int:
+    return table.num_rows + other.num_rows
+
+
+@ray.remote
+def first_value(table: pa.Table) -> int:
+    return int(table["k"][0].as_py())
+
+
+def test_what_is_lost_is_made_again(tmp_path: Path) -> None:
+    tables = [make.bind(1), fresh.bind(make.bind(2))]
+    lost = Loss(tmp_path, 1).lose.bind(*map(first_value.bind, tables))
+    node = MultiOutputNode([count_after.bind(*tables, lost), count_after.bind(*tables, lost)])
+    refs, explanation = dag.execute(node, explain=True)
+    assert ray.get(refs) == [2 * ROWS] * 2
+    assert len(list(tmp_path.iterdir())) == 1
+    assert sum(run.rollbacks for run in explanation.runs) >= 2
+
+
+def test_what_is_lost_and_must_not_run_twice_is_an_error(tmp_path: Path) -> None:
+    table = make.options(max_retries=0).bind(1)
+    lost = Loss(tmp_path, 1).lose.bind(first_value.bind(table))
+    with pytest.raises(dag.StepError, match="count_after"):
+        dag.execute(count_after.bind(table, table, lost))
 
 
 def test_what_must_not_run_twice_is_not_rolled_back() -> None:

@@ -97,7 +97,7 @@ class Simulation:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), total=st.integers(0, 60))
 def test_all_steps_run_within_the_budget(data: st.DataObject, total: int) -> None:
-    budget = Budget(lambda: total)
+    budget = Budget(lambda *_: total)
     simulations = []
     for plan in data.draw(st.lists(plans(), min_size=1, max_size=3)):
         needs = {}
@@ -138,7 +138,7 @@ def test_all_steps_run_within_the_budget(data: st.DataObject, total: int) -> Non
 @given(plan=plans())
 def test_without_memory_steps_run_one_by_one(plan: Plan) -> None:
     needs = dict.fromkeys(plan.steps, Need(1, 1))
-    simulation = Simulation(plan, Budget(lambda: 0), needs)
+    simulation = Simulation(plan, Budget(lambda *_: 0), needs)
     while not simulation.scheduler.done:
         assert simulation.start()
         assert not simulation.start()
@@ -147,7 +147,7 @@ def test_without_memory_steps_run_one_by_one(plan: Plan) -> None:
 
 def test_with_memory_branches_run_side_by_side() -> None:
     plan = Plan(work.bind(*(work.bind() for _ in range(5))))
-    simulation = Simulation(plan, Budget(lambda: 100), dict.fromkeys(plan.steps, Need(1, 1)))
+    simulation = Simulation(plan, Budget(lambda *_: 100), dict.fromkeys(plan.steps, Need(1, 1)))
     while simulation.start():
         pass
     assert len(simulation.running) == 5
@@ -156,7 +156,7 @@ def test_with_memory_branches_run_side_by_side() -> None:
 def test_short_of_memory_a_branch_ends_before_another_begins() -> None:
     branches = [work.bind(work.bind(work.bind())) for _ in range(3)]
     plan = Plan(MultiOutputNode(branches))
-    simulation = Simulation(plan, Budget(lambda: 2), dict.fromkeys(plan.steps, Need(1, 2)))
+    simulation = Simulation(plan, Budget(lambda *_: 2), dict.fromkeys(plan.steps, Need(1, 2)))
     order = []
     while not simulation.scheduler.done:
         assert simulation.start()
@@ -167,7 +167,7 @@ def test_short_of_memory_a_branch_ends_before_another_begins() -> None:
 
 
 def test_a_greedy_dag_leaves_a_share_to_one_that_waits() -> None:
-    budget = Budget(lambda: 12)
+    budget = Budget(lambda *_: 12)
     wide = Plan(work.bind(*(work.bind() for _ in range(12))))
     greedy = Simulation(wide, budget, dict.fromkeys(wide.steps, Need(1, 1)))
     for _ in range(9):
@@ -207,7 +207,7 @@ def crossed(policy: Policy, seconds: float) -> Simulation:
     plan = Plan(node)
     needs = dict.fromkeys(plan.steps, Need(10, 10))
     simulation = Simulation(
-        plan, Budget(lambda: 20), needs, policy, dict.fromkeys(plan.steps, seconds)
+        plan, Budget(lambda *_: 20), needs, policy, dict.fromkeys(plan.steps, seconds)
     )
     while not simulation.scheduler.done:
         while simulation.start():
@@ -231,7 +231,7 @@ def test_swap_runs_everything_once() -> None:
 def test_what_is_spilled_makes_room_for_steps_side_by_side() -> None:
     plan = Plan(work.bind(*(work.bind() for _ in range(6))))
     needs = dict.fromkeys(plan.steps, Need(10, 10))
-    simulation = Simulation(plan, Budget(lambda: 20), needs, Swap())
+    simulation = Simulation(plan, Budget(lambda *_: 20), needs, Swap())
     most = 0
     while not simulation.scheduler.done:
         while simulation.start():
@@ -271,3 +271,70 @@ def test_the_cheapest_goes_first_and_no_more_than_needed() -> None:
     assert chosen(Lru(), 1000) == [("slow", "spill"), ("quick", "rollback"), ("big", "rollback")]
     assert chosen(Swap(), 15) == [("slow", "spill"), ("quick", "spill")]
     assert chosen(Keep(), 1000) == []
+
+
+def test_what_is_lost_too_often_is_given_up():
+    source = work.bind()
+    plan = Plan(work.bind(source))
+    first, second = sorted(plan.steps, key=lambda key: plan.steps[key].order)
+    needs = dict.fromkeys(plan.steps, Need(1, 1))
+    scheduler = Simulation(plan, Budget(lambda *_: 2), needs, seconds={first: 0.0}).scheduler
+
+    def started() -> str:
+        step, _ = scheduler.start()
+        assert step is not None
+        return step.key
+
+    for _ in range(3):
+        assert started() == first
+        assert scheduler.finish(first, 1) == []
+        assert started() == second
+        assert scheduler.retry(second, [first])
+    assert started() == first
+    scheduler.finish(first, 1)
+    assert started() == second
+    assert not scheduler.retry(second, [first])
+    assert not scheduler.retry(first, [second])  # it must not run twice
+
+
+@given(plans(), st.data())
+def test_a_dag_advances_whatever_is_lost(plan: Plan, data: st.DataObject):
+    scheduler = Simulation(
+        plan,
+        Budget(lambda *_: 4),
+        dict.fromkeys(plan.steps, Need(1, 1)),
+        seconds=dict.fromkeys(plan.steps, 1.0),
+    ).scheduler
+    losses = 0
+    while not scheduler.done:
+        step, _ = scheduler.start()
+        assert step is not None
+        lost = [key for key in step.inputs if losses < 10 and data.draw(st.booleans())]
+        if lost and scheduler.retry(step.key, lost):
+            losses += 1
+        else:
+            scheduler.finish(step.key, 1)
+
+
+def test_drivers_have_equal_parts():
+    drivers = 1
+    said = []
+    measured = []
+
+    def measure(sharing: int, held: int) -> int:
+        measured.append((sharing, held))
+        return 100 // sharing
+
+    budget = Budget(measure, drivers=lambda: drivers, announce=said.append)
+    account = budget.open()
+    assert account.take("running", 30)
+    assert account.take("done", 60)
+    account.keep("done", 40)
+    drivers = 2
+    assert account.excess(10) <= 0  # the others are counted every second
+    budget._counted = 0.0
+    assert not account.take("more", 10)
+    assert account.excess(10) == 30
+    account.close()
+    assert measured == [(1, 0), (2, 40)]
+    assert said == [True, False]

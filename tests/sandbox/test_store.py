@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from tests.node.helpers import Store
 from tests.sandbox.conftest import eventually
@@ -93,3 +94,40 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_it_waits_for_room_as_other_puts_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
+    store = Store(f"sandbox-{os.urandom(4).hex()}", budget=4 * BYTES)
+    try:
+        client = store.connect()
+        kept = []
+        for _ in range(12):
+            kept.append(client.put(_result()))
+            gc.collect()
+        assert client.stats().bytes_spilled >= 8 * BYTES
+        for object_id in kept:
+            assert client.get(object_id)["x"].to_pylist() == EXPECTED
+    finally:
+        store.stop()
+
+
+def test_one_that_waits_for_room_leaves_nothing_when_its_process_ends() -> None:
+    store = Store(f"sandbox-{os.urandom(4).hex()}", budget=4 * BYTES)
+    try:
+        client = store.connect()
+        reader, writer = store.worker(), store.worker()
+        reader.do("column = pc.add(pa.array([1] * 400_000), 0)")
+        reader.do("view = client.get(client.put(pa.table({'x': column})))")
+        writer.do("from tests.sandbox.test_store import _result; table = _result()")
+        _kill(store)  # for ten seconds after, puts wait for readers to come back
+        eventually(lambda: client.stats().clients == 3, "all are connected again")
+        writer.start("client.put(table)")
+        eventually(lambda: client.stats().segments == 2, "the store has taken the result over")
+        writer.kill()
+        eventually(lambda: client.stats().segments == 1, "the store has let go of it")
+        assert reader.do("view['x'].chunk(0).equals(column)")
+    finally:
+        store.stop()

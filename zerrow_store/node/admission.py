@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from zerrow_store.errors import (
@@ -18,7 +19,17 @@ from zerrow_store.node.lives import Lives
 from zerrow_store.node.segments import check_segment
 
 _MOST_COUNTED = 1 << 50
-_PUT_FIELDS = 7  # without the segments that are to be adopted
+
+
+@dataclass(eq=False)
+class Put:
+    """A publication that was asked for. adopted: segments without a process that came with it."""
+
+    connection: Connection
+    request_id: int
+    fields: tuple[Any, ...]
+    adopted: list[bytes]
+    waits: bool = False
 
 
 class Admission:
@@ -30,53 +41,65 @@ class Admission:
         budget: int,
         *,
         supervisor_id: Callable[[], bytes],
-        retry: Callable[[Connection, int, list[Any]], None],
+        retry: Callable[[Put], None],
     ) -> None:
         self._lives = lives
         self._budget = budget
         self._supervisor_id = supervisor_id
         self._retry = retry
-        self._full: deque[tuple[Connection, int, list[Any]]] = deque()
+        self._full: deque[Put] = deque()
+        self._adopted: Counter[bytes] = Counter()
 
-    def put(self, request_id: int, connection: Connection, *body: Any) -> Any:
+    def put(
+        self,
+        request_id: int,
+        connection: Connection,
+        object_id: bytes,
+        own: bytes,
+        foreign: Packed,
+        message: bytes | None,
+        transient: bool,
+        owned: bool,
+        counters: list[int],
+        adopted: Sequence[tuple[bytes, int]] = (),
+    ) -> Any:
         """Enter an object, once there is room for it: those that wait for it come first, unless
         they hold nothing and this one does: with its end, its inputs go.
         """
-        # Segments that are to be adopted cannot wait: their descriptors are the next to be taken.
-        patient = not any(body[_PUT_FIELDS:])
-        if patient and any(bool(each.holds) >= bool(connection.holds) for each, *_ in self._full):
-            own = [(connection.segment or b"", body[1])] if body[1] else []
-            if self._lives.books.new_bytes(own):
-                return self._wait_for_room(connection, request_id, body)
+        fields = (object_id, own, foreign, message, counters, transient, owned)
+        put = Put(connection, request_id, fields, self._adopt(connection, adopted))
+        behind = any(bool(each.connection.holds) >= bool(connection.holds) for each in self._full)
+        return self.enter(put, behind=behind)
+
+    def enter(self, put: Put, *, behind: bool = False) -> Any:
+        """Enter an object, or let it wait: for those before it, for room that is being made."""
+        put.waits = False
         try:
-            return self._put(connection, *body)
-        except StoreFullError as error:
-            if not patient or error.needed > self._budget:
-                raise
-            if not self._lives.all_returned():
-                return self._wait_for_room(connection, request_id, body)
-            if not self._lives.evictor.make_room(error.needed):
-                raise
-        try:  # what was dropped may be enough
-            return self._put(connection, *body)
-        except StoreFullError:
-            if not self._lives.spiller.is_busy:
-                raise
-        return self._wait_for_room(connection, request_id, body)
+            if behind and self._brings_bytes(put):
+                return self._wait_for_room(put)
+            return self._enter(put)
+        finally:
+            if not put.waits:
+                self._settle(put)
 
     def let_in(self) -> None:
         """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
-        waiting = deque(sorted(self._full, key=lambda each: not each[0].holds))
+        waiting = deque(sorted(self._full, key=lambda put: not put.connection.holds))
         self._full.clear()
         while waiting and not self._full:
-            connection, request_id, body = waiting.popleft()
-            if connection.socket.fileno() >= 0:
-                self._retry(connection, request_id, body)
+            put = waiting.popleft()
+            if put.connection.socket.fileno() >= 0:
+                self._retry(put)
+            else:
+                self._settle(put)
         self._full.extend(waiting)
 
     def dropped(self, connection: Connection) -> None:
         """A connection has ended: it waits for nothing."""
-        self._full = deque(waiting for waiting in self._full if waiting[0] is not connection)
+        ended = [put for put in self._full if put.connection is connection]
+        self._full = deque(put for put in self._full if put.connection is not connection)
+        for put in ended:
+            self._settle(put)
 
     def tick(self) -> None:
         """Let in who waits, also where no job has ended: memory may have been given back."""
@@ -120,35 +143,49 @@ class Admission:
         body = [object_id, allocations, message, bool(transient), owner]
         return [*body, counters, time.time()]
 
-    def _wait_for_room(self, connection: Connection, request_id: int, body: Sequence[Any]) -> Any:
-        self._full.append((connection, request_id, list(body)))
+    def _wait_for_room(self, put: Put) -> Any:
+        put.waits = True
+        self._full.append(put)
         return DEFERRED
 
-    def _put(
-        self,
-        connection: Connection,
-        object_id: bytes,
-        own: bytes,
-        foreign: Packed,
-        message: bytes | None,
-        transient: bool,
-        owned: bool,
-        counters: list[int],
-        adopted: Sequence[tuple[bytes, int]] = (),
-    ) -> list[bytes]:
-        new = self._adopt(connection, adopted)
+    def _brings_bytes(self, put: Put) -> bool:
+        segment, own = put.connection.segment or b"", put.fields[1]
+        return bool(put.adopted or (own and self._lives.books.new_bytes([(segment, own)])))
+
+    def _enter(self, put: Put) -> Any:
         try:
-            entry = (object_id, own, foreign, message, counters, transient, owned)
-            self._lives.change("put", self.admit(connection, *entry))
-            self._lives.entered(object_id, transient=transient)
-        finally:
-            for segment_id in new:
-                self._lives.process_gone(segment_id)  # gone, too, if the put was refused
+            return self._put(put)
+        except StoreFullError as error:
+            if error.needed > self._budget:
+                raise
+            if not self._lives.all_returned():
+                return self._wait_for_room(put)
+            if not self._lives.evictor.make_room(error.needed):
+                raise
+        try:  # what was dropped may be enough
+            return self._put(put)
+        except StoreFullError:
+            if not self._lives.spiller.is_busy:
+                raise
+        return self._wait_for_room(put)
+
+    def _put(self, put: Put) -> list[bytes]:
+        object_id, _, _, _, _, transient, _ = put.fields
+        self._lives.change("put", self.admit(put.connection, *put.fields))
+        self._lives.entered(object_id, transient=transient)
         return [self._supervisor_id()]
 
+    def _settle(self, put: Put) -> None:
+        """A put was entered or refused: of what came with it stays what objects refer to."""
+        for segment_id in put.adopted:
+            self._adopted[segment_id] -= 1
+            if not self._adopted[segment_id]:
+                del self._adopted[segment_id]
+                self._lives.process_gone(segment_id)
+
     def _adopt(self, connection: Connection, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
-        """Take over sealed segments, which have no process; returns those that are new."""
-        new = []
+        """Take over sealed segments, which have no process; returns their ids."""
+        ids: list[bytes] = []
         fds = [connection.reader.take_descriptor() for _ in adopted]
         try:
             for (segment_id, size), fd in zip(adopted, fds, strict=True):
@@ -156,11 +193,17 @@ class Admission:
                 if segment_id not in self._lives.books.segments:
                     self._lives.descriptors[segment_id] = os.dup(fd)
                     self._lives.change("segment", [segment_id, size, NO_PROCESS, 0])
-                    new.append(segment_id)
+                    self._adopted[segment_id] = 0
+                if segment_id in self._adopted:
+                    self._adopted[segment_id] += 1
+                    ids.append(segment_id)
+        except BaseException:
+            self._settle(Put(connection, 0, (), ids))
+            raise
         finally:
             for fd in fds:
                 os.close(fd)
-        return new
+        return ids
 
     def _check_foreign(self, allocations: Packed) -> None:
         for segment_id, packed in allocations:

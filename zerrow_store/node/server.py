@@ -32,7 +32,7 @@ from zerrow_store.errors import (
 )
 from zerrow_store.node import protocol
 from zerrow_store.node.accounting import account
-from zerrow_store.node.admission import Admission
+from zerrow_store.node.admission import Admission, Put
 from zerrow_store.node.cache import REQUESTS, Cache
 from zerrow_store.node.connection import DEFERRED, Connection
 from zerrow_store.node.eviction import HIGH_WATERMARK, Eviction
@@ -239,12 +239,13 @@ class Server:
         if self._supervisor is not None:
             self._tell(self._supervisor, kind, body, fds)
 
-    def _retry_put(self, connection: Connection, request_id: int, body: list[Any]) -> None:
+    def _retry_put(self, put: Put) -> None:
+        enter = functools.partial(self._admission.enter, put)
         try:
-            self._answer(connection, "put", request_id, body)
+            self._reply(put.connection, "put", put.request_id, enter)
         except (OSError, ProtocolError) as error:
-            logger.warning("dropped process %d: %s", connection.pid, error)
-            self._drop(connection)
+            logger.warning("dropped process %d: %s", put.connection.pid, error)
+            self._drop(put.connection)
 
     # --- requests ---
 
@@ -256,8 +257,13 @@ class Server:
             handler = functools.partial(getattr(self._cache, REQUESTS[kind]), request_id)
         if handler is None or not (connection.greeted or kind == "hello"):
             raise ProtocolError(f"unexpected frame {kind!r}")
+        self._reply(connection, kind, request_id, lambda: handler(connection, *body))
+
+    def _reply(
+        self, connection: Connection, kind: str, request_id: int, handle: Callable[[], Any]
+    ) -> None:
         try:
-            reply = handler(connection, *body)
+            reply = handle()
         except ZerrowError as error:
             if isinstance(error, ProtocolError):
                 raise

@@ -1,19 +1,38 @@
 """The memory that the DAGs of a driver share: each may have what the others do not need.
 
 One that holds more than its share (the budget by the number of DAGs) does not start further steps
-while another one waits.
+while another one waits. Drivers that run DAGs at the same time have equal parts of what the stores
+may hold, whatever the others need.
 """
 
 import threading
+import time
 from collections.abc import Callable
+
+_REFRESH_SECONDS = 1.0
 
 
 class Budget:
-    """`measure` returns the bytes that all DAGs together may hold; asked when the first begins."""
+    """What the DAGs of this driver may hold together.
 
-    def __init__(self, measure: Callable[[], int]) -> None:
+    measure: returns that in bytes, given how many drivers share it and what results of these DAGs
+    hold already; asked when the first DAG begins, and when other drivers come and go. drivers:
+    counts them. announce: is told when the first DAG begins and when the last one has ended.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[int, int], int],
+        *,
+        drivers: Callable[[], int] = lambda: 1,
+        announce: Callable[[bool], None] = lambda running: None,
+    ) -> None:
         self._measure = measure
+        self._count_drivers = drivers
+        self._announce = announce
         self._total = 0
+        self._drivers = 0
+        self._counted = 0.0
         self._lock = threading.Lock()
         self._accounts: list[Account] = []
 
@@ -22,8 +41,10 @@ class Budget:
         account = Account(self)
         with self._lock:
             if not self._accounts:
-                self._total = self._measure()
+                self._announce(True)
+                self._drivers, self._counted = 0, 0.0
             self._accounts.append(account)
+            self._refresh()
         return account
 
     def held(self) -> int:
@@ -31,10 +52,26 @@ class Budget:
         with self._lock:
             return self._held()
 
+    def _close(self, account: "Account") -> None:
+        self._accounts.remove(account)
+        if not self._accounts:
+            self._announce(False)
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._counted < _REFRESH_SECONDS:
+            return
+        self._counted = time.monotonic()
+        drivers = max(1, self._count_drivers())
+        if drivers != self._drivers:
+            self._drivers = drivers
+            results = self._held() - sum(account.running_bytes() for account in self._accounts)
+            self._total = self._measure(drivers, results)
+
     def _held(self) -> int:
         return sum(account.held for account in self._accounts)
 
     def _admits(self, account: "Account", nbytes: int, anyway: bool) -> bool:
+        self._refresh()
         anyway = anyway and not any(each.running for each in self._accounts)
         if self._held() + nbytes > self._total:
             return anyway
@@ -65,6 +102,10 @@ class Account:
                 self.running.add(key)
             return admitted
 
+    def running_bytes(self) -> int:
+        """Return what is taken for running steps; the budget's lock is held."""
+        return sum(self._bytes.get(key, 0) for key in self.running)
+
     def excess(self, nbytes: int) -> int:
         """Return by how much `nbytes` more would be too many; not positive if they fit."""
         with self._budget._lock:
@@ -84,7 +125,7 @@ class Account:
     def close(self) -> None:
         """Give back everything."""
         with self._budget._lock:
-            self._budget._accounts.remove(self)
+            self._budget._close(self)
 
     def _put(self, key: str, nbytes: int) -> None:
         self.held += nbytes - self._bytes.pop(key, 0)

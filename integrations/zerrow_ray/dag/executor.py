@@ -25,6 +25,7 @@ from zerrow_ray.dag.measured import ARROW_DATA, Measured, measured
 from zerrow_ray.dag.plan import Plan, Step
 from zerrow_ray.dag.policy import ROLLBACK
 from zerrow_ray.dag.scheduler import Scheduler
+from zerrow_ray.jobs import announce_dags, jobs_that_run_dags
 from zerrow_ray.sandbox import confined
 from zerrow_ray.session import current_session
 from zerrow_ray.settings import announced
@@ -66,8 +67,8 @@ def execute(
     them for a MultiOutputNode. With `explain`, a pair of that and an `Explanation`.
 
     memory: bytes, or a text such as "8GiB", that the DAG's results and running steps may hold. By
-        default what the stores of all nodes may, less what they hold already; all DAGs that run
-        by default share that.
+        default what the stores of all nodes may, less what they hold already; all DAGs of this
+        driver that run by default share that, and drivers that run DAGs at once have equal parts.
     eviction: what happens to results that are in the way of the next step and not needed for it,
         by default as the stores do it (see `zerrow_ray.init`): "swap" leaves them to the store,
         which spills to disk what nobody reads; "rollback" drops them, and runs their functions
@@ -84,7 +85,7 @@ def execute(
     plan, policy = Plan(node), load_policy(eviction or announced().policy())
     if sandbox is not None:
         _check_confinable(plan)
-    budget = _shared if memory is None else Budget(lambda: _bytes(memory))
+    budget = _shared if memory is None else Budget(lambda *_: _bytes(memory))
     with contextlib.closing(budget.open()) as account:
         with _bar(len(plan.steps), progress) as bar:
             run = _Execution(plan, account, policy, sandbox, bar, args, kwargs)
@@ -206,6 +207,11 @@ class _Execution:
                 report = value if isinstance(value, Measured) else None
                 del value
             except RayError as error:
+                if self._retry(step):
+                    logger.warning(
+                        "step %s runs again, what it reads was lost: %s", step.name, error
+                    )
+                    continue
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 raise StepError(step.name, cause) from error
             self._finish(step, report)
@@ -229,6 +235,17 @@ class _Execution:
             self._runs[key].released = time.time() - self._start
         if run.rollbacks == 0:
             self._bar.update()
+
+    def _retry(self, step: Step) -> bool:
+        """Run a step again that has failed, and before it those whose results it could not read."""
+        values = self._values  # without those that are lost to another step, too
+        lost = [k for k in step.inputs if k not in values or not _is_readable(values[k])]
+        if not lost or not step.is_task or not self._scheduler.retry(step.key, lost):
+            return False
+        for key in lost:
+            values.pop(key, None)
+            self._runs[key].rollbacks += 1
+        return True
 
     def _need(self, step: Step) -> Need:
         declared = step.node.get_options().get("memory") if step.is_task else None
@@ -279,6 +296,21 @@ def _check_confinable(plan: Plan) -> None:
             raise TypeError(f"step {step.name!r} is no plain function: it cannot be confined")
 
 
+def _is_readable(value: Any) -> bool:
+    """Whether a step's value can be read by a step."""
+    values = value if isinstance(value, list) else [value]
+    try:
+        ray.get([_read.remote(ref) for ref in values if isinstance(ref, ray.ObjectRef)])
+    except RayError:
+        return False
+    return True
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def _read(value: Any) -> None:
+    """Take a value as a step does."""
+
+
 @contextlib.contextmanager
 def _bar(steps: int, wanted: bool | None) -> Iterator[Any]:
     from tqdm import tqdm
@@ -288,10 +320,14 @@ def _bar(steps: int, wanted: bool | None) -> Iterator[Any]:
         yield bar
 
 
-def _available() -> int:
-    """Bytes that all nodes' stores may still take."""
+def _available(drivers: int, held: int) -> int:
+    """Bytes that a driver's DAGs may hold in all nodes' stores: alone, all that others do not."""
     nodes = stats()["nodes"].values()
-    return sum(node["budget"] - node["bytes_stored"] for node in nodes)
+    budget: int = sum(node["budget"] for node in nodes)
+    if drivers > 1:
+        return budget // drivers
+    stored: int = sum(node["bytes_stored"] for node in nodes)
+    return budget - stored + held
 
 
 class _Disk:
@@ -316,5 +352,5 @@ def _bytes(size: int | str) -> int:
     return size if isinstance(size, int) else parse_size(size)
 
 
-_shared = Budget(_available)
+_shared = Budget(_available, drivers=jobs_that_run_dags, announce=announce_dags)
 _estimates = Estimates()

@@ -7,7 +7,8 @@ reads make room, as the policy says: they are rolled back, or left to the store 
 then hold no memory any more. When nothing runs and nothing helps, the best step starts all the
 same: a DAG always advances, and never exceeds the budget by more than one step.
 
-A result that was rolled back is made again when all else that its consumer needs is there.
+A result that was rolled back is made again when all else that its consumer needs is there. So is
+one that was lost, as when its file on disk is spoiled.
 """
 
 import itertools
@@ -113,6 +114,21 @@ class Scheduler:
             self._account.drop(each)
         return released
 
+    def retry(self, key: str, lost: list[str]) -> bool:
+        """Note that a step has failed because results that it reads are lost: they are made again,
+        and then the step. False if one of them cannot be, or has been too often.
+        """
+        if not all(map(self._may_run_again, lost)):
+            return False
+        self._running.discard(key)
+        self._account.keep(key, 0)
+        for each in lost:
+            # Steps that share an input fail one after the other.
+            if each in self._present:
+                self._spilled.discard(each)
+                self._roll_back(each)
+        return True
+
     # --- what is ready ---
 
     def _step(self, key: str) -> Step:
@@ -165,10 +181,15 @@ class Scheduler:
             if not self._sizes[key]:
                 continue
             ways = {SPILL: self._disk(self._sizes[key])}
-            again = key not in self._plan.results and self._rollbacks[key] < _MOST_ROLLBACKS
-            if again and (seconds := self._seconds_again(key, set())) is not None:
-                ways[ROLLBACK] = seconds
+            if key not in self._plan.results and self._may_run_again(key):
+                seconds = self._seconds_again(key, set())
+                if seconds is not None:
+                    ways[ROLLBACK] = seconds
             yield Candidate(key, self._sizes[key], ways, self._finished[key])
+
+    def _may_run_again(self, key: str) -> bool:
+        again = self._seconds(self._step(key)) is not None
+        return again and self._rollbacks[key] < _MOST_ROLLBACKS
 
     def _seconds_again(self, key: str, counted: set[str]) -> float | None:
         """What it takes to run a step again, and all that it needs and that is not there."""

@@ -1,0 +1,40 @@
+"""The cluster's jobs, and which of them run DAGs at the moment: those share the stores' memory."""
+
+import ray
+from ray.experimental.internal_kv import (
+    _internal_kv_del,
+    _internal_kv_list,
+    _internal_kv_put,
+)
+
+_RUNS_DAGS = b"zerrow_ray:runs_dags:"
+
+
+def live_jobs() -> set[bytes]:
+    """Ids of the cluster's running jobs, Ray's own internal ones left out."""
+    jobs = ray._private.worker.global_worker.gcs_client.get_all_job_info()
+    return {
+        job_id.binary()
+        for job_id, job in jobs.items()
+        if not job.is_dead and not job.config.ray_namespace.startswith("_ray_internal")
+    }
+
+
+def announce_dags(running: bool) -> None:
+    """Say that this job runs DAGs from now on, or no more."""
+    key = _RUNS_DAGS + ray.get_runtime_context().get_job_id().encode()
+    if running:
+        _internal_kv_put(key, b"", overwrite=True)
+    else:
+        _internal_kv_del(key)
+
+
+def jobs_that_run_dags() -> int:
+    """Return how many jobs have said so and have not ended since."""
+    announced = {bytes.fromhex(key[len(_RUNS_DAGS) :].decode()) for key in _announced()}
+    return len(announced & live_jobs())
+
+
+def _announced() -> list[bytes]:
+    keys: list[bytes] = _internal_kv_list(_RUNS_DAGS)
+    return keys

@@ -1,0 +1,94 @@
+"""What a store says of memory, against what the kernel counts: PSS, Shmem, the control group."""
+
+import gc
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.node.helpers import Store, memfds
+from zerrow_store.native import _native
+
+ROWS = 2_000_000
+NBYTES = 8 * ROWS
+BATCHED = 2 << 20
+"""By how much the figures of a control group may be late: every CPU adds up its own first."""
+
+GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    made = Store(f"account-{os.urandom(4).hex()}", budget=20 * NBYTES)
+    yield made
+    made.stop()
+
+
+def proportional(pids: list[int], inodes: set[int]) -> int:
+    """PSS of the mappings of some files in some processes: a page that n have counts 1/n each."""
+    total = 0
+    for pid in pids:
+        inode = 0
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                inode = int(line.split()[4])
+            elif line.startswith("Pss:") and inode in inodes:
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def test_resident_is_what_the_processes_have_in_proportion(store: Store) -> None:
+    gc.collect()
+    _native.arena_trim()
+    workers = [store.worker() for _ in range(3)]
+    for n, worker in enumerate(workers):
+        worker.do(f"kept = pc.add(pa.array([{n}] * {ROWS}), 0)")  # nobody else's
+        worker.do("made = pa.table({'x': pc.add(kept, 1)})")
+        worker.do(f"client.put(made, object_id=b'object{n}')")
+    for worker in workers:
+        worker.do("views = [client.get(b'object%d' % n) for n in range(3)]")
+        assert worker.do("[pc.sum(view['x']).as_py() for view in views]") == [
+            ROWS * (n + 1) for n in range(3)
+        ]
+    report = store.connected().memory()
+    inodes = {os.stat(path).st_ino for path in memfds(store.server_pid())}
+    pids = [os.getpid(), store.server_pid(), *(worker.pid for worker in workers)]
+    assert report.resident == pytest.approx(proportional(pids, inodes), rel=0.02)
+    assert report.objects_in_use == 3 * NBYTES
+    assert report.unpublished >= 3 * NBYTES
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not (GROUPS / "memory.stat").exists(),
+    reason="needs root and a memory cgroup of version 1",
+)
+def test_resident_is_what_a_control_group_is_charged(store: Store) -> None:
+    group = GROUPS / f"zerrow-{os.urandom(4).hex()}"
+    group.mkdir()
+
+    def charged() -> int:
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return int(stat["shmem"])
+
+    try:
+        worker = store.worker()
+        (group / "cgroup.procs").write_text(str(worker.pid))
+        client = store.connected()
+        before = client.memory().resident - charged()
+        for n in range(4):
+            worker.do(f"made = pa.table({{'x': pc.add(pa.array([{n}] * {ROWS}), 0)}})")
+            worker.do(f"client.put(made, object_id=b'object{n}')")
+            assert client.memory().resident == pytest.approx(before + charged(), abs=BATCHED)
+        assert charged() >= 4 * NBYTES
+        worker.do("del made")
+        client.delete([b"object0", b"object1", b"object2"])
+        worker.do("import gc; gc.collect(); from zerrow_store.native import _native")
+        worker.do("_native.arena_trim()")
+        assert NBYTES <= charged() < 2 * NBYTES
+        assert client.memory().resident == pytest.approx(before + charged(), abs=BATCHED)
+        worker.kill()
+    finally:
+        store.stop()
+        group.rmdir()
