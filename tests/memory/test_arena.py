@@ -346,3 +346,26 @@ def test_a_double_free_aborts_instead_of_corrupting() -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGABRT
         """
         run_python(code)
+
+
+def test_only_large_allocations_wait_while_producers_are_held_back():
+    run_python("""
+        import threading, time
+        import numpy as np, pyarrow as pa, pyarrow.compute as pc
+        from zerrow_store import memory
+        from zerrow_store.native import _native
+        memory.start()
+        small, large = (pa.array(np.arange(rows)) for rows in (10_000, 1_000_000))
+        def seconds(array):
+            start = time.monotonic()
+            assert len(pc.add(array, 0)) == len(array)
+            return time.monotonic() - start
+        seconds(large)  # the arena is there
+        _native.hold_back(60.0)
+        assert seconds(small) < 50
+        threading.Timer(0.3, _native.hold_back, [0.0]).start()
+        assert seconds(large) >= 0.2
+        _native.hold_back(0.3)
+        assert seconds(large) >= 0.2  # and it ends by itself
+        assert seconds(large) < 50
+    """)

@@ -199,6 +199,23 @@ def test_producers_keep_nothing_warm_while_memory_is_short(store: Make) -> None:
     wait_until(lambda: producer.do("freed()") > 0)
 
 
+def test_producers_are_held_back_while_room_is_made(
+    store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(_native, "hold_back", told.append)
+    spilling = store()
+    client = spilling.connected()
+    fill(spilling, 7)
+    assert told == []
+    # More than the budget, of which the store can only spill what is published.
+    kept = [make(n) for n in range(32)]
+    wait_until(lambda: told and told[-1] == 0.0)
+    assert told[0] == 1.0
+    assert client.stats().bytes_stored == 0
+    assert all(table.equals(make(n)) for n, table in enumerate(kept))
+
+
 # --- disks that fail ---
 
 

@@ -36,6 +36,9 @@ def arena_segment() -> tuple[bytes, int, int]:
 
 def arena_stats() -> ArenaStats: ...
 def arena_trim(keep: int = 0) -> None: ...
+def hold_back(seconds: float) -> None:
+    """Let large allocations of Arrow's wait until `seconds` from now, or the next call."""
+
 def bound_warm(limit: int | None) -> None:
     """Keep at most `limit` freed bytes warm in the arena from now on; None: as configured."""
 

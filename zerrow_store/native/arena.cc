@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
+#include <thread>
 
 namespace zerrow {
 namespace {
@@ -18,6 +19,8 @@ namespace {
 constexpr uint32_t kPrivateMax = 1000;
 // From here on zeroed memory is taken cold: the pages that are not used then cost nothing.
 constexpr uint64_t kZeroedCold = 4u << 20;
+// Smaller allocations do not wait when producers are held back.
+constexpr uint64_t kHeldBackMin = 1u << 20;
 
 uint64_t ExtentLength(uint64_t size) {
   // Coarser for larger ones, so that sizes which differ little recycle each other's memory.
@@ -38,6 +41,7 @@ bool Arena::Init(uint64_t wanted, bool sealable) {
 uint8_t* Arena::Allocate(uint64_t size, Origin origin, bool zeroed) {
   if (inherited_ || size > capacity()) return nullptr;
   size = std::max<uint64_t>(size, 1);
+  if (size >= kHeldBackMin && origin == Origin::kArrow) AwaitRoom();
   uint64_t offset;
   bool dirty = true;
   // NumPy's memory may become private later, page by page: it shares no page with others.
@@ -54,6 +58,17 @@ uint8_t* Arena::Allocate(uint64_t size, Origin origin, bool zeroed) {
   live_ += size;
   if (zeroed && dirty) memset(base() + offset, 0, size);
   return base() + offset;
+}
+
+void Arena::HoldBack(double seconds) {
+  auto wait = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<double>(seconds));
+  held_back_until_ = std::chrono::steady_clock::now() + wait;
+}
+
+void Arena::AwaitRoom() const {
+  // Looked at again and again, without a lock: whoever allocates may hold any of Arrow's, or the GIL.
+  while (std::chrono::steady_clock::now() < held_back_until_.load(std::memory_order_relaxed))
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 bool Arena::AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm) {

@@ -16,6 +16,7 @@
 // child is gone. What Arrow may still write to (buffers being built) is as it is in the file.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
@@ -79,6 +80,9 @@ class Arena final : private SlabSource {
   void Trim(uint64_t keep);
   // Keeps at most `limit` bytes warm from now on, nor more than configured.
   void BoundWarm(uint64_t limit);
+  // Lets large allocations of Arrow's wait for `seconds` from now on, or till they are told
+  // otherwise: the store is making room. They never fail for it.
+  void HoldBack(double seconds);
   ArenaStats Stats();
 
   // True in a forked child for the arena of its parent: nothing is allocated or recycled there.
@@ -117,6 +121,7 @@ class Arena final : private SlabSource {
   bool HoldSlot(uint64_t offset, uint32_t born, uint64_t size) override;
 
   bool AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm);
+  void AwaitRoom() const;
   void PutWarm(Range range);
   void Hold(uint64_t offset, uint32_t born, uint64_t size);
   void FreeInherited(uint64_t offset);
@@ -151,6 +156,7 @@ class Arena final : private SlabSource {
   uint64_t configured_warm_limit_ = 0;
   std::atomic<uint64_t> warm_limit_{0};
   uint64_t decay_ms_ = 0;
+  std::atomic<std::chrono::steady_clock::time_point> held_back_until_{};
   std::atomic<uint64_t> live_{0}, pinned_{0};
   std::atomic<bool> watch_{false};  // something is warm or held; slabs_.idle() comes to it
 

@@ -62,6 +62,10 @@ void BoundWarm(std::optional<uint64_t> limit) {
   if (Arena* arena = Arena::Current()) arena->BoundWarm(limit.value_or(UINT64_MAX));
 }
 
+void HoldBack(double seconds) {
+  if (Arena* arena = Arena::Current()) arena->HoldBack(seconds);
+}
+
 bool ArenaContains(uint64_t address) {
   Arena* arena = Arena::Current();
   return arena != nullptr && arena->Contains(reinterpret_cast<const void*>(address));
@@ -158,6 +162,7 @@ void BindMemory(py::module_& m) {
   m.def("arena_stats", &GetArenaStats);
   m.def("arena_trim", &ArenaTrim, py::arg("keep") = 0);
   m.def("bound_warm", &BoundWarm, py::arg("limit"));
+  m.def("hold_back", &HoldBack, py::arg("seconds"));
   m.def("arena_contains", &ArenaContains, py::arg("address"));
   m.def("memory_pool_name", &DefaultPoolName);
   m.def("capture_arrow", &CaptureArrow, py::arg("on"));

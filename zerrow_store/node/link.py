@@ -265,6 +265,8 @@ class Link:
             self._unmap_gone(body)
         elif kind == "warm":
             _native.bound_warm(body)
+        elif kind == "hold_back":
+            _native.hold_back(body)
         elif kind in ("reply", "error"):
             with self._lock:
                 request = self._requests.pop(request_id)

@@ -89,6 +89,7 @@ class Server:
         )
         self._ticked = 0.0
         self._crowded = False
+        self._held_back = False
         self._connections: dict[int, Connection] = {}
         self._supervisor: Connection | None = None
         self._supervisor_id = b""
@@ -454,6 +455,7 @@ class Server:
             # Freed memory that producers keep warm goes first; what is left then is used.
             self._lives.evictor.tick(resident if self._crowded else 0)
             self._bound_warm(resident)
+            self._hold_back(resident)
             self._admission.tick()
         alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
         if alone and not self._respawn:
@@ -470,8 +472,23 @@ class Server:
             for owner in list(owners):
                 self._tell(owner, "warm", 0 if crowded else None)
 
+    def _hold_back(self, resident: int) -> None:
+        """While room is made for more than the budget, producers wait before they take more.
+
+        Not longer than a tick: what they are about to free may be what is missing.
+        """
+        full = resident > self._budget and self._lives.spiller.is_busy
+        if not (full or self._held_back):
+            return
+        self._held_back = full
+        for owners in list(self._lives.owners.values()):
+            for owner in list(owners):
+                self._tell(owner, "hold_back", 1.0 if full else 0.0)
+
     def _spilled(self, *_: Any) -> None:
         self._lives.evictor.conclude()
+        if self._held_back:
+            self._hold_back(self._lives.resident())
         self._admission.let_in()
 
     def _respawn_supervisor(self) -> None:
