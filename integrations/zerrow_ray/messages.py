@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from zerrow_ray import submission
+from zerrow_ray import streams, submission
 from zerrow_ray.config import INLINE_LIMIT
 from zerrow_ray.session import current_session
 from zerrow_store.errors import ObjectLostError
@@ -52,6 +52,7 @@ def restore(
     By the message's lease where it has one, else by a hold at the store.
     """
     del padding
+    streams.received(lease)
     session = current_session()
     if node_id != session.node_id:
         allocations = _native.message_allocations(message)

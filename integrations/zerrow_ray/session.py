@@ -52,9 +52,7 @@ class Session:
             object_id: bytes = lease.binary()
             encoded = encode()
             if self.client.publish(object_id, encoded) == issuer:
-                if streams.is_streaming():
-                    self.client.settling(object_id)
-                    streams.lingering_leases().keep(lease)
+                streams.keep(lease, self.client)
                 return encoded, object_id, lease
             # The lease is of an actor that died: nobody would hear of its end.
             self._leases.discard()

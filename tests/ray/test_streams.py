@@ -1,5 +1,6 @@
 """Items of streaming generators: readable as long as anybody refers to them."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -88,6 +89,57 @@ def test_a_result_of_a_task_is_not_kept():
     ray.wait([ref])
     eventually(lambda: not ray.get(actor.held.remote()), "it goes at once")
     assert ray.get(ref).equals(make(0))
+
+
+@ray.remote
+class Recycling:
+    """Is given what it has yielded."""
+
+    def stream(self):
+        yield make(0)
+
+    def rows(self, table: pa.Table) -> int:
+        return table.num_rows
+
+
+@ray.remote
+class AsyncRecycling:
+    async def stream(self):
+        yield make(0)
+        await asyncio.sleep(0.5)
+
+    async def rows(self, table: pa.Table) -> int:
+        return table.num_rows
+
+
+@pytest.mark.parametrize("actor_class", [Recycling, AsyncRecycling])
+def test_an_item_that_its_producer_is_given_is_not_lost(actor_class):
+    actor = actor_class.remote()
+    generator = actor.stream.options(num_returns="streaming").remote()
+    ref = next(generator)
+    assert ray.get(actor.rows.remote(ref)) == ROWS
+    time.sleep(2 * SETTLING_SECONDS)
+    read_later([ref])
+
+
+def test_an_item_that_its_worker_is_given_next_is_not_lost():
+    @ray.remote(num_cpus=0)
+    def stream_of_one():
+        yield os.getpid()
+        yield make(0)
+
+    @ray.remote(num_cpus=0)
+    def pid_of_reader(table: pa.Table) -> int:
+        assert table.num_rows == ROWS
+        return os.getpid()
+
+    same = 0
+    for _ in range(10):
+        pid, ref = stream_of_one.remote()
+        same += ray.get(pid) == ray.get(pid_of_reader.remote(ref))
+        time.sleep(0.2)
+        read_later([ref])
+    assert same  # Ray gives an idle worker the next task
 
 
 def test_a_worker_that_ends_after_a_stream_leaves_its_items():

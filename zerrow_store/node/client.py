@@ -134,8 +134,12 @@ class Client(Link, CacheCalls):
         self._request("delete", [ids, missing_ok])
 
     def settling(self, object_id: bytes) -> None:
-        """Say that for `settling.SETTLING_SECONDS` an object's lease may be here alone."""
+        """Say that an object's lease may be here alone, until `settled` or for SETTLING_SECONDS."""
         self._send_quietly("settling", [object_id])
+
+    def settled(self, object_id: bytes) -> None:
+        """Say that an object's lease is in other hands."""
+        self._send_quietly("settled", [object_id])
 
     def end_leases(self, object_ids: Iterable[bytes]) -> tuple[bytes, ...]:
         """Delete objects whose leases have ended, those that are there.

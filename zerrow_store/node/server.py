@@ -387,6 +387,9 @@ class Server:
     def _on_settling(self, connection: Connection, object_id: bytes) -> None:
         self._lives.settling.began(connection, object_id)
 
+    def _on_settled(self, connection: Connection, object_id: bytes) -> None:
+        self._lives.settling.over(connection, object_id)
+
     def _on_end_leases(self, connection: Connection, object_ids: list[bytes]) -> list[bytes]:
         return self._lives.end_leases(object_ids)
 

@@ -6,11 +6,10 @@ is kept: at worst too long.
 """
 
 import time
-from collections import deque
 from collections.abc import Hashable
 
 SETTLING_SECONDS = 1.0
-"""From the publication on, how long its producer keeps a lease, for others to have it then."""
+"""From the publication on, how long a producer keeps a lease at most, for others to have it."""
 
 _HEARD_SECONDS = 10.0
 """After a producer's death, how long the end of a lease may be due to it."""
@@ -20,22 +19,26 @@ class Settling:
     """Leases that connections have just announced, and of those, what has ended since."""
 
     def __init__(self) -> None:
-        self._recent: dict[Hashable, deque[tuple[float, bytes]]] = {}
+        self._begun: dict[Hashable, dict[bytes, float]] = {}
         self._cut: dict[bytes, float] = {}
 
     def began(self, producer: Hashable, object_id: bytes) -> None:
         """Note that an object's lease is in the hands of its producer alone."""
         now = time.monotonic()
-        recent = self._recent.setdefault(producer, deque())
-        recent.append((now, object_id))
-        while recent[0][0] < now - SETTLING_SECONDS:
-            recent.popleft()
+        begun = self._begun.setdefault(producer, {})
+        begun[object_id] = now
+        while (oldest := next(iter(begun))) and begun[oldest] < now - SETTLING_SECONDS:
+            del begun[oldest]
+
+    def over(self, producer: Hashable, object_id: bytes) -> None:
+        """Note that others have it, too."""
+        self._begun.get(producer, {}).pop(object_id, None)
 
     def ended(self, producer: Hashable) -> None:
         """Note that a connection has ended."""
         now = time.monotonic()
         self._cut = {object_id: until for object_id, until in self._cut.items() if until > now}
-        for began, object_id in self._recent.pop(producer, ()):
+        for object_id, began in self._begun.pop(producer, {}).items():
             if began > now - SETTLING_SECONDS:
                 self._cut[object_id] = now + _HEARD_SECONDS
 
