@@ -8,8 +8,10 @@ import textwrap
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+import zerrow_store
 from tests.node.conftest import client, eventually, name, supervisor, table
 from zerrow_store.native import _native
 
@@ -116,3 +118,28 @@ def test_types(client, kind: str) -> None:
     # Edges, and what is too small to be moved.
     assert stats.bytes_copied < 20 * 8192
     assert stats.bytes_shared > data.nbytes
+
+
+def test_decoded_columns_are_moved_into_the_cache(client, name, tmp_path) -> None:
+    path = tmp_path / "file.parquet"
+    kinds = ("int64", "bool", "string", "decimal")
+    data = pa.table({kind: KINDS[kind]() for kind in kinds})
+    pq.write_table(data, path, compression="none")
+    assert zerrow_store.read_parquet(path, client=client).equals(data)
+    gc.collect()
+    stats = client.stats()
+    assert len(client.cache_list()) == 4
+    assert stats.bytes_copied < 20 * 8192
+    assert stats.bytes_shared > data.nbytes // 2
+    script = """
+        import sys
+        import zerrow_store
+        client = zerrow_store.connect(sys.argv[1])
+        print(zerrow_store.read_parquet(sys.argv[2], client=client).num_rows)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), name, str(path)]
+    assert int(subprocess.check_output(command)) == ROWS
+    assert all(entry.hits == 1 for entry in client.cache_list())
+    client.cache_drop()
+    eventually(lambda: client.stats().segments == 0, "the store has let go of the files")
+    assert _native.movable_stats()["files"] == 0

@@ -173,7 +173,7 @@ class _Read:
             for unit, parts in decoded.items():
                 data = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
                 try:
-                    encoded[unit] = _native.encode(data)
+                    encoded[unit] = _native.encode(data, move=True)
                 except (ValueError, MemoryError) as error:
                     # Arrow's schema message cannot describe the type, or the arena is full.
                     logger.debug("%s of %s is not cached: %s", unit[1], self._file.path, error)

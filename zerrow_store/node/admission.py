@@ -67,7 +67,7 @@ class Admission:
         they hold nothing and this one does: with its end, its inputs go.
         """
         fields = (object_id, own, foreign, message, counters, transient, owned)
-        put = Put(connection, request_id, fields, self._adopt(connection, adopted))
+        put = Put(connection, request_id, fields, self.adopt(connection, adopted))
         behind = any(bool(each.connection.holds) >= bool(connection.holds) for each in self._full)
         return self.enter(put, behind=behind)
 
@@ -80,7 +80,7 @@ class Admission:
             return self._enter(put)
         finally:
             if not put.waits:
-                self._settle(put)
+                self.settle(put.adopted)
 
     def let_in(self) -> None:
         """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
@@ -91,7 +91,7 @@ class Admission:
             if put.connection.socket.fileno() >= 0:
                 self._retry(put)
             else:
-                self._settle(put)
+                self.settle(put.adopted)
         self._full.extend(waiting)
 
     def dropped(self, connection: Connection) -> None:
@@ -99,7 +99,7 @@ class Admission:
         ended = [put for put in self._full if put.connection is connection]
         self._full = deque(put for put in self._full if put.connection is not connection)
         for put in ended:
-            self._settle(put)
+            self.settle(put.adopted)
 
     def tick(self) -> None:
         """Let in who waits, also where no job has ended: memory may have been given back."""
@@ -175,16 +175,8 @@ class Admission:
         self._lives.entered(object_id, transient=transient)
         return [self._supervisor_id()]
 
-    def _settle(self, put: Put) -> None:
-        """A put was entered or refused: of what came with it stays what objects refer to."""
-        for segment_id in put.adopted:
-            self._adopted[segment_id] -= 1
-            if not self._adopted[segment_id]:
-                del self._adopted[segment_id]
-                self._lives.process_gone(segment_id)
-
-    def _adopt(self, connection: Connection, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
-        """Take over sealed segments, which have no process; returns their ids."""
+    def adopt(self, connection: Connection, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """Take over sealed segments, which have no process; returns their ids, to be settled."""
         ids: list[bytes] = []
         fds = [connection.reader.take_descriptor() for _ in adopted]
         try:
@@ -198,12 +190,20 @@ class Admission:
                     self._adopted[segment_id] += 1
                     ids.append(segment_id)
         except BaseException:
-            self._settle(Put(connection, 0, (), ids))
+            self.settle(ids)
             raise
         finally:
             for fd in fds:
                 os.close(fd)
         return ids
+
+    def settle(self, adopted: list[bytes]) -> None:
+        """What they came with was entered or refused: what no object refers to goes."""
+        for segment_id in adopted:
+            self._adopted[segment_id] -= 1
+            if not self._adopted[segment_id]:
+                del self._adopted[segment_id]
+                self._lives.process_gone(segment_id)
 
     def _check_foreign(self, allocations: Packed) -> None:
         for segment_id, packed in allocations:

@@ -11,7 +11,7 @@ with or without a claim.
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,8 @@ class Cache:
         answer: Callable[[Connection, int, Any], None],
         decoded: Callable[[bytes, Unit, frozenset[int], float], None],
         make_room: Callable[[int], bool],
+        adopt: Callable[[Connection, Sequence[tuple[bytes, int]]], list[bytes]],
+        settle: Callable[[list[bytes]], None],
     ) -> None:
         self._books = books
         self._holders = holders
@@ -70,6 +72,8 @@ class Cache:
         self._answer = answer
         self._decoded = decoded
         self._make_room = make_room
+        self._adopt = adopt
+        self._settle = settle
         self._claims: dict[_Key, tuple[Connection, bytes]] = {}
         self._claimed: defaultdict[Connection, set[_Key]] = defaultdict(set)
         self._waiting: dict[bytes, list[_Waiter]] = {}
@@ -113,8 +117,21 @@ class Cache:
         file: bytes,
         path: str,
         columns: list[Any],
+        adopted: Sequence[tuple[bytes, int]] = (),
     ) -> list[bool]:
-        """Take decoded columns in; answers which were taken. The caller holds these."""
+        """Take decoded columns in; answers which were taken. The caller holds these.
+
+        adopted: segments of no process that come with them.
+        """
+        segments = self._adopt(connection, adopted)
+        try:
+            return self._publish(connection, token, file, path, columns)
+        finally:
+            self._settle(segments)
+
+    def _publish(
+        self, connection: Connection, token: bytes, file: bytes, path: str, columns: list[Any]
+    ) -> list[bool]:
         if not (isinstance(file, bytes) and isinstance(path, str)):
             raise ProtocolError("a file's identity is bytes, a path is text")
         for unit, layout, seconds, _, _, _, message, _ in columns:

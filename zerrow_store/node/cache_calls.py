@@ -5,10 +5,11 @@ What an answer hands out is held: whoever gets it makes a hold of it.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zerrow_store.native._native import Encoded
+from zerrow_store.native import _native
 from zerrow_store.node.cache_index import Unit
 from zerrow_store.node.requests import Moved, moved_places
 
@@ -48,7 +49,7 @@ class DecodedColumn:
     layout: list[list[int]]
     seconds: float
     object_id: bytes
-    encoded: Encoded
+    encoded: _native.Encoded
 
     def body(self) -> list[Any]:
         """As it travels."""
@@ -85,7 +86,9 @@ class CacheCalls(ABC):
     def _request(self, kind: str, body: Any) -> Any: ...
 
     @abstractmethod
-    def _request_publication(self, kind: str, body: Any, own: bytes) -> Any: ...
+    def _request_publication(
+        self, kind: str, body: list[Any], encoded: Sequence[_native.Encoded]
+    ) -> Any: ...
 
     @abstractmethod
     def _send_quietly(self, kind: str, body: Any) -> None: ...
@@ -121,9 +124,9 @@ class CacheCalls(ABC):
 
         What the cache does not take is the caller's alone.
         """
-        own = b"".join(column.encoded.own for column in columns)
         body = [token, file, path, [column.body() for column in columns]]
-        admitted = self._request_publication("cache_publish", body, own)
+        encoded = [column.encoded for column in columns]
+        admitted = self._request_publication("cache_publish", body, encoded)
         return [
             self._held_by(column.object_id) if ok else None
             for column, ok in zip(columns, admitted, strict=True)

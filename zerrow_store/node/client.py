@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from zerrow_store import errors
 from zerrow_store.native import _native
-from zerrow_store.node import adoption, protocol, read_back
+from zerrow_store.node import protocol, read_back
 from zerrow_store.node.accounting import MemoryReport
 from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
@@ -201,24 +201,9 @@ class Client(Link, CacheCalls):
         owned: bool = False,
     ) -> Publication:
         """Do as `publish` does, but leave it to the caller to wait."""
-        self._after_fork()
         counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
-        adopted = adoption.take([segment_id for segment_id, _ in encoded.foreign])
-        new = [[segment_id, size] for segment_id, _, size in adopted]
-        body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters, new]
-        fds = [fd for _, fd, _ in adopted]
-        try:
-            try:
-                if encoded.own or owned:
-                    self._attach()
-            except BaseException:
-                _native.unpin(offsets_of(encoded.own))
-                raise
-            request = self._send("put", body, own=encoded.own, fds=fds)
-        except BaseException:
-            adoption.close(fds)
-            raise
-        request.future.add_done_callback(lambda _: adoption.close(fds))
+        body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
+        request = self._begin_publication("put", body, [encoded], owned=owned)
         return Publication(self, request)
 
     def discard(self, encoded: Iterable[_native.Encoded]) -> None:

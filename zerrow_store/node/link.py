@@ -30,7 +30,7 @@ from typing import Any
 from zerrow_store import errors
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
 from zerrow_store.native import _native
-from zerrow_store.node import forking, protocol, read_back
+from zerrow_store.node import adoption, forking, protocol, read_back
 from zerrow_store.node._ledger import OffsetSet
 from zerrow_store.node.requests import Hold, Request, make_error, offsets_of
 
@@ -201,14 +201,34 @@ class Link:
             if not request.abandoned:
                 del request.future
 
-    def _request_publication(self, kind: str, body: Any, own: bytes) -> Any:
+    def _begin_publication(
+        self, kind: str, body: list[Any], encoded: Sequence[_native.Encoded], *, owned: bool = False
+    ) -> Request:
+        """Send a publication, and with it what segments of no process it refers to."""
+        own = b"".join(each.own for each in encoded)
+        fds: list[int] = []
         try:
-            self._after_fork()
-            self._attach()
+            try:
+                self._after_fork()
+                adopted = adoption.take([s for each in encoded for s, _ in each.foreign])
+                fds = [fd for _, fd, _ in adopted]
+                if own or owned:
+                    self._attach()
+            except BaseException:
+                _native.unpin(offsets_of(own))
+                raise
+            body = [*body, [[segment_id, size] for segment_id, _, size in adopted]]
+            request = self._send(kind, body, own=own, fds=fds)
         except BaseException:
-            _native.unpin(offsets_of(own))
+            adoption.close(fds)
             raise
-        return self._wait(self._send(kind, body, own=own))
+        request.future.add_done_callback(lambda _: adoption.close(fds))
+        return request
+
+    def _request_publication(
+        self, kind: str, body: list[Any], encoded: Sequence[_native.Encoded]
+    ) -> Any:
+        return self._wait(self._begin_publication(kind, body, encoded))
 
     def _enter(self, request: Request) -> None:
         with self._lock:

@@ -83,6 +83,8 @@ class Server:
             change=self._lives.change,
             delete=self._lives.delete,
             admit=self._admission.admit,
+            adopt=self._admission.adopt,
+            settle=self._admission.settle,
             answer=self._answer_later,
             decoded=self._lives.evictor.decoded,
             make_room=self._lives.evictor.make_room,
