@@ -25,12 +25,14 @@ from kernels import Kernel
 
 # Not 'Call Trace': the memory cgroup's OOM killer, which a test calls for, prints one.
 COMPLAINT = re.compile(
-    r"BUG|WARN|Oops|\bBad |cut here|general protection|negative|allocation failure|\bstall"
+    r"BUG|WARN|Oops|\bBad |cut here|general protection|negative|allocation failure|\bstalls? on\b"
     r"|blocked for more"
 )
 MODULES = ("zram", "virtio_pci", "virtio_blk")
 # What Debian's kernels can check at run time; the fast run goes without.
 CHECKS = "slub_debug=FZPU page_poison=1"
+# An emulated processor may stand still for long on a busy machine, which is no lockup.
+PATIENCE = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300"
 DISK_MIB = 128
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -108,7 +110,8 @@ def boot(kernel: Kernel, image: Path, options: Options) -> str:
         *("-kernel", str(kernel.image), "-initrd", str(image)),
         # slow, so that pages are still being written when they are looked at
         *("-drive", f"file={disk},format=raw,if=virtio,throttling.bps-write={16 << 20}"),
-        *("-append", f"console=ttyS0 panic=-1 mitigations=off loglevel=4 {options.checks}"),
+        "-append",
+        f"console=ttyS0 panic=-1 mitigations=off loglevel=4 {PATIENCE} {options.checks}",
         *("-nographic", "-no-reboot"),
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
