@@ -249,7 +249,7 @@ def test_a_budget_smaller_than_a_column(tmp_path, path):
 def test_an_arena_that_is_full_does_not_fail_a_read(path, client, monkeypatch):
     from zerrow_store.decache import fetch
 
-    def encode(_):
+    def encode(data, *, move):
         raise MemoryError("the arena is full")
 
     table = write(path)
