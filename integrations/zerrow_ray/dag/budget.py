@@ -109,6 +109,7 @@ class Account:
     def excess(self, nbytes: int) -> int:
         """Return by how much `nbytes` more would be too many; not positive if they fit."""
         with self._budget._lock:
+            self._budget._refresh()
             return self._budget._held() + nbytes - self._budget._total
 
     def keep(self, key: str, nbytes: int) -> None:
