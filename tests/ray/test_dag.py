@@ -22,6 +22,7 @@ from zerrow_ray import dag
 from zerrow_ray.dag import executor
 from zerrow_ray.jobs import jobs_that_run_dags
 from zerrow_ray.session import current_session
+from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.sandbox import SandboxOptions
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -252,16 +253,17 @@ zerrow_ray.dag.execute(sleep.bind())
 
 def test_drivers_at_once_have_equal_parts() -> None:
     budget = sum(node["budget"] for node in zerrow_ray.stats()["nodes"].values())
+    half = int(HIGH_WATERMARK * budget) // 2
     address = ray.get_runtime_context().gcs_address
     account = executor._shared.open()
     try:
-        assert account.excess(budget // 2 + NBYTES) <= 0
+        assert account.excess(half + NBYTES) <= 0
         with subprocess.Popen([sys.executable, "-c", ANOTHER_DRIVER, address]) as other:
             eventually(lambda: jobs_that_run_dags() == 2, "another driver runs a DAG")
-            eventually(lambda: account.excess(budget // 2 + NBYTES) > 0, "it has its part")
-            assert account.excess(budget // 2) <= 0
+            eventually(lambda: account.excess(half + NBYTES) > 0, "it has its part")
+            assert account.excess(half) <= 0
             other.kill()
-        eventually(lambda: account.excess(budget // 2 + NBYTES) <= 0, "its part is free again")
+        eventually(lambda: account.excess(half + NBYTES) <= 0, "its part is free again")
     finally:
         account.close()
     assert jobs_that_run_dags() == 0

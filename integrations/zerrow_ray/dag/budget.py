@@ -1,15 +1,23 @@
 """The memory that the DAGs of a driver share: each may have what the others do not need.
 
-One that holds more than its share (the budget by the number of DAGs) does not start further steps
-while another one waits. Drivers that run DAGs at the same time have equal parts of what the stores
-may hold, whatever the others need.
+A DAG *begins* when there is room for what it is expected to hold at most: many at once that each
+get a little would only be in each other's way. Those that fit into a fair share (the budget by the
+number of DAGs) begin at once, the others in order, and two of them in any case, so that none stops
+all others. Of those that have begun, one that holds more than its share does not start further
+steps while another one waits. Drivers that run DAGs at the same time have equal parts of what the
+stores may hold, whatever the others need.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from zerrow_ray.dag.holdings import Holdings
 
 _REFRESH_SECONDS = 1.0
+
+_LEAST_AT_ONCE = 2
+"""DAGs that begin whatever they need."""
 
 
 class Budget:
@@ -33,7 +41,8 @@ class Budget:
         self._total = 0
         self._drivers = 0
         self._counted = 0.0
-        self._lock = threading.Lock()
+        # Notified when there may be room.
+        self._lock = threading.Condition()
         self._accounts: list[Account] = []
 
     def open(self) -> "Account":
@@ -54,6 +63,7 @@ class Budget:
 
     def _close(self, account: "Account") -> None:
         self._accounts.remove(account)
+        self._lock.notify_all()
         if not self._accounts:
             self._announce(False)
 
@@ -70,25 +80,56 @@ class Budget:
     def _held(self) -> int:
         return sum(account.held for account in self._accounts)
 
+    def _may_begin(self, account: "Account", peak: int) -> bool:
+        begun = [each for each in self._accounts if each.begun]
+        if len(begun) < _LEAST_AT_ONCE or peak <= self._total // len(self._accounts):
+            return True
+        first = next(each for each in self._accounts if not each.begun)
+        expected = sum(max(each.expected, each.held) for each in begun)
+        return account is first and expected + peak <= self._total
+
     def _admits(self, account: "Account", nbytes: int, anyway: bool) -> bool:
         self._refresh()
         anyway = anyway and not any(each.running for each in self._accounts)
         if self._held() + nbytes > self._total:
             return anyway
-        fair = account.held + nbytes <= self._total // len(self._accounts)
+        fair = account.held + nbytes <= self._total // sum(each.begun for each in self._accounts)
         others = (other for other in self._accounts if other is not account)
         return fair or anyway or not any(other.waits for other in others)
 
 
 class Account:
-    """What one DAG holds, in bytes, by step."""
+    """What one DAG holds, in bytes, by step. expected: the most that it will, as it began."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._bytes: dict[str, int] = {}
-        self.held = 0
+        self._holdings = Holdings()
+        self.begun = False
+        self.expected = 0
         self.running: set[str] = set()
         self.waits = False
+
+    @property
+    def held(self) -> int:
+        """What the DAG holds."""
+        return self._holdings.total
+
+    def begin(self, peak: Callable[[], int | None], at_once: int) -> bool:
+        """Return whether the DAG may run steps.
+
+        peak: returns what it is expected to hold at most, None if that is not known; then it is
+        taken to be so much that `at_once` such DAGs fit.
+        """
+        if self.begun:
+            return True
+        expected = peak()
+        with self._budget._lock:
+            self._budget._refresh()
+            if expected is None:
+                expected = self._budget._total // at_once
+            self.begun = self._budget._may_begin(self, expected)
+            self.expected = expected
+            return self.begun
 
     def take(self, key: str, nbytes: int, *, anyway: bool = False) -> bool:
         """Take memory for a step, if it may run. anyway: also beyond the share or the budget, if
@@ -98,13 +139,23 @@ class Account:
             admitted = self._budget._admits(self, nbytes, anyway)
             self.waits = not admitted
             if admitted:
-                self._put(key, nbytes)
+                self._holdings.put(key, nbytes, nbytes)
                 self.running.add(key)
             return admitted
 
+    def wait(self, seconds: float) -> None:
+        """Wait until there may be more room than before, so long at most."""
+        with self._budget._lock:
+            self._budget._lock.wait(seconds)
+
     def running_bytes(self) -> int:
         """Return what is taken for running steps; the budget's lock is held."""
-        return sum(self._bytes.get(key, 0) for key in self.running)
+        return sum(map(self._holdings.of, self.running))
+
+    def steps_at_once(self) -> int:
+        """Return how many steps run, of all DAGs that share the budget."""
+        with self._budget._lock:
+            return sum(len(account.running) for account in self._budget._accounts)
 
     def excess(self, nbytes: int) -> int:
         """Return by how much `nbytes` more would be too many; not positive if they fit."""
@@ -112,23 +163,32 @@ class Account:
             self._budget._refresh()
             return self._budget._held() + nbytes - self._budget._total
 
-    def keep(self, key: str, nbytes: int) -> None:
-        """Note that a step has finished, and what its result holds."""
+    def keep(self, key: str, new: int, size: int) -> None:
+        """Note that a step has finished: what is new of its result, and the result's size."""
         with self._budget._lock:
-            self._put(key, nbytes)
+            self._holdings.put(key, new, size)
             self.running.discard(key)
+            self._budget._lock.notify_all()
 
-    def drop(self, key: str) -> None:
-        """Give back what a step's result holds."""
+    def fail(self, key: str) -> None:
+        """Note that a step has ended without a result."""
         with self._budget._lock:
-            self._put(key, 0)
+            self._holdings.remove(key)
+            self.running.discard(key)
+            self._budget._lock.notify_all()
+
+    def freed(self, key: str, sharers: Iterable[str]) -> int:
+        """Return what giving back a step's result would free, beside results that may share it."""
+        with self._budget._lock:
+            return self._holdings.freed(key, sharers)
+
+    def drop(self, key: str, sharers: Iterable[str]) -> None:
+        """Give back what a step's result holds, and no other that may share it refers to."""
+        with self._budget._lock:
+            self._holdings.let_go(key, sharers)
+            self._budget._lock.notify_all()
 
     def close(self) -> None:
         """Give back everything."""
         with self._budget._lock:
             self._budget._close(self)
-
-    def _put(self, key: str, nbytes: int) -> None:
-        self.held += nbytes - self._bytes.pop(key, 0)
-        if nbytes:
-            self._bytes[key] = nbytes

@@ -1,7 +1,8 @@
 """What steps are expected to need, learned from what they needed before.
 
-For each function: the result's bytes, and the most it held while it ran, per byte of input (or, for
-those without input, in bytes). The last runs count most. Kept by the driver's process.
+For each function: the result's bytes, how many of them are new, and the most it held while it ran,
+per byte of input. Of those without input, in bytes, for each set of arguments too. The last runs
+count most. Kept by the driver's process.
 """
 
 import threading
@@ -10,22 +11,39 @@ from dataclasses import dataclass
 _WEIGHT = 0.5
 """Of the newest run, against all before."""
 
-# A function that nobody has seen run is taken to return as much as it is given.
-_UNKNOWN_RATIO = 1.0
+_MOST_FUNCTIONS = 10_000
+"""With their arguments. The oldest is forgotten."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: `result` stays after the step, `peak` is held while it runs, the result included."""
+    """Bytes: `new` stays after the step, `peak` is held while it runs, with what is new; `result`
+    is the size of the result, with what it refers to of others'.
+    """
 
-    result: int
+    new: int
     peak: int
+    result: int
+
+
+@dataclass(frozen=True)
+class Function:
+    """What is learned about. arguments: of a step without input, as far as they are known."""
+
+    name: str
+    arguments: str = ""
 
 
 @dataclass
 class _Learned:
-    result: float
+    new: float
     peak: float
+    result: float
+
+    def average(self, new: float, peak: float, result: float) -> None:
+        self.new += _WEIGHT * (new - self.new)
+        self.peak += _WEIGHT * (peak - self.peak)
+        self.result += _WEIGHT * (result - self.result)
 
 
 class Estimates:
@@ -33,24 +51,38 @@ class Estimates:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._learned: dict[tuple[str, bool], _Learned] = {}
+        self._learned: dict[tuple[Function, bool], _Learned] = {}
 
-    def need(self, function: str, input_bytes: int, declared: int | None) -> Need:
-        """Return what a run is expected to need. declared: its `memory` option, in bytes."""
+    def need(self, function: Function, given: int, declared: int | None) -> Need | None:
+        """Return what a run is expected to need; None for a function that nobody has seen run.
+
+        given: bytes of input. declared: its `memory` option, in bytes.
+        """
         with self._lock:
-            learned = self._learned.get((function, input_bytes > 0))
-        unit = input_bytes or 1
+            learned = self._learned.get((function, given > 0)) or self._learned.get(
+                (Function(function.name), given > 0)
+            )
         if learned is None:
-            result = int(_UNKNOWN_RATIO * input_bytes)
-            return Need(result, declared if declared is not None else result)
-        result = int(learned.result * unit)
+            return None
+        unit = given or 1
+        new = int(learned.new * unit)
         peak = declared if declared is not None else int(learned.peak * unit)
-        return Need(result, max(peak, result))
+        return Need(new, max(peak, new), max(new, int(learned.result * unit)))
 
-    def learn(self, function: str, input_bytes: int, result: int, peak: int) -> None:
+    def learn(self, function: Function, given: int, needed: Need) -> None:
         """Take in what a run needed."""
-        key, unit = (function, input_bytes > 0), input_bytes or 1
+        unit = given or 1
+        ratios = needed.new / unit, needed.peak / unit, needed.result / unit
         with self._lock:
-            learned = self._learned.setdefault(key, _Learned(result / unit, peak / unit))
-            learned.result += _WEIGHT * (result / unit - learned.result)
-            learned.peak += _WEIGHT * (peak / unit - learned.peak)
+            for key in {(function, given > 0), (Function(function.name), given > 0)}:
+                if key in self._learned:
+                    self._learned[key].average(*ratios)
+                    continue
+                self._learned[key] = _Learned(*ratios)
+                if len(self._learned) > _MOST_FUNCTIONS:
+                    del self._learned[next(iter(self._learned))]
+
+
+def unknown(given: int, declared: int | None) -> Need:
+    """Return what a function that nobody has seen run is taken to need: as much as it is given."""
+    return Need(given, given if declared is None else declared, given)

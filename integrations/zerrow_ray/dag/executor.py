@@ -19,8 +19,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from zerrow_ray.dag import nodes
 from zerrow_ray.dag.budget import Account, Budget
-from zerrow_ray.dag.estimates import Estimates, Need
+from zerrow_ray.dag.estimates import Estimates, Function, Need, unknown
 from zerrow_ray.dag.explain import Explanation, Run
+from zerrow_ray.dag.forecast import forecast
 from zerrow_ray.dag.measured import ARROW_DATA, Measured, measured
 from zerrow_ray.dag.plan import Plan, Step
 from zerrow_ray.dag.policy import ROLLBACK
@@ -31,6 +32,7 @@ from zerrow_ray.session import current_session
 from zerrow_ray.settings import announced
 from zerrow_ray.stats import stats
 from zerrow_store.errors import ZerrowError
+from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.policy import Policy, load_policy
 from zerrow_store.sandbox import SandboxOptions
 from zerrow_store.sizes import parse_size
@@ -67,8 +69,9 @@ def execute(
     them for a MultiOutputNode. With `explain`, a pair of that and an `Explanation`.
 
     memory: bytes, or a text such as "8GiB", that the DAG's results and running steps may hold. By
-        default what the stores of all nodes may, less what they hold already; all DAGs of this
-        driver that run by default share that, and drivers that run DAGs at once have equal parts.
+        default what the stores of all nodes may before they evict, less what they hold already; all
+        DAGs of this driver that run by default share that, and begin when there is room for them
+        (see `zerrow_ray.dag.budget`). Drivers that run DAGs at once have equal parts.
     eviction: what happens to results that are in the way of the next step and not needed for it,
         by default as the stores do it (see `zerrow_ray.init`): "swap" leaves them to the store,
         which spills to disk what nobody reads; "rollback" drops them, and runs their functions
@@ -106,6 +109,7 @@ class _Execution:
         kwargs: dict[str, Any],
     ) -> None:
         self._plan = plan
+        self._account = account
         self._bar = bar
         self._sandbox = sandbox
         self._args, self._kwargs = args, kwargs
@@ -115,6 +119,7 @@ class _Execution:
             policy,
             max(1, int(ray.cluster_resources().get("CPU", 1))),
             need=self._need,
+            peak=lambda: forecast(plan, _learned),
             seconds=self._seconds_again,
             disk=_Disk().seconds,
         )
@@ -194,7 +199,7 @@ class _Execution:
 
     def _collect(self) -> None:
         if not self._running:
-            time.sleep(_POLL_SECONDS)
+            self._account.wait(_POLL_SECONDS)
             return
         # The reports are small, and come with the results: nothing large is fetched.
         ready, _ = ray.wait(list(self._running), timeout=_POLL_SECONDS, fetch_local=False)
@@ -225,12 +230,12 @@ class _Execution:
             given = self._input_bytes(step)
             # The worker's peak has the inputs in it, which are counted where they came from.
             peak = max(report.peak - given, report.new)
-            _estimates.learn(_function(step), given, report.new, peak)
+            _estimates.learn(_function(step), given, Need(report.new, peak, report.result))
             if run.expected_again is not None:
                 current_session().client.record_rollback(
                     step.name, report.new, run.expected_again, report.seconds
                 )
-        for key in self._scheduler.finish(step.key, new):
+        for key in self._scheduler.finish(step.key, new, self._sizes[step.key]):
             del self._values[key]
             self._runs[key].released = time.time() - self._start
         if run.rollbacks == 0:
@@ -248,8 +253,8 @@ class _Execution:
         return True
 
     def _need(self, step: Step) -> Need:
-        declared = step.node.get_options().get("memory") if step.is_task else None
-        return _estimates.need(_function(step), self._input_bytes(step), declared)
+        given = self._input_bytes(step)
+        return _learned(step, given) or unknown(given, _declared(step))
 
     def _seconds_again(self, step: Step) -> float | None:
         retriable = step.is_task and step.node.get_options().get("max_retries") != 0
@@ -269,10 +274,19 @@ class _Execution:
         self._values.clear()
 
 
-def _function(step: Step) -> str:
+def _learned(step: Step, given: int) -> Need | None:
+    return _estimates.need(_function(step), given, _declared(step))
+
+
+def _declared(step: Step) -> int | None:
+    return step.node.get_options().get("memory") if step.is_task else None
+
+
+def _function(step: Step) -> Function:
     if step.body is None:
-        return step.name
-    return f"{step.body.__module__}.{step.body.__qualname__}"
+        return Function(step.name)
+    name = f"{step.body.__module__}.{step.body.__qualname__}"
+    return Function(name, "" if step.inputs else step.arguments)
 
 
 def _is_measurable(step: Step, returns: Any) -> bool:
@@ -323,7 +337,8 @@ def _bar(steps: int, wanted: bool | None) -> Iterator[Any]:
 def _available(drivers: int, held: int) -> int:
     """Bytes that a driver's DAGs may hold in all nodes' stores: alone, all that others do not."""
     nodes = stats()["nodes"].values()
-    budget: int = sum(node["budget"] for node in nodes)
+    # Above that, the stores spill as they see fit what a DAG has just decided to keep.
+    budget = int(HIGH_WATERMARK * sum(node["budget"] for node in nodes))
     if drivers > 1:
         return budget // drivers
     stored: int = sum(node["bytes_stored"] for node in nodes)

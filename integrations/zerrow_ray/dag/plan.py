@@ -5,10 +5,13 @@ input, outputs of a call with several, the multiple output) cost nothing and are
 their value is asked for.
 """
 
+import functools
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from ray.dag import ClassMethodNode, ClassNode, DAGNode, FunctionNode, InputNode
@@ -37,6 +40,12 @@ class Step:
     def is_task(self) -> bool:
         """Whether it is a function, not an actor or a call of one."""
         return isinstance(self.node, FunctionNode)
+
+    @functools.cached_property
+    def arguments(self) -> str:
+        """What tells the step's arguments from others, as long as they are plain values; or ""."""
+        given = (self.node.get_args(), self.node.get_kwargs())
+        return hashlib.blake2b(repr(given).encode()).hexdigest() if _is_plain(given) else ""
 
 
 class Plan:
@@ -69,6 +78,21 @@ class Plan:
                 self.steps[key].consumers.append(step.key)
         own = final.get_stable_uuid()
         self.results = {own} if own in self.steps else set(self._steps_below(own))
+
+    def is_needed(self, key: str, unfinished: set[str]) -> bool:
+        """Whether a result is one of the DAG's, or an unfinished step takes it."""
+        return key in self.results or not unfinished.isdisjoint(self.steps[key].consumers)
+
+    def made_of(self, key: str, unfinished: set[str]) -> Iterator[str]:
+        """Iterate over the finished steps that were given a result, or what was made of it."""
+        seen: set[str] = set()
+        stack = [key]
+        while stack:
+            for consumer in self.steps[stack.pop()].consumers:
+                if consumer not in seen and consumer not in unfinished:
+                    seen.add(consumer)
+                    stack.append(consumer)
+                    yield consumer
 
     def _steps_below(self, key: str) -> tuple[str, ...]:
         """The steps that a node takes values of, directly or through nodes that cost nothing."""
@@ -115,3 +139,11 @@ def _name(node: Any) -> str:
         return f"{owner}{node.get_method_name()}"
     options = node.get_options()
     return str(options.get("name") or node._body.__name__)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bytes | int | float | PurePath)

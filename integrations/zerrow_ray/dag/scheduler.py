@@ -1,11 +1,12 @@
 """Which step starts next: a state machine without clock or Ray, so that it can be tested whole.
 
-Depth first where memory is short, side by side where it is not: of the steps that are ready, one
-that lets go of its inputs goes before one that opens a new branch. A step starts when its peak fits
-beside all that is held. While none fits and there are processors left, results that no running step
-reads make room, as the policy says: they are rolled back, or left to the store to spill, which
-then hold no memory any more. When nothing runs and nothing helps, the best step starts all the
-same: a DAG always advances, and never exceeds the budget by more than one step.
+The first one starts when the budget lets the DAG begin (see `zerrow_ray.dag.budget`). Depth first
+where memory is short, side by side where it is not: of the steps that are ready, one that lets go
+of its inputs goes before one that opens a new branch. A step starts when its peak fits beside all
+that is held. While none fits and there are processors left, results that no running step reads
+make room, as the policy says: they are rolled back, or left to the store to spill, which then hold
+no memory any more. When nothing runs and nothing helps, the best step starts all the same: a DAG
+that has begun always advances, and never exceeds the budget by more than one step.
 
 A result that was rolled back is made again when all else that its consumer needs is there. So is
 one that was lost, as when its file on disk is spoiled.
@@ -26,8 +27,9 @@ _MOST_ROLLBACKS = 3
 
 
 class Scheduler:
-    """The run of one plan. slots: how many steps can run at a time, as far as the scheduler makes
-    room for them. need: what a step needs, once its inputs are there.
+    """The run of one plan. slots: how many steps, of all DAGs, can run at a time, as far as the
+    scheduler makes room for them. need: what a step needs, once its inputs are there. peak: what
+    the whole plan is expected to hold at most, None if that is not known.
 
     seconds: what the last run of a finished step took, None if it must not run twice. disk: what
     it takes to write bytes to disk and read them.
@@ -41,6 +43,7 @@ class Scheduler:
         slots: int,
         *,
         need: Callable[[Step], Need],
+        peak: Callable[[], int | None],
         seconds: Callable[[Step], float | None],
         disk: Callable[[int], float],
     ) -> None:
@@ -49,6 +52,7 @@ class Scheduler:
         self._policy = policy
         self._slots = slots
         self._need = need
+        self._peak = peak
         self._seconds = seconds
         self._disk = disk
         self._finishes = itertools.count()
@@ -59,7 +63,6 @@ class Scheduler:
         self._rolled: set[str] = set()
         self._spilled: set[str] = set()
         self._rollbacks: Counter[str] = Counter()
-        self._sizes: dict[str, int] = {}
 
     @property
     def done(self) -> bool:
@@ -71,15 +74,18 @@ class Scheduler:
         and what went for it, of which the values of what was rolled back are to be dropped.
         """
         self._account.waits = False
+        if not self._account.begin(self._peak, self._slots):
+            return None, []
         ready = sorted(
             (s for s in map(self._step, self._unfinished) if self._ready(s)), key=self._urgency
         )
         for step in ready:
             if self._asked_for(step) and self._account.take(step.key, self._need(step).peak):
                 return self._begin(step), []
-        if not ready or len(self._running) >= self._slots:
+        running = self._account.steps_at_once()
+        if not ready or running >= self._slots:
             return None, []
-        alone = not self._running
+        alone = running == 0
         wanted = next(filter(self._asked_for, ready), ready[0] if alone else None)
         if wanted is None:
             return None, []
@@ -94,24 +100,25 @@ class Scheduler:
             return self._begin(wanted), chosen
         return None, chosen
 
-    def finish(self, key: str, result_bytes: int) -> list[str]:
-        """Note that a step has finished; returns the steps whose results nobody will ask for."""
+    def finish(self, key: str, new: int, size: int) -> list[str]:
+        """Note that a step has finished, what is new of its result, and that one's size; returns
+        the steps whose results nobody will ask for.
+        """
         self._running.discard(key)
         self._unfinished.discard(key)
         self._rolled.discard(key)
         self._present.add(key)
-        self._sizes[key] = result_bytes
         self._finished[key] = next(self._finishes)
-        self._account.keep(key, result_bytes)
+        self._account.keep(key, new, size)
         released = [
             each
             for each in (key, *self._plan.steps[key].inputs)
-            if each in self._present and not self._is_needed(each)
+            if each in self._present and not self._plan.is_needed(each, self._unfinished)
         ]
         for each in released:
             self._present.discard(each)
             self._spilled.discard(each)
-            self._account.drop(each)
+            self._account.drop(each, self._sharers(each))
         return released
 
     def retry(self, key: str, lost: list[str]) -> bool:
@@ -121,7 +128,7 @@ class Scheduler:
         if not all(map(self._may_run_again, lost)):
             return False
         self._running.discard(key)
-        self._account.keep(key, 0)
+        self._account.fail(key)
         for each in lost:
             # Steps that share an input fail one after the other.
             if each in self._present:
@@ -159,9 +166,6 @@ class Scheduler:
         )
         return -last, step.order
 
-    def _is_needed(self, key: str) -> bool:
-        return key in self._plan.results or bool(self._unfinished_consumers(key))
-
     def _unfinished_consumers(self, key: str) -> set[str]:
         return self._unfinished.intersection(self._step(key).consumers)
 
@@ -170,7 +174,7 @@ class Scheduler:
     def _evict(self, key: str, way: str) -> None:
         if way == SPILL:
             self._spilled.add(key)
-            self._account.drop(key)
+            self._account.drop(key, self._sharers(key))
         else:
             self._roll_back(key)
 
@@ -178,14 +182,19 @@ class Scheduler:
         """What may go for a step, and what it would take to have it back."""
         read = {key for each in self._running for key in self._step(each).inputs}
         for key in self._present - read - self._spilled - set(starting.inputs):
-            if not self._sizes[key]:
+            if not (nbytes := self._account.freed(key, self._sharers(key))):
                 continue
-            ways = {SPILL: self._disk(self._sizes[key])}
+            ways = {SPILL: self._disk(nbytes)}
             if key not in self._plan.results and self._may_run_again(key):
                 seconds = self._seconds_again(key, set())
                 if seconds is not None:
                     ways[ROLLBACK] = seconds
-            yield Candidate(key, self._sizes[key], ways, self._finished[key])
+            yield Candidate(key, nbytes, ways, self._finished[key])
+
+    def _sharers(self, key: str) -> set[str]:
+        """The results in memory that may refer to bytes of another one."""
+        in_memory = self._present - self._spilled
+        return in_memory.intersection(self._plan.made_of(key, self._unfinished))
 
     def _may_run_again(self, key: str) -> bool:
         again = self._seconds(self._step(key)) is not None
@@ -209,7 +218,7 @@ class Scheduler:
 
     def _roll_back(self, key: str) -> None:
         self._present.discard(key)
-        self._account.drop(key)
+        self._account.drop(key, self._sharers(key))
         self._rollbacks[key] += 1
         missing = [key]
         while missing:
