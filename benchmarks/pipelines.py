@@ -32,7 +32,7 @@ from benchmarks.tpch import tpch
 
 RESULTS = Path(__file__).parent / "results"
 PIPELINES = 10
-SHARES = (1.0, 0.5, 0.25)
+SHARES = (1.0, 0.5, 0.25, 0.1)
 SIDES = ("plain Ray", "swap", "rollback", "lru", "adaptive")
 # For Ray's own processes, the workers' interpreters and heaps.
 OVERHEAD = 4 << 30
