@@ -9,15 +9,11 @@ a plot. Needs root, for the cgroup.
 """
 
 import argparse
-import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from benchmarks.cgroup import run_limited
 from benchmarks.hop import environment
 from benchmarks.tpch import tpch
 
@@ -36,7 +33,6 @@ SHARES = (1.0, 0.5, 0.25, 0.1)
 SIDES = ("plain Ray", "swap", "rollback", "lru", "adaptive")
 # For Ray's own processes, the workers' interpreters and heaps.
 OVERHEAD = 4 << 30
-CGROUPS = Path("/sys/fs/cgroup/memory")
 
 LINES = ["l_orderkey", "l_quantity", "l_extendedprice", "l_discount", "l_tax", "l_suppkey"]
 ORDERS = ["o_orderkey", "o_custkey", "o_totalprice"]
@@ -165,37 +161,11 @@ def needed(data: Path) -> int:
     return int(total)
 
 
-@contextlib.contextmanager
-def limited(limit: int) -> Iterator[Path]:
-    """A memory cgroup with a hard limit, gone at the end."""
-    group = CGROUPS / f"zerrow-bench-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(limit))
-        yield group
-    finally:
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                group.rmdir()
-                break
-            time.sleep(0.1)
-
-
 def in_own_group(side: str, memory: int, repeat: int, scale: str) -> dict[str, Any]:
     """Run a side in a process of its own, all of it under the limit."""
-    with limited(memory + OVERHEAD) as group:
-        command = [sys.executable, "-m", "benchmarks.pipelines", "--side", side]
-        command += ["--memory", str(memory), "--repeat", str(repeat), "--scale", scale]
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
-        )
-        oom = (group / "memory.oom_control").read_text().splitlines()
-        peak = int((group / "memory.max_usage_in_bytes").read_text())
-    record: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-    kills = next(int(line.split()[1]) for line in oom if line.startswith("oom_kill "))
-    return {**record, "exit": done.returncode, "oom_kills": kills, "peak": peak}
+    command = [sys.executable, "-m", "benchmarks.pipelines", "--side", side]
+    command += ["--memory", str(memory), "--repeat", str(repeat), "--scale", scale]
+    return run_limited(command, memory + OVERHEAD)
 
 
 def throughput(record: dict[str, Any]) -> float:

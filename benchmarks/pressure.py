@@ -3,15 +3,16 @@
 Twelve tables of 64 MiB are made, read once each, and then all read once more, with room for four of
 them: what is not read yet is in the way. Functions take from nothing to a second. The plugin runs
 it with eviction by "swap" (the store spills to disk), "rollback" (made again) and "adaptive"; plain
-Ray with an object store of the same size, which spills by itself. Each is a Ray of its own. Prints
-a table of seconds (median, and all runs), writes JSON and a plot.
+Ray with an object store of the same size, which spills by itself. Each is a Ray of its own, in a
+memory cgroup with a hard limit of that and what Python, Ray and the functions themselves take: the
+pages of spilled files count, too. Prints a table of seconds (medians) and the most memory, writes
+JSON and a plot. Needs root, for the cgroup.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from benchmarks.cgroup import run_limited
 from benchmarks.hop import environment
 from zerrow_store.node.books import Books
 from zerrow_store.node.eviction import Evictor
@@ -33,6 +35,8 @@ from zerrow_store.node.spill import Spiller
 RESULTS = Path(__file__).parent / "results"
 MIB = 1 << 20
 TABLES, TABLE, MEMORY = 12, 64 * MIB, 4 * 64 * MIB + 32 * MIB
+# For Ray's own processes, the workers' interpreters and heaps.
+OVERHEAD = 1 << 30
 LATENCIES = (0.0, 0.1, 0.3, 1.0)
 SIDES = ("plain Ray", "swap", "rollback", "adaptive")
 
@@ -79,7 +83,7 @@ def run_once(side: str, latency: float, mixed: bool) -> float:
     return seconds
 
 
-def run_side(side: str, repeat: int) -> dict[str, list[float]]:
+def run_side(side: str, repeat: int) -> dict[str, Any]:
     options: dict[str, Any] = {"address": "local", "num_cpus": 2, "include_dashboard": False}
     options |= {"log_to_driver": False, "logging_level": "error", "object_store_memory": MEMORY}
     if side == "plain Ray":
@@ -96,20 +100,15 @@ def run_side(side: str, repeat: int) -> dict[str, list[float]]:
         seconds[label] = [run_once(side, latency, mixed) for _ in range(repeat)]
         print(f"  {label}: {statistics.median(seconds[label]):.2f} s", file=sys.stderr, flush=True)
     ray.shutdown()
-    return seconds
+    return {"seconds": seconds}
 
 
-def in_own_process(side: str, repeat: int) -> dict[str, list[float]]:
+def in_own_group(side: str, repeat: int) -> dict[str, Any]:
+    """Run a side in a process of its own, all of it under the limit."""
     print(side, file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.pressure", "--side", side]
-    done = subprocess.run(
-        [*command, "--repeat", str(repeat)],
-        env={**os.environ, "ZERROW_MEMORY": str(MEMORY)},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    seconds: dict[str, list[float]] = json.loads(done.stdout)
-    return seconds
+    command += ["--repeat", str(repeat)]
+    return run_limited(command, MEMORY + OVERHEAD, ZERROW_MEMORY=str(MEMORY))
 
 
 def bookkeeping(count: int = 100_000) -> dict[str, float]:
@@ -186,8 +185,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     labels = [f"{latency:g} s" for latency in LATENCIES]
-    for side, seconds in report["seconds"].items():
-        medians = [statistics.median(seconds[label]) for label in labels]
+    for side, run in report["runs"].items():
+        medians = [statistics.median(run["seconds"][label]) for label in labels]
         axes.plot(LATENCIES, medians, marker="o", label=side)
     axes.set_xlabel("latency of the functions that make the tables (s)")
     axes.set_ylabel("time of the DAG (s)")
@@ -206,16 +205,21 @@ def main() -> None:
     if arguments.side:
         json.dump(run_side(arguments.side, arguments.repeat), sys.stdout)
         return
-    seconds = {side: in_own_process(side, arguments.repeat) for side in SIDES}
-    report = {"environment": environment(), "memory": MEMORY, "seconds": seconds}
+    runs = {side: in_own_group(side, arguments.repeat) for side in SIDES}
+    if failed := [side for side in SIDES if runs[side]["exit"]]:
+        raise SystemExit(f"did not finish: {failed}; {runs}")
+    report = {"environment": environment(), "memory": MEMORY, "overhead": OVERHEAD, "runs": runs}
     report["bookkeeping"] = bookkeeping()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "pressure.json").write_text(json.dumps(report, indent=1))
     plot(report, RESULTS / "pressure.svg")
     print(f"{'latency':20}" + "".join(f"{side:>12}" for side in SIDES))
-    for label in seconds[SIDES[0]]:
-        medians = (statistics.median(seconds[side][label]) for side in SIDES)
+    for label in runs[SIDES[0]]["seconds"]:
+        medians = (statistics.median(runs[side]["seconds"][label]) for side in SIDES)
         print(f"{label:20}" + "".join(f"{median:>12.2f}" for median in medians))
+    peaks = (runs[side]["peak"] / MIB for side in SIDES)
+    print(f"{'peak, MiB':20}" + "".join(f"{peak:>12.0f}" for peak in peaks))
+    print(f"{'killed':20}" + "".join(f"{runs[side]['oom_kills']:>12}" for side in SIDES))
     books = report["bookkeeping"]
     print(f"{books['event_us']:.1f} us for each event of {books['objects']:,} objects")
     print(
