@@ -68,6 +68,31 @@ def test_memory_beyond_the_bound_goes_at_once() -> None:
     )
 
 
+def test_what_is_in_use_counts_for_the_bound_of_the_unpublished() -> None:
+    run(
+        """
+        _native.bound_unpublished(40 << 20)
+        held = [fill(8 << 20) for _ in range(8)]
+        del held[:4]  # more than that is in use, or nearly
+        assert _native.arena_stats()["warm"] <= 8 << 20
+        del held
+        assert 30 << 20 <= _native.arena_stats()["warm"] <= 40 << 20
+        assert resident() <= 42 << 20
+        # What was pinned is the store's, and does not count.
+        published = fill(32 << 20)
+        _native.bound_unpublished(16 << 20)
+        assert _native.arena_stats()["warm"] == 0
+        encoded = _native.encode(pa.Array.from_buffers(pa.uint8(), 32 << 20, [None, published]))
+        fill(8 << 20)
+        assert _native.arena_stats()["warm"] >= 8 << 20
+        _native.bound_unpublished(None)
+        fill(64 << 20)
+        assert _native.arena_stats()["warm"] >= 64 << 20
+        """,
+        ZERROW_DECAY_MS="1000000",
+    )
+
+
 @pytest.mark.parametrize("setting", ["ZERROW_WARM_LIMIT", "ZERROW_DECAY_MS"])
 def test_nothing_stays_warm_at_zero(setting: str) -> None:
     run(

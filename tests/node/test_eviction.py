@@ -199,6 +199,28 @@ def test_producers_keep_nothing_warm_while_memory_is_short(store: Make) -> None:
     wait_until(lambda: producer.do("freed()") > 0)
 
 
+def test_producers_keep_warm_what_the_budget_has_left(store: Make) -> None:
+    roomy = store("none")
+    client, producer = roomy.connected(), roomy.worker()
+    producer.do("from zerrow_store.native import _native")
+    producer.do(f"""
+        def fill(tables):
+            return [pc.add(pa.array(range({NBYTES // 8})), 1) for _ in range(tables)]
+        ids = [client.put(pa.table({{'x': x}})) for x in fill(3)]
+    """)
+    left = int(0.9 * BUDGET) - 3 * NBYTES
+    wait_until(lambda: client.memory().unpublished <= left)
+    # More is taken, and freed, than may stay: no tick of the server is waited for.
+    warm = producer.do("work = fill(6); work.clear(); _native.arena_stats()['warm']")
+    assert NBYTES <= warm <= left
+    assert client.memory().resident <= 0.9 * BUDGET + NBYTES
+    # What an object leaves is its producer's to use again, before anything is punched.
+    punched = producer.do("_native.arena_stats()['punched']")
+    producer.do("client.delete([ids.pop()])")
+    wait_until(lambda: producer.do("_native.arena_stats()['warm']") >= warm + NBYTES)
+    assert producer.do("_native.arena_stats()['punched']") == punched
+
+
 def test_producers_are_held_back_while_room_is_made(
     store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

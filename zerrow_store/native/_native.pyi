@@ -10,6 +10,7 @@ class ArenaStats(TypedDict):
     warm: int
     quarantined: int
     punched: int
+    peak: int
 
 class MovableStats(TypedDict):
     known: int
@@ -35,12 +36,17 @@ def arena_segment() -> tuple[bytes, int, int]:
     """
 
 def arena_stats() -> ArenaStats: ...
+def arena_reset_peak() -> int:
+    """Return the bytes of large allocations that are not pinned; count their peak anew."""
+
 def arena_trim(keep: int = 0) -> None: ...
 def hold_back(seconds: float) -> None:
     """Let large allocations of Arrow's wait until `seconds` from now, or the next call."""
 
-def bound_warm(limit: int | None) -> None:
-    """Keep at most `limit` freed bytes warm in the arena from now on; None: as configured."""
+def bound_unpublished(limit: int | None) -> None:
+    """Keep what is neither published nor given back, in use or warm, at `limit` bytes from now on,
+    as far as giving up warm memory does it; None: as configured.
+    """
 
 def arena_contains(address: int) -> bool: ...
 def memory_pool_name() -> str:

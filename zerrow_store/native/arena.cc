@@ -72,12 +72,34 @@ void Arena::AwaitRoom() const {
 }
 
 bool Arena::AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  Range range;
-  if (!free_.Take(ExtentLength(size), kPage, prefer_warm, &range, warm)) return false;
-  extents_[range.offset] = {range.length, size, children_.epoch(), 0, origin, false, false};
-  *offset = range.offset;
+  uint64_t excess;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Range range;
+    if (!free_.Take(ExtentLength(size), kPage, prefer_warm, &range, warm)) return false;
+    extents_[range.offset] = {range.length, size, children_.epoch(), 0, origin, false, false};
+    *offset = range.offset;
+    AddUnpublished(range.length);
+    excess = ExcessWarm();
+  }
+  if (excess > 0) GiveBack(excess, false);
   return true;
+}
+
+void Arena::AddUnpublished(uint64_t length) {
+  unpublished_ += length;
+  unpublished_peak_ = std::max(unpublished_peak_, unpublished_);
+}
+
+uint64_t Arena::ResetPeak() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return unpublished_peak_ = unpublished_;
+}
+
+uint64_t Arena::ExcessWarm() const {
+  uint64_t bound = unpublished_limit_ - std::min(unpublished_limit_, unpublished_);
+  if (decay_ms_ == 0) bound = 0;
+  return free_.warm() - std::min({free_.warm(), bound, warm_limit_});
 }
 
 bool Arena::TakeSlab(uint64_t* offset) {
@@ -133,9 +155,11 @@ void Arena::Free(uint8_t* address) {
     }
     size = it->second.size;
     it->second.freed = true;
-    if (it->second.pins == 0) Retire(it);
-    uint64_t limit = decay_ms_ == 0 ? 0 : warm_limit_.load();
-    if (free_.warm() > limit) excess = free_.warm() - limit;
+    if (it->second.pins == 0) {
+      unpublished_ -= it->second.length;
+      Retire(it);
+    }
+    excess = ExcessWarm();
   }
   live_ -= size;
   if (excess > 0) GiveBack(excess, false);
@@ -210,6 +234,7 @@ bool Arena::ResizeExtent(uint64_t offset, uint64_t size) {
   // The tail stays where a child may read it, or where a mapping would have to be split.
   if (length < extent.length && !extent.is_private && !children_.MaySee(extent.born)) {
     PutWarm({offset + length, extent.length - length});
+    unpublished_ -= extent.length - length;
     extent.length = length;
   }
   live_ += size - extent.size;
@@ -221,6 +246,7 @@ bool Arena::GrowExtent(Extents::iterator it, uint64_t length) {
   Extent& extent = it->second;
   if (extent.is_private) return false;  // the new part would not be
   if (!free_.TakeAt(it->first + extent.length, length - extent.length)) return false;
+  AddUnpublished(length - extent.length);
   extent.length = length;
   return true;
 }
@@ -264,23 +290,32 @@ bool Arena::PinExtent(uint64_t offset) {
     extent.is_private = true;
     ++private_count_;
   }
-  if (extent.pins++ == 0) pinned_ += extent.size;
+  if (extent.pins++ == 0) {
+    pinned_ += extent.size;
+    unpublished_ -= extent.length;
+  }
   return true;
 }
 
 void Arena::Unpin(uint64_t offset) {
   if (inherited_) return;  // the parent's pins are the parent's
   uint64_t bytes = 0;
+  uint64_t excess = 0;
   if (!slabs_.Unpin(offset, &bytes)) {
     std::lock_guard<std::mutex> lock(mutex_);
     auto it = extents_.find(offset);
     if (it == extents_.end() || it->second.pins == 0) return;
     if (--it->second.pins == 0) {
       bytes = it->second.size;
-      if (it->second.freed) Retire(it);
+      if (it->second.freed)
+        Retire(it);
+      else
+        AddUnpublished(it->second.length);
     }
+    excess = ExcessWarm();
   }
   pinned_ -= bytes;
+  if (excess > 0) GiveBack(excess, false);
   WakeDecay();
 }
 
@@ -296,9 +331,16 @@ void Arena::Trim(uint64_t keep) {
   if (warm > keep) GiveBack(warm - keep, false);
 }
 
-void Arena::BoundWarm(uint64_t limit) {
-  warm_limit_ = std::min(limit, configured_warm_limit_);
-  Trim(warm_limit_);
+void Arena::BoundUnpublished(uint64_t limit) {
+  if (inherited_) return;
+  uint64_t warm, excess;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    unpublished_limit_ = limit;
+    warm = free_.warm();
+    excess = ExcessWarm();
+  }
+  if (excess > 0) Trim(warm - excess);
 }
 
 void Arena::GiveBack(uint64_t most, bool oldest) {
@@ -321,7 +363,7 @@ void Arena::GiveBack(uint64_t most, bool oldest) {
 ArenaStats Arena::Stats() {
   if (!inherited_) ReleaseHeld();
   std::lock_guard<std::mutex> lock(mutex_);
-  return {live_, pinned_, free_.warm(), quarantined_, punched_};
+  return {live_, pinned_, free_.warm(), quarantined_, punched_, unpublished_peak_};
 }
 
 }  // namespace zerrow

@@ -46,6 +46,7 @@ struct ArenaStats {
   uint64_t warm;         // freed bytes that keep their pages
   uint64_t quarantined;  // freed bytes that a forked child may still read
   uint64_t punched;      // bytes given back to the kernel so far
+  uint64_t peak;         // the most that large allocations held that were not pinned
 };
 
 class Arena final : private SlabSource {
@@ -78,12 +79,15 @@ class Arena final : private SlabSource {
 
   // Gives warm memory beyond `keep` bytes back to the kernel.
   void Trim(uint64_t keep);
-  // Keeps at most `limit` bytes warm from now on, nor more than configured.
-  void BoundWarm(uint64_t limit);
+  // Keeps what is neither pinned nor given back, in use or warm, at `limit` bytes from now on, as
+  // far as giving up warm memory does it.
+  void BoundUnpublished(uint64_t limit);
   // Lets large allocations of Arrow's wait for `seconds` from now on, or till they are told
   // otherwise: the store is making room. They never fail for it.
   void HoldBack(double seconds);
   ArenaStats Stats();
+  // What is in use and not pinned; its peak counts from now on.
+  uint64_t ResetPeak();
 
   // True in a forked child for the arena of its parent: nothing is allocated or recycled there.
   bool inherited() const { return inherited_; }
@@ -120,6 +124,9 @@ class Arena final : private SlabSource {
   void ReturnSlab(uint64_t offset) override;
   bool HoldSlot(uint64_t offset, uint32_t born, uint64_t size) override;
 
+  void AddUnpublished(uint64_t length);
+  // What is warm beyond the bounds. With the lock.
+  uint64_t ExcessWarm() const;
   bool AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm);
   void AwaitRoom() const;
   void PutWarm(Range range);
@@ -153,8 +160,7 @@ class Arena final : private SlabSource {
   Slabs slabs_;
   Arena* next_ = nullptr;  // all arenas of this process, newest first
   std::atomic<bool> inherited_{false};
-  uint64_t configured_warm_limit_ = 0;
-  std::atomic<uint64_t> warm_limit_{0};
+  uint64_t warm_limit_ = 0;
   uint64_t decay_ms_ = 0;
   std::atomic<std::chrono::steady_clock::time_point> held_back_until_{};
   std::atomic<uint64_t> live_{0}, pinned_{0};
@@ -167,6 +173,9 @@ class Arena final : private SlabSource {
   std::vector<Held> held_;
   uint64_t quarantined_ = 0;
   uint64_t punched_ = 0;
+  uint64_t unpublished_ = 0;  // bytes of extents in use that are not pinned
+  uint64_t unpublished_peak_ = 0;
+  uint64_t unpublished_limit_ = UINT64_MAX;  // of those and the warm ones
   uint32_t private_count_ = 0;
 
   static constexpr int kTicks = 4;  // decay looks at the last kTicks ticks

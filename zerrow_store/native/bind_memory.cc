@@ -49,6 +49,7 @@ py::dict GetArenaStats() {
   result["warm"] = stats.warm;
   result["quarantined"] = stats.quarantined;
   result["punched"] = stats.punched;
+  result["peak"] = stats.peak;
   return result;
 }
 
@@ -57,9 +58,14 @@ void ArenaTrim(uint64_t keep) {
   if (Arena* arena = Arena::Current()) arena->Trim(keep);
 }
 
-void BoundWarm(std::optional<uint64_t> limit) {
+uint64_t ArenaResetPeak() {
+  Arena* arena = Arena::Current();
+  return arena == nullptr ? 0 : arena->ResetPeak();
+}
+
+void BoundUnpublished(std::optional<uint64_t> limit) {
   py::gil_scoped_release release;
-  if (Arena* arena = Arena::Current()) arena->BoundWarm(limit.value_or(UINT64_MAX));
+  if (Arena* arena = Arena::Current()) arena->BoundUnpublished(limit.value_or(UINT64_MAX));
 }
 
 void HoldBack(double seconds) {
@@ -161,7 +167,8 @@ void BindMemory(py::module_& m) {
   m.def("arena_segment", &ArenaSegment);
   m.def("arena_stats", &GetArenaStats);
   m.def("arena_trim", &ArenaTrim, py::arg("keep") = 0);
-  m.def("bound_warm", &BoundWarm, py::arg("limit"));
+  m.def("arena_reset_peak", &ArenaResetPeak);
+  m.def("bound_unpublished", &BoundUnpublished, py::arg("limit"));
   m.def("hold_back", &HoldBack, py::arg("seconds"));
   m.def("arena_contains", &ArenaContains, py::arg("address"));
   m.def("memory_pool_name", &DefaultPoolName);

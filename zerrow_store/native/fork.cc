@@ -72,7 +72,7 @@ Arena* Arena::Get() {
     g_failed = true;
     return nullptr;
   }
-  arena->configured_warm_limit_ = arena->warm_limit_ = options.warm_limit;
+  arena->warm_limit_ = options.warm_limit;
   arena->decay_ms_ = options.decay_ms;
   arena->next_ = g_arenas;
   g_arenas.store(arena, std::memory_order_release);

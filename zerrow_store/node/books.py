@@ -42,12 +42,14 @@ def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
 class Segment:
     """A memfd of a process; or a file of no process (pid NO_PROCESS): a sealed memfd, or spilled
     bytes on disk, whose allocations then have checksums. shared: other stores refer to it, too.
+    bytes_stored: those that objects refer to.
     """
 
     size: int
     pid: int
     started: int
     shared: bool = False
+    bytes_stored: int = 0
     checksums: list[Checksum] = field(default_factory=list)
     references: Ledger = field(default_factory=Ledger)
 
@@ -223,6 +225,7 @@ class Books:
     def _refer(self, segment_id: bytes, ranges: bytes) -> int:
         segment = self.segments[segment_id]
         added, named = segment.references.add(ranges)
+        segment.bytes_stored += added
         if segment.spilled:
             self.bytes_spilled += added
         else:
@@ -232,6 +235,7 @@ class Books:
     def _unrefer(self, segment_id: bytes, ranges: bytes) -> bytes:
         segment = self.segments[segment_id]
         offsets, nbytes = segment.references.remove(ranges)
+        segment.bytes_stored -= nbytes
         if segment.spilled:
             self.bytes_spilled -= nbytes
         else:

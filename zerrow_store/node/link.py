@@ -269,6 +269,7 @@ class Link:
                 self._handle(*frame)
             except (OSError, ProtocolError) as error:
                 self._connected = False
+                _native.bound_unpublished(None)
                 if self._closed or not self._reconnect():
                     return self._fail(error)
                 self._connected = True
@@ -283,8 +284,8 @@ class Link:
         elif kind == "segment_gone":
             read_back.forget(body)
             self._unmap_gone(body)
-        elif kind == "warm":
-            _native.bound_warm(body)
+        elif kind == "unpublished":
+            _native.bound_unpublished(body)
         elif kind == "hold_back":
             _native.hold_back(body)
         elif kind in ("reply", "error"):

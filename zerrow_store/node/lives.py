@@ -31,7 +31,8 @@ class Lives:
 
     owners: the connections of the process that made a segment. dead: segments whose memory is this
     server's to give back. replicate: tells the supervisor of an event; tell: sends one to a
-    connection; clients: all that are connected.
+    connection; clients: all that are connected; freeing: called before owners are told of what
+    is free.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Lives:
         replicate: Callable[[str, list[Any], Sequence[int]], None],
         tell: Callable[[Connection, str, Any], None],
         clients: Callable[[], Iterable[Connection]],
+        freeing: Callable[[], None],
     ) -> None:
         self.books = Books()
         self.descriptors: dict[bytes, int] = {}
@@ -56,6 +58,7 @@ class Lives:
         self._replicate = replicate
         self._tell = tell
         self._clients = clients
+        self._freeing = freeing
         self.spiller = Spiller(
             spill_directory(),
             self.books,
@@ -154,6 +157,7 @@ class Lives:
 
     def give_back(self, freed: Freed) -> None:
         """Tell the owners what nothing refers to any more; of the dead it is punched here."""
+        self._freeing()
         for segment_id, offsets in freed:
             if segment_id in self.dead:
                 self._punch_gaps(segment_id)
@@ -173,10 +177,14 @@ class Lives:
         """Bytes that all segments have in memory, published or not."""
         segments = self.books.segments
         return sum(
-            resident_bytes(fd)
-            for segment_id, fd in self.descriptors.items()
+            self.resident_of(segment_id)
+            for segment_id in self.descriptors
             if not segments[segment_id].spilled
         )
+
+    def resident_of(self, segment_id: bytes) -> int:
+        """Bytes that a segment has in memory, published or not."""
+        return resident_bytes(self.descriptors[segment_id])
 
     def tick(self) -> None:
         """End what nobody has claimed in time."""

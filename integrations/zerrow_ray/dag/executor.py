@@ -229,7 +229,7 @@ class _Execution:
         if report is not None:
             given = self._input_bytes(step)
             # The worker's peak has the inputs in it, which are counted where they came from.
-            peak = max(report.peak - given, report.new)
+            peak = max(report.peak - given, report.allocated, report.new)
             _estimates.learn(_function(step), given, Need(report.new, peak, report.result))
             if run.expected_again is not None:
                 current_session().client.record_rollback(

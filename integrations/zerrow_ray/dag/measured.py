@@ -20,7 +20,8 @@ ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
 @dataclass(frozen=True)
 class Measured:
     """One run of a step. Bytes: `result` of the value, of which `new` were not in anybody's
-    segment before, and `peak`, by which the worker's memory grew at most, `new` included.
+    segment before; `peak`, by which the worker's memory grew at most, what it read included, and
+    `allocated`, by which its arena's part did, in memory that it had kept from earlier or not.
     """
 
     started: float
@@ -28,6 +29,7 @@ class Measured:
     result: int
     new: int
     peak: int
+    allocated: int
     pid: int
 
 
@@ -37,15 +39,17 @@ def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         started = time.time()
-        before = _reset_peak()
+        before, arena_before = _reset_peak(), _native.arena_reset_peak()
         clock = time.perf_counter()
         value = function(*args, **kwargs)
         seconds = time.perf_counter() - clock
+        allocated = _native.arena_stats()["peak"] - arena_before
         values = [value] if returns == 1 else list(value)
         sizes = [_sizes(each) for each in values]
         result, new = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
         peak = max(_status("VmHWM") - before, new)
-        return (*values, Measured(started, seconds, result, new, peak, os.getpid()))
+        report = Measured(started, seconds, result, new, peak, max(0, allocated), os.getpid())
+        return (*values, report)
 
     return run
 
