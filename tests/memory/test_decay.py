@@ -143,3 +143,42 @@ def test_the_thread_leaves_signals_to_the_program() -> None:
         while not hits: pass
         """
     )
+
+
+def test_what_is_left_of_a_warm_range_is_used_with_what_adjoins_it() -> None:
+    run(
+        """
+        wall = fill(64 << 20)
+        before = fill(64 << 20), fill(64 << 20)
+        after = fill(64 << 20)
+        base = resident()
+        addresses = sorted(b.address for b in before)
+        _native.arena_trim(0)  # what the imports left
+        del before
+        _native.arena_trim(32 << 20)  # the end of them goes
+        assert _native.arena_stats()["warm"] == 32 << 20 and resident() <= base - (96 << 20)
+        # Longer than what is warm: with the cold memory after it, and no page more than that.
+        buffer = fill(100 << 20)
+        assert buffer.address == addresses[0]
+        assert _native.arena_stats()["warm"] == 0 and resident() <= base - (28 << 20)
+        assert bytes(memoryview(wall)[:9]) == bytes(memoryview(after)[-9:]) == b"\\x01" * 9
+        """,
+        ZERROW_DECAY_MS="60000",
+    )
+
+
+def test_a_warm_range_at_the_end_of_a_cold_one_is_used_with_what_is_before_it() -> None:
+    run(
+        """
+        first, second, wall = fill(64 << 20), fill(32 << 20), fill(64 << 20)
+        low = first.address
+        del first
+        _native.arena_trim(0)
+        base = resident()
+        del second
+        buffer = fill(96 << 20)
+        assert buffer.address == low
+        assert _native.arena_stats()["warm"] == 0 and resident() <= base + (64 << 20)
+        """,
+        ZERROW_DECAY_MS="60000",
+    )

@@ -221,6 +221,39 @@ def test_producers_keep_warm_what_the_budget_has_left(store: Make) -> None:
     assert producer.do("_native.arena_stats()['punched']") == punched
 
 
+def test_a_producer_that_rests_makes_way_for_one_that_works(
+    store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZERROW_DECAY_MS", "600000")  # nothing is given up for its age
+    roomy = store("none")
+    client = roomy.connected()
+    producers = roomy.worker(), roomy.worker()
+    for producer in producers:
+        producer.do(f"""
+            from zerrow_store.native import _native
+            def fill(tables):
+                return [pc.add(pa.array(range({NBYTES // 8})), 1) for _ in range(tables)]
+            def warm():
+                return _native.arena_stats()['warm']
+            def work(tables):
+                work = fill(tables)
+                client.delete([client.put(pa.table({{'x': work[0]}}))])
+        """)
+    resting, working = producers
+    resting.do("work(6)")
+    assert resting.do("warm()") >= 6 * NBYTES
+
+    # As many results as there are processors; then its part grows by more than an eighth each time.
+    for _ in range((os.cpu_count() or 1) + 8):
+        working.do("work(4)")
+        client.memory()  # the server has taken that in
+    assert working.do("warm()") >= 4 * NBYTES
+    wait_until(lambda: resting.do("warm()") <= 0.9 * BUDGET - 4 * NBYTES)
+    # When it works again, it has its part.
+    resting.do("work(4)")
+    assert resting.do("warm()") > 0
+
+
 def test_producers_are_held_back_while_room_is_made(
     store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

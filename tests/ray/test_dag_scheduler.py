@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 
+import pytest
 import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -204,7 +205,7 @@ def test_estimates_follow_what_functions_do(runs: list[tuple[int, float]]) -> No
     estimates, function = Estimates(), Function("f")
     for given_bytes, ratio in runs:
         new = int(given_bytes * ratio)
-        estimates.learn(function, given_bytes, Need(new, 2 * new, new + given_bytes))
+        estimates.learn(function, given_bytes, Need(new, 2 * new, new + given_bytes), 0.1)
     ratios = [int(given_bytes * ratio) / given_bytes for given_bytes, ratio in runs]
     need = estimates.need(function, 1000, None)
     assert need is not None
@@ -220,13 +221,18 @@ def test_what_reads_files_is_estimated_by_its_arguments() -> None:
     estimates = Estimates()
     assert estimates.need(Function("read", "small"), 0, None) is None
     for _ in range(4):
-        estimates.learn(Function("read", "small"), 0, fresh(10))
-        estimates.learn(Function("read", "large"), 0, fresh(1000))
+        estimates.learn(Function("read", "small"), 0, fresh(10), 0.1)
+        estimates.learn(Function("read", "large"), 0, fresh(1000), 2.0)
     assert estimates.need(Function("read", "small"), 0, None) == fresh(10)
     assert estimates.need(Function("read", "large"), 0, None) == fresh(1000)
     other = estimates.need(Function("read", "another"), 0, None)
     assert other is not None
     assert 10 < other.new < 1000
+    assert estimates.seconds(Function("read", "small")) == pytest.approx(0.1)
+    assert estimates.seconds(Function("read")) is None
+    # One slow run counts for half.
+    estimates.learn(Function("read", "small"), 0, fresh(10), 0.3)
+    assert estimates.seconds(Function("read", "small")) == pytest.approx(0.2)
 
 
 def test_steps_without_input_are_told_apart_by_plain_arguments() -> None:

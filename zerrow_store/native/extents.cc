@@ -5,6 +5,12 @@
 #include <iterator>
 
 namespace zerrow {
+namespace {
+
+// Candidates that are looked at, of those that may not fit.
+constexpr int kTries = 8;
+
+}  // namespace
 
 void FreeExtents::Insert(Range range, bool warm, uint64_t stamp) {
   by_offset_[range.offset] = {range.length, warm, stamp};
@@ -47,6 +53,34 @@ void FreeExtents::Put(Range range, bool warm) {
   low_water_ = low_water;
 }
 
+uint64_t FreeExtents::FreeUpTo(uint64_t offset, uint64_t end) const {
+  for (auto it = by_offset_.find(offset); offset < end && it != by_offset_.end() && it->first == offset; ++it)
+    offset += it->second.length;
+  return std::min(offset, end);
+}
+
+uint64_t FreeExtents::FreeDownTo(uint64_t offset, uint64_t begin) const {
+  for (auto it = by_offset_.find(offset); offset > begin && it != by_offset_.begin(); offset = it->first) {
+    --it;
+    if (it->first + it->second.length != offset) break;
+  }
+  return std::max(offset, begin);
+}
+
+void FreeExtents::Carve(Range range) {
+  uint64_t low_water = low_water_;
+  auto it = std::prev(by_offset_.upper_bound(range.offset));
+  while (it != by_offset_.end() && it->first < range.end()) {
+    Range free{it->first, it->second.length};
+    auto carved = it++;
+    Extent extent = Erase(carved);
+    if (free.offset < range.offset)
+      Insert({free.offset, range.offset - free.offset}, extent.warm, extent.stamp);
+    if (free.end() > range.end()) Insert({range.end(), free.end() - range.end()}, extent.warm, extent.stamp);
+  }
+  low_water_ = std::min(low_water, warm_);
+}
+
 bool FreeExtents::TakeKind(uint64_t length, uint64_t alignment, bool warm, Range* out) {
   auto& ranges = by_length_[warm];
   auto fits = [&](uint64_t offset, uint64_t have) {
@@ -55,33 +89,44 @@ bool FreeExtents::TakeKind(uint64_t length, uint64_t alignment, bool warm, Range
   // An aligned start may not fit the best candidates; after a few of them take one long enough
   // for any alignment.
   auto it = ranges.lower_bound({length, 0});
-  for (int i = 0; i < 8 && it != ranges.end() && !fits(it->second, it->first); ++i) ++it;
+  for (int i = 0; i < kTries && it != ranges.end() && !fits(it->second, it->first); ++i) ++it;
   if (it != ranges.end() && !fits(it->second, it->first)) it = ranges.lower_bound({length + alignment, 0});
   if (it == ranges.end()) return false;
-  Range free{it->second, it->first};
-  uint64_t low_water = low_water_;
-  uint64_t stamp = Erase(by_offset_.find(free.offset)).stamp;
-  *out = {RoundUp(free.offset, alignment), length};
-  if (out->offset > free.offset) Insert({free.offset, out->offset - free.offset}, warm, stamp);
-  if (free.end() > out->end()) Insert({out->end(), free.end() - out->end()}, warm, stamp);
-  low_water_ = std::min(low_water, warm_);
+  *out = {RoundUp(it->second, alignment), length};
+  Carve(*out);
   return true;
+}
+
+bool FreeExtents::TakePartlyWarm(uint64_t length, uint64_t alignment, Range* out) {
+  int tries = kTries;
+  for (auto it = by_length_[1].rbegin(); it != by_length_[1].rend() && tries-- > 0; ++it) {
+    Range warm{it->second, it->first};
+    uint64_t begin = RoundUp(warm.offset, alignment);
+    if (begin >= warm.end()) continue;
+    uint64_t end = FreeUpTo(warm.offset, begin + length);
+    if (end < begin + length) {
+      if (end < length) continue;
+      begin = (end - length) / alignment * alignment;
+      if (FreeDownTo(warm.offset, begin) > begin) continue;
+    }
+    *out = {begin, length};
+    Carve(*out);
+    return true;
+  }
+  return false;
 }
 
 bool FreeExtents::Take(uint64_t length, uint64_t alignment, bool prefer_warm, Range* out, bool* warm) {
   *warm = prefer_warm;
   if (TakeKind(length, alignment, prefer_warm, out)) return true;
+  if (prefer_warm && TakePartlyWarm(length, alignment, out)) return true;
   *warm = !prefer_warm;
   return TakeKind(length, alignment, !prefer_warm, out);
 }
 
 bool FreeExtents::TakeAt(uint64_t offset, uint64_t length) {
-  auto it = by_offset_.find(offset);
-  if (it == by_offset_.end() || it->second.length < length) return false;
-  uint64_t low_water = low_water_;
-  Extent extent = Erase(it);
-  if (extent.length > length) Insert({offset + length, extent.length - length}, extent.warm, extent.stamp);
-  low_water_ = std::min(low_water, warm_);
+  if (FreeUpTo(offset, offset + length) < offset + length) return false;
+  Carve({offset, length});
   return true;
 }
 

@@ -26,9 +26,10 @@ struct Range {
 class FreeExtents {
  public:
   void Put(Range range, bool warm);
-  // Best fit of the preferred kind, else of the other. `warm` tells which kind was taken.
+  // Best fit of the preferred kind, else of the other; before a cold range, a warm one that is too
+  // short together with what adjoins it. `warm` tells whether any of it is.
   bool Take(uint64_t length, uint64_t alignment, bool prefer_warm, Range* out, bool* warm);
-  // Takes the range that starts right at `offset`, so that an allocation ending there can grow.
+  // Takes what starts right at `offset`, of either kind, so that an allocation ending there can grow.
   bool TakeAt(uint64_t offset, uint64_t length);
   // Take up to `most` warm bytes out of one range, to be punched. False if nothing is warm.
   bool TakeLargestWarm(uint64_t most, Range* out);
@@ -47,7 +48,13 @@ class FreeExtents {
   using ByOffset = std::map<uint64_t, Extent>;
   void Insert(Range range, bool warm, uint64_t stamp);
   Extent Erase(ByOffset::iterator it);
+  // How far from `offset` on all is free; not looked for beyond `end`.
+  uint64_t FreeUpTo(uint64_t offset, uint64_t end) const;
+  uint64_t FreeDownTo(uint64_t offset, uint64_t begin) const;
+  // Takes a range all of which is free.
+  void Carve(Range range);
   bool TakeKind(uint64_t length, uint64_t alignment, bool warm, Range* out);
+  bool TakePartlyWarm(uint64_t length, uint64_t alignment, Range* out);
   void TakeTail(uint64_t offset, uint64_t most, Range* out);
 
   ByOffset by_offset_;

@@ -39,6 +39,7 @@ from zerrow_store.node.eviction import HIGH_WATERMARK, Eviction
 from zerrow_store.node.lives import GRACE_SECONDS, Lives
 from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.policy import load_policy
+from zerrow_store.node.producers import Producers
 from zerrow_store.node.segments import check_segment, open_pidfd, start_time
 
 logger = logging.getLogger("zerrow_store.server")
@@ -48,8 +49,6 @@ ALREADY_RUNNING = 3
 
 _SUPERVISOR_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
-# A change of the free memory, as a share of the budget, that producers are told of at once.
-_NOTICED = 1 / 64
 
 
 class Server:
@@ -74,8 +73,9 @@ class Server:
             replicate=self._replicate,
             tell=self._tell,
             clients=self._clients,
-            freeing=self._share_room,
+            freeing=lambda: self._producers.share_changed(),
         )
+        self._producers = Producers(self._lives, budget, tell=self._tell)
         self._admission = Admission(
             self._lives, budget, supervisor_id=lambda: self._supervisor_id, retry=self._retry_put
         )
@@ -94,9 +94,6 @@ class Server:
         )
         self._ticked = 0.0
         self._crowded = False
-        self._room = 0
-        self._bounds: dict[bytes, int] = {}
-        self._held_back = False
         self._connections: dict[int, Connection] = {}
         self._supervisor: Connection | None = None
         self._supervisor_id = b""
@@ -265,6 +262,8 @@ class Server:
             handler = functools.partial(getattr(self._cache, REQUESTS[kind]), request_id)
         if handler is None or not (connection.greeted or kind == "hello"):
             raise ProtocolError(f"unexpected frame {kind!r}")
+        if kind in ("put", "cache_publish"):
+            self._producers.published(connection.segment)
         self._reply(connection, kind, request_id, lambda: handler(connection, *body))
 
     def _reply(
@@ -345,7 +344,7 @@ class Server:
             self._lives.change("share", [segment_id])
         connection.segment = segment_id
         self._lives.owners[segment_id].add(connection)
-        self._bounds.pop(segment_id, None)  # a process that comes back may have missed it
+        self._producers.came(segment_id)
         return [self._lives.books.segments[segment_id].references.offsets()]
 
     def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
@@ -460,69 +459,24 @@ class Server:
     def _tick(self) -> None:
         now = time.monotonic()
         self._lives.tick()
-        self._share_room()
+        self._producers.share_changed()
         if now - self._ticked >= 1.0:
             self._ticked = now
             resident = self._lives.resident()
-            self._bound_unpublished()
+            self._producers.share()
             # Time for producers to give up freed memory first; what is left then is used.
             self._lives.evictor.tick(resident if self._crowded else 0)
             self._crowded = resident > HIGH_WATERMARK * self._budget
-            self._hold_back(resident)
+            self._producers.hold_back(resident)
             self._admission.tick()
         alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
         if alone and not self._respawn:
             logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
             self._stop()
 
-    def _share_room(self) -> None:
-        """Bound what producers keep, if what objects leave of the budget has changed."""
-        if abs(self._unused() - self._room) > _NOTICED * self._budget:
-            self._bound_unpublished()
-
-    def _unused(self) -> int:
-        return max(0, int(HIGH_WATERMARK * self._budget) - self._lives.books.bytes_stored)
-
-    def _bound_unpublished(self) -> None:
-        """Share what objects leave of the budget among the producers, for what they work with and
-        for freed memory that they keep warm: those that have most keep it, where it is too much for
-        all; else each may have more, by equal parts.
-        """
-        books = self._lives.books
-        self._room = room = self._unused()
-        held = {
-            segment_id: max(0, self._lives.resident_of(segment_id) - segment.bytes_stored)
-            for segment_id, segment in books.segments.items()
-            if segment_id in self._lives.owners
-        }
-        spare = max(0, room - sum(held.values())) // max(1, len(held))
-        bounds = {}
-        for segment_id in sorted(held, key=held.__getitem__, reverse=True):
-            bounds[segment_id] = min(room, held[segment_id] + spare)
-            room -= bounds[segment_id]
-        told, self._bounds = self._bounds, bounds
-        for segment_id, bound in bounds.items():
-            if bound != told.get(segment_id):
-                for owner in list(self._lives.owners.get(segment_id, ())):
-                    self._tell(owner, "unpublished", bound)
-
-    def _hold_back(self, resident: int) -> None:
-        """While room is made for more than the budget, producers wait before they take more.
-
-        Not longer than a tick: what they are about to free may be what is missing.
-        """
-        full = resident > self._budget and self._lives.spiller.is_busy
-        if not (full or self._held_back):
-            return
-        self._held_back = full
-        for owners in list(self._lives.owners.values()):
-            for owner in list(owners):
-                self._tell(owner, "hold_back", 1.0 if full else 0.0)
-
     def _spilled(self, *_: Any) -> None:
         self._lives.evictor.conclude()
-        if self._held_back:
-            self._hold_back(self._lives.resident())
+        self._producers.room_was_made()
         self._admission.let_in()
 
     def _respawn_supervisor(self) -> None:

@@ -1,8 +1,8 @@
 """What steps are expected to need, learned from what they needed before.
 
-For each function: the result's bytes, how many of them are new, and the most it held while it ran,
-per byte of input. Of those without input, in bytes, for each set of arguments too. The last runs
-count most. Kept by the driver's process.
+For each function: the result's bytes, how many of them are new, the most it held while it ran, and
+the seconds it took, per byte of input. Of those without input, in bytes, for each set of arguments
+too. The last runs count most. Kept by the driver's process.
 """
 
 import threading
@@ -39,11 +39,13 @@ class _Learned:
     new: float
     peak: float
     result: float
+    seconds: float
 
-    def average(self, new: float, peak: float, result: float) -> None:
+    def average(self, new: float, peak: float, result: float, seconds: float) -> None:
         self.new += _WEIGHT * (new - self.new)
         self.peak += _WEIGHT * (peak - self.peak)
         self.result += _WEIGHT * (result - self.result)
+        self.seconds += _WEIGHT * (seconds - self.seconds)
 
 
 class Estimates:
@@ -69,10 +71,18 @@ class Estimates:
         peak = declared if declared is not None else int(learned.peak * unit)
         return Need(new, max(peak, new), max(new, int(learned.result * unit)))
 
-    def learn(self, function: Function, given: int, needed: Need) -> None:
+    def seconds(self, function: Function) -> float | None:
+        """Return what a step without input takes; None where its arguments are not known. A single
+        run tells little: one that has to take fresh memory may last ten times as long.
+        """
+        with self._lock:
+            learned = self._learned.get((function, False)) if function.arguments else None
+        return None if learned is None else learned.seconds
+
+    def learn(self, function: Function, given: int, needed: Need, seconds: float) -> None:
         """Take in what a run needed."""
         unit = given or 1
-        ratios = needed.new / unit, needed.peak / unit, needed.result / unit
+        ratios = needed.new / unit, needed.peak / unit, needed.result / unit, seconds / unit
         with self._lock:
             for key in {(function, given > 0), (Function(function.name), given > 0)}:
                 if key in self._learned:

@@ -230,7 +230,8 @@ class _Execution:
             given = self._input_bytes(step)
             # The worker's peak has the inputs in it, which are counted where they came from.
             peak = max(report.peak - given, report.allocated, report.new)
-            _estimates.learn(_function(step), given, Need(report.new, peak, report.result))
+            needed = Need(report.new, peak, report.result)
+            _estimates.learn(_function(step), given, needed, report.seconds)
             if run.expected_again is not None:
                 current_session().client.record_rollback(
                     step.name, report.new, run.expected_again, report.seconds
@@ -258,7 +259,9 @@ class _Execution:
 
     def _seconds_again(self, step: Step) -> float | None:
         retriable = step.is_task and step.node.get_options().get("max_retries") != 0
-        return self._runs[step.key].seconds if retriable else None
+        if not retriable:
+            return None
+        return _estimates.seconds(_function(step)) or self._runs[step.key].seconds
 
     def _input_bytes(self, step: Step) -> int:
         return sum(self._sizes[key] for key in step.inputs)

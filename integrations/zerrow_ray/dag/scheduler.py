@@ -31,7 +31,7 @@ class Scheduler:
     scheduler makes room for them. need: what a step needs, once its inputs are there. peak: what
     the whole plan is expected to hold at most, None if that is not known.
 
-    seconds: what the last run of a finished step took, None if it must not run twice. disk: what
+    seconds: what a finished step takes to run again, None if it must not run twice. disk: what
     it takes to write bytes to disk and read them.
     """
 

@@ -1,0 +1,116 @@
+"""What producers may have of memory that is no object's: in use, or freed and kept warm.
+
+What objects leave of the budget, up to the high watermark, is shared out to the processes that make
+tables. Each has its part as a standing bound, and is told when it has changed. While more than the
+budget is resident all the same and room is being made, large allocations wait.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zerrow_store.node.connection import Connection
+from zerrow_store.node.eviction import HIGH_WATERMARK
+from zerrow_store.node.lives import Lives
+
+# A change of what objects leave, as a share of the budget, that producers are told of at once.
+_NOTICED = 1 / 64
+# About as many produce at a time as there are processors. Who made none of the last results, so
+# many for each of these, is resting.
+_ROUNDS = 1
+_HOLD_BACK_SECONDS = 1.0
+
+
+def bounds(held: dict[bytes, int], resting: set[bytes], room: int) -> dict[bytes, int]:
+    """Share `room` bytes out; returns each producer's part. held: what each has now, in bytes.
+
+    Those that work keep what they have, the largest first where that is too much for all, and may
+    grow: to twice that and an eighth of the room. Then come those that rest, with what they have;
+    the remainder is for all, by equal parts.
+    """
+    parts = dict.fromkeys(held, 0)
+    left = room
+
+    def give(producers: Iterable[bytes], most: Callable[[int], int]) -> None:
+        nonlocal left
+        for producer in producers:
+            part = min(left, most(held[producer]))
+            parts[producer] += part
+            left -= part
+
+    largest_first = sorted(held, key=held.__getitem__, reverse=True)
+    working = [producer for producer in largest_first if producer not in resting]
+    give(working, lambda nbytes: nbytes)
+    give(working, lambda nbytes: nbytes + room // 8)
+    give((producer for producer in largest_first if producer in resting), lambda nbytes: nbytes)
+    return {producer: part + left // len(parts) for producer, part in parts.items()}
+
+
+class Producers:
+    """See the module. budget: bytes. tell: sends an event to a connection."""
+
+    def __init__(
+        self, lives: Lives, budget: int, *, tell: Callable[[Connection, str, Any], None]
+    ) -> None:
+        self._lives = lives
+        self._budget = budget
+        self._tell = tell
+        self._room = 0
+        self._bounds: dict[bytes, int] = {}
+        self._publications = 0
+        self._last_published: dict[bytes, int] = {}
+        self._held_back = False
+
+    def came(self, segment_id: bytes) -> None:
+        """Note that a process has connected; if it had before, it may have missed its bound."""
+        self._bounds.pop(segment_id, None)
+        self._last_published[segment_id] = self._publications
+
+    def published(self, segment_id: bytes | None) -> None:
+        """Note that a process has made something."""
+        if segment_id is not None:
+            self._publications += 1
+            self._last_published[segment_id] = self._publications
+
+    def share_changed(self) -> None:
+        """Share out what objects leave of the budget, if that is not as much as before."""
+        if abs(self._unused() - self._room) > _NOTICED * self._budget:
+            self.share()
+
+    def share(self) -> None:
+        """Share out what objects leave of the budget."""
+        held = {
+            segment_id: max(0, self._lives.resident_of(segment_id) - segment.bytes_stored)
+            for segment_id, segment in self._lives.books.segments.items()
+            if segment_id in self._lives.owners
+        }
+        self._last_published = {s: self._last_published.get(s, 0) for s in held}
+        awake_since = self._publications - _ROUNDS * (os.cpu_count() or 1)
+        resting = {s for s, published in self._last_published.items() if published < awake_since}
+        self._room = self._unused()
+        told, self._bounds = self._bounds, bounds(held, resting, self._room)
+        for segment_id, bound in self._bounds.items():
+            if bound != told.get(segment_id):
+                for owner in list(self._lives.owners.get(segment_id, ())):
+                    self._tell(owner, "unpublished", bound)
+
+    def hold_back(self, resident: int) -> None:
+        """Let producers wait before they take more, if `resident` bytes are more than the budget
+        and room is being made; else no longer. They wait for a tick at most: what they are about
+        to free may be what is missing.
+        """
+        full = resident > self._budget and self._lives.spiller.is_busy
+        if not (full or self._held_back):
+            return
+        self._held_back = full
+        for owners in list(self._lives.owners.values()):
+            for owner in list(owners):
+                self._tell(owner, "hold_back", _HOLD_BACK_SECONDS if full else 0.0)
+
+    def room_was_made(self) -> None:
+        """Look again at whether producers have to wait."""
+        if self._held_back:
+            self.hold_back(self._lives.resident())
+
+    def _unused(self) -> int:
+        return max(0, int(HIGH_WATERMARK * self._budget) - self._lives.books.bytes_stored)
