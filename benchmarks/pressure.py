@@ -5,11 +5,13 @@ them: what is not read yet is in the way. Functions take from nothing to a secon
 it with eviction by "swap" (the store spills to disk), "rollback" (made again) and "adaptive"; plain
 Ray with an object store of the same size, which spills by itself. Each is a Ray of its own, in a
 memory cgroup with a hard limit of that and what Python, Ray and the functions themselves take: the
-pages of spilled files count, too. Prints a table of seconds (medians) and the most memory, writes
-JSON and a plot. Needs root, for the cgroup.
+pages of spilled files count, too. All that is run with the machine's own disk, and with one of
+250 MB/s, as machines in a cloud have. Prints tables of seconds (medians) and the most memory,
+writes JSON and a plot. Needs root, for the cgroup and the slow disk.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -27,6 +29,7 @@ import ray
 
 from benchmarks.cgroup import run_limited
 from benchmarks.hop import environment
+from benchmarks.slow_disk import slow_disk
 from zerrow_store.node.books import Books
 from zerrow_store.node.eviction import Evictor
 from zerrow_store.node.policy import load_policy
@@ -39,6 +42,9 @@ TABLES, TABLE, MEMORY = 12, 64 * MIB, 4 * 64 * MIB + 32 * MIB
 OVERHEAD = 1 << 30
 LATENCIES = (0.0, 0.1, 0.3, 1.0)
 SIDES = ("plain Ray", "swap", "rollback", "adaptive")
+# Bytes a second; None: the machine's own.
+DISKS = {"own disk": None, "disk of 250 MB/s": 250_000_000}
+DISK_SIZE = 8 << 30
 
 
 @ray.remote
@@ -87,7 +93,7 @@ def run_side(side: str, repeat: int) -> dict[str, Any]:
     options: dict[str, Any] = {"address": "local", "num_cpus": 2, "include_dashboard": False}
     options |= {"log_to_driver": False, "logging_level": "error", "object_store_memory": MEMORY}
     if side == "plain Ray":
-        ray.init(**options)
+        ray.init(**options, object_spilling_directory=os.environ["ZERROW_SPILL_DIR"])
     else:
         import zerrow_ray
 
@@ -103,12 +109,29 @@ def run_side(side: str, repeat: int) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def in_own_group(side: str, repeat: int) -> dict[str, Any]:
+def in_own_group(side: str, repeat: int, spill_directory: str) -> dict[str, Any]:
     """Run a side in a process of its own, all of it under the limit."""
     print(side, file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.pressure", "--side", side]
     command += ["--repeat", str(repeat)]
-    return run_limited(command, MEMORY + OVERHEAD, ZERROW_MEMORY=str(MEMORY))
+    environ = {"ZERROW_MEMORY": str(MEMORY), "ZERROW_SPILL_DIR": spill_directory}
+    return run_limited(command, MEMORY + OVERHEAD, **environ)
+
+
+def run_sides(disk: str, repeat: int) -> dict[str, dict[str, Any]]:
+    """Run all sides with a disk, one after the other. Raises SystemExit if one did not finish."""
+    print(f"--- {disk}", file=sys.stderr, flush=True)
+    bandwidth = DISKS[disk]
+    with contextlib.ExitStack() as stack:
+        directory = (
+            stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
+            if bandwidth is None
+            else str(stack.enter_context(slow_disk(bandwidth, DISK_SIZE)))
+        )
+        runs = {side: in_own_group(side, repeat, directory) for side in SIDES}
+    if failed := [side for side in SIDES if runs[side]["exit"]]:
+        raise SystemExit(f"did not finish: {failed}; {runs}")
+    return runs
 
 
 def bookkeeping(count: int = 100_000) -> dict[str, float]:
@@ -183,18 +206,32 @@ def plot(report: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    figure, both = pyplot.subplots(1, len(DISKS), figsize=(11, 4), sharey=True)
     labels = [f"{latency:g} s" for latency in LATENCIES]
-    for side, run in report["runs"].items():
-        medians = [statistics.median(run["seconds"][label]) for label in labels]
-        axes.plot(LATENCIES, medians, marker="o", label=side)
-    axes.set_xlabel("latency of the functions that make the tables (s)")
-    axes.set_ylabel("time of the DAG (s)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"{TABLES} tables of {TABLE // MIB} MiB in {MEMORY // MIB} MiB, each read twice")
-    axes.legend()
+    for axes, (disk, runs) in zip(both, report["disks"].items(), strict=True):
+        for side, run in runs.items():
+            medians = [statistics.median(run["seconds"][label]) for label in labels]
+            axes.plot(LATENCIES, medians, marker="o", label=side)
+        axes.set_xlabel("latency of the functions that make the tables (s)")
+        axes.set_ylim(bottom=0)
+        axes.set_title(disk)
+    both[0].set_ylabel("time of the DAG (s)")
+    both[0].legend()
+    figure.suptitle(
+        f"{TABLES} tables of {TABLE // MIB} MiB in {MEMORY // MIB} MiB, each read twice"
+    )
     figure.tight_layout()
     figure.savefig(path)
+
+
+def print_table(disk: str, runs: dict[str, dict[str, Any]]) -> None:
+    print(f"{disk:20}" + "".join(f"{side:>12}" for side in SIDES))
+    for label in runs[SIDES[0]]["seconds"]:
+        medians = (statistics.median(runs[side]["seconds"][label]) for side in SIDES)
+        print(f"{label:20}" + "".join(f"{median:>12.2f}" for median in medians))
+    peaks = (runs[side]["peak"] / MIB for side in SIDES)
+    print(f"{'peak, MiB':20}" + "".join(f"{peak:>12.0f}" for peak in peaks))
+    print(f"{'killed':20}" + "".join(f"{runs[side]['oom_kills']:>12}" for side in SIDES))
 
 
 def main() -> None:
@@ -205,21 +242,14 @@ def main() -> None:
     if arguments.side:
         json.dump(run_side(arguments.side, arguments.repeat), sys.stdout)
         return
-    runs = {side: in_own_group(side, arguments.repeat) for side in SIDES}
-    if failed := [side for side in SIDES if runs[side]["exit"]]:
-        raise SystemExit(f"did not finish: {failed}; {runs}")
-    report = {"environment": environment(), "memory": MEMORY, "overhead": OVERHEAD, "runs": runs}
+    disks = {disk: run_sides(disk, arguments.repeat) for disk in DISKS}
+    report = {"environment": environment(), "memory": MEMORY, "overhead": OVERHEAD, "disks": disks}
     report["bookkeeping"] = bookkeeping()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "pressure.json").write_text(json.dumps(report, indent=1))
     plot(report, RESULTS / "pressure.svg")
-    print(f"{'latency':20}" + "".join(f"{side:>12}" for side in SIDES))
-    for label in runs[SIDES[0]]["seconds"]:
-        medians = (statistics.median(runs[side]["seconds"][label]) for side in SIDES)
-        print(f"{label:20}" + "".join(f"{median:>12.2f}" for median in medians))
-    peaks = (runs[side]["peak"] / MIB for side in SIDES)
-    print(f"{'peak, MiB':20}" + "".join(f"{peak:>12.0f}" for peak in peaks))
-    print(f"{'killed':20}" + "".join(f"{runs[side]['oom_kills']:>12}" for side in SIDES))
+    for disk, runs in disks.items():
+        print_table(disk, runs)
     books = report["bookkeeping"]
     print(f"{books['event_us']:.1f} us for each event of {books['objects']:,} objects")
     print(
