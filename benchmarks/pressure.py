@@ -44,7 +44,7 @@ LATENCIES = (0.0, 0.1, 0.3, 1.0)
 SIDES = ("plain Ray", "swap", "rollback", "adaptive")
 # Bytes a second; None: the machine's own.
 DISKS = {"own disk": None, "disk of 250 MB/s": 250_000_000}
-DISK_SIZE = 8 << 30
+DISK_SIZE = 32 << 30  # sparse; Ray deletes spilled files late
 
 
 @ray.remote

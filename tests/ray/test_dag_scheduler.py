@@ -230,9 +230,13 @@ def test_what_reads_files_is_estimated_by_its_arguments() -> None:
     assert 10 < other.new < 1000
     assert estimates.seconds(Function("read", "small")) == pytest.approx(0.1)
     assert estimates.seconds(Function("read")) is None
-    # One slow run counts for half.
+    # One slow run counts for half, but for the first one, which counts until there is another.
     estimates.learn(Function("read", "small"), 0, fresh(10), 0.3)
     assert estimates.seconds(Function("read", "small")) == pytest.approx(0.2)
+    estimates.learn(Function("read", "new"), 0, fresh(10), 5.0)
+    assert estimates.seconds(Function("read", "new")) == pytest.approx(5.0)
+    estimates.learn(Function("read", "new"), 0, fresh(10), 0.1)
+    assert estimates.seconds(Function("read", "new")) == pytest.approx(0.1)
 
 
 def test_steps_without_input_are_told_apart_by_plain_arguments() -> None:

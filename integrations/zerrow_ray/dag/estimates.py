@@ -40,12 +40,15 @@ class _Learned:
     peak: float
     result: float
     seconds: float
+    is_first: bool = True
 
     def average(self, new: float, peak: float, result: float, seconds: float) -> None:
         self.new += _WEIGHT * (new - self.new)
         self.peak += _WEIGHT * (peak - self.peak)
         self.result += _WEIGHT * (result - self.result)
-        self.seconds += _WEIGHT * (seconds - self.seconds)
+        # The first run also imports what it needs; no other one says as little of the next.
+        self.seconds += (1.0 if self.is_first else _WEIGHT) * (seconds - self.seconds)
+        self.is_first = False
 
 
 class Estimates:
