@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ray.dag import MultiOutputNode
 
 from zerrow_ray.dag.budget import Budget
+from zerrow_ray.dag.disk import Disk
 from zerrow_ray.dag.estimates import Estimates, Function, Need
 from zerrow_ray.dag.forecast import forecast
 from zerrow_ray.dag.holdings import Holdings
@@ -62,7 +63,7 @@ class Simulation:
             need=lambda step: needs[step.key],
             peak=lambda: forecast(plan, lambda step, _: needs[step.key]),
             seconds=lambda step: seconds.get(step.key) if seconds else 0.0,
-            disk=lambda nbytes: nbytes / 4 + nbytes / 4,
+            disk=Disk(lambda: (1 / 4, 1 / 4)),
         )
         self.running: list[str] = []
         self.finished: set[str] = set()
@@ -508,3 +509,16 @@ def test_drivers_have_equal_parts():
     account.close()
     assert measured == [(1, 0), (2, 40)]
     assert said == [True, False]
+
+
+def test_a_disk_that_has_to_write_costs_more_the_more_there_is() -> None:
+    now = 0.0
+    disk = Disk(lambda: (0.2, 0.1), clock=lambda: now)
+    assert disk.seconds(10) == pytest.approx(1.0), "reading only: it is written by then"
+    disk.take(10)
+    disk.take(10)
+    assert disk.seconds(10) == pytest.approx(4.0 + 1.0)
+    now = 3.0
+    assert disk.seconds(10) == pytest.approx(1.0 + 1.0)
+    now = 100.0
+    assert disk.seconds(10) == pytest.approx(1.0)

@@ -19,6 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from zerrow_ray.dag import nodes
 from zerrow_ray.dag.budget import Account, Budget
+from zerrow_ray.dag.disk import Disk
 from zerrow_ray.dag.estimates import Estimates, Function, Need, unknown
 from zerrow_ray.dag.explain import Explanation, Run
 from zerrow_ray.dag.forecast import forecast
@@ -41,8 +42,6 @@ logger = logging.getLogger("zerrow_ray.dag")
 
 _POLL_SECONDS = 0.2
 """While a step waits for memory that another DAG holds."""
-
-_DISK_SECONDS = 2.0
 
 
 class StepError(ZerrowError):
@@ -121,7 +120,7 @@ class _Execution:
             need=self._need,
             peak=lambda: forecast(plan, _learned),
             seconds=self._seconds_again,
-            disk=_Disk().seconds,
+            disk=_disk,
         )
         self._values: dict[str, Any] = {}
         self._puts: dict[str, ray.ObjectRef] = {}
@@ -348,22 +347,11 @@ def _available(drivers: int, held: int) -> int:
     return budget - stored + held
 
 
-class _Disk:
-    """What the stores have measured of their disks, asked for anew every other second."""
-
-    def __init__(self) -> None:
-        self._asked = float("-inf")
-        self._seconds_per_byte = 0.0
-
-    def seconds(self, nbytes: int) -> float:
-        """Return what it takes the slowest node's store to write bytes to disk and read them."""
-        if time.monotonic() - self._asked > _DISK_SECONDS:
-            self._seconds_per_byte = max(
-                1 / node["spill_bandwidth"] + 1 / node["read_back_bandwidth"]
-                for node in stats()["nodes"].values()
-            )
-            self._asked = time.monotonic()
-        return nbytes * self._seconds_per_byte
+def _disk_speed() -> tuple[float, float]:
+    """Seconds a byte of the slowest disks, as the stores have measured them: to write, to read."""
+    nodes = stats()["nodes"].values()
+    write = max(1 / node["spill_bandwidth"] for node in nodes)
+    return write, max(1 / node["read_back_bandwidth"] for node in nodes)
 
 
 def _bytes(size: int | str) -> int:
@@ -371,4 +359,5 @@ def _bytes(size: int | str) -> int:
 
 
 _shared = Budget(_available, drivers=jobs_that_run_dags, announce=announce_dags)
+_disk = Disk(_disk_speed)
 _estimates = Estimates()

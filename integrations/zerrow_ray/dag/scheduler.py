@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from zerrow_ray.dag.budget import Account
+from zerrow_ray.dag.disk import Disk
 from zerrow_ray.dag.estimates import Need
 from zerrow_ray.dag.plan import Plan, Step
 from zerrow_ray.dag.policy import ROLLBACK, SPILL, Chosen, choose
@@ -32,7 +33,7 @@ class Scheduler:
     the whole plan is expected to hold at most, None if that is not known.
 
     seconds: what a finished step takes to run again, None if it must not run twice. disk: what
-    it takes to write bytes to disk and read them.
+    it takes to have the stores spill a result.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Scheduler:
         need: Callable[[Step], Need],
         peak: Callable[[], int | None],
         seconds: Callable[[Step], float | None],
-        disk: Callable[[int], float],
+        disk: Disk,
     ) -> None:
         self._plan = plan
         self._account = account
@@ -95,7 +96,7 @@ class Scheduler:
         if sum(candidate.nbytes for candidate, _ in chosen) < excess and not alone:
             return None, []  # it would not be enough: what runs will give memory back
         for candidate, way in chosen:
-            self._evict(str(candidate.key), way)
+            self._evict(candidate, way)
         if self._account.take(wanted.key, peak, anyway=alone):
             return self._begin(wanted), chosen
         return None, chosen
@@ -171,8 +172,10 @@ class Scheduler:
 
     # --- making room ---
 
-    def _evict(self, key: str, way: str) -> None:
+    def _evict(self, candidate: Candidate, way: str) -> None:
+        key = str(candidate.key)
         if way == SPILL:
+            self._disk.take(candidate.nbytes)
             self._spilled.add(key)
             self._account.drop(key, self._sharers(key))
         else:
@@ -184,7 +187,7 @@ class Scheduler:
         for key in self._present - read - self._spilled - set(starting.inputs):
             if not (nbytes := self._account.freed(key, self._sharers(key))):
                 continue
-            ways = {SPILL: self._disk(nbytes)}
+            ways = {SPILL: self._disk.seconds(nbytes)}
             if key not in self._plan.results and self._may_run_again(key):
                 seconds = self._seconds_again(key, set())
                 if seconds is not None:
