@@ -77,6 +77,16 @@ def test_what_each_policy_prefers():
     assert order(load_policy("none"), *all_three) == []
 
 
+def test_what_is_used_last_goes_first_where_that_is_known():
+    ways = {"drop": 1.0, "spill": 1.0}
+    soon, late = (Candidate(n, 100, ways, 0.0, next_use=n) for n in (2, 9))
+    for policy in (Adaptive(), Swap(), Rollback()):
+        assert [key for key, _ in order(policy, soon, late)] == [9, 2]
+    # Ten times as dear for five times the time.
+    dear = Candidate("dear", 100, {"drop": 10.0, "spill": 10.0}, 0.0, next_use=10)
+    assert order(Rollback(), dear, soon)[0] == (2, "drop")
+
+
 def test_what_is_dear_ages_against_a_stream_of_cheap_ones():
     queue = EvictionQueue(Adaptive())
     queue.add(Candidate("dear", 100, {"spill": 1.0}, 0.0))

@@ -25,12 +25,17 @@ RECREATE = ("drop", "rollback")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`key` names it to its owner. ways: seconds, by way. idle_since: by a clock that all share."""
+    """`key` names it to its owner. ways: seconds, by way. idle_since: by a clock that all share.
+
+    next_use: how far off that is, where it is known: in a DAG, in steps. What is not used for long
+    makes room for long.
+    """
 
     key: Hashable
     nbytes: int
     ways: Mapping[str, float]
     idle_since: float
+    next_use: float = 1.0
 
 
 class Policy(Protocol):
@@ -49,7 +54,8 @@ class Policy(Protocol):
 
 class Adaptive:
     """The cheapest per byte first, each in its cheapest way, and unused ones age: GreedyDual-Size
-    (Cao and Irani, 1997). At equal cost, the longest idle.
+    (Cao and Irani, 1997). At equal cost, the longest idle. Where it is known when each is used
+    again, the cheapest for the time that it is away: of equal ones the last (Belady, 1966).
 
     Costs are in units of what the disk would take for the same bytes, as the disk is measured
     better and better: what was left to it earlier is not to seem dearer for that.
@@ -62,11 +68,13 @@ class Adaptive:
     def rank(self, candidate: Candidate, floor: float) -> Rank:
         """Return the relative cost of a byte, from the floor up."""
         disk = candidate.ways.get("spill", candidate.nbytes * _USUAL_SECONDS_PER_BYTE)
-        return 0.0, floor + min(candidate.ways.values()) / disk
+        return 0.0, floor + min(candidate.ways.values()) / disk / candidate.next_use
 
 
 class Swap:
-    """Everything keeps its bytes: on disk, where there is one. The longest idle first."""
+    """Everything keeps its bytes: on disk, where there is one. What is used last, where that is
+    known, and the longest idle first.
+    """
 
     def way(self, candidate: Candidate) -> str | None:
         """Return "spill" if there is a disk to spill to."""
@@ -75,12 +83,14 @@ class Swap:
         return "drop" if "drop" in candidate.ways else None
 
     def rank(self, candidate: Candidate, floor: float) -> Rank:
-        """Return since when it is idle."""
-        return 0.0, candidate.idle_since
+        """Return when it is used, and since when it is idle."""
+        return -candidate.next_use, candidate.idle_since
 
 
 class Rollback:
-    """What can be made again goes first, the cheapest per byte of it; the rest to disk."""
+    """What can be made again goes first, the cheapest per byte of it and for the time that it is
+    away; the rest to disk.
+    """
 
     def way(self, candidate: Candidate) -> str | None:
         """Return a way to make it again, or else any."""
@@ -89,7 +99,10 @@ class Rollback:
     def rank(self, candidate: Candidate, floor: float) -> Rank:
         """Return the seconds per byte, what only the disk can bring back after all else."""
         way = self.way(candidate)
-        return float(way == "spill"), candidate.ways[way] / candidate.nbytes if way else 0.0
+        if way is None:
+            return 0.0, 0.0
+        seconds = candidate.ways[way] / candidate.next_use
+        return float(way == "spill"), seconds / candidate.nbytes
 
 
 class Lru:

@@ -18,12 +18,13 @@ _MOST_FUNCTIONS = 10_000
 @dataclass(frozen=True)
 class Need:
     """Bytes: `new` stays after the step, `peak` is held while it runs, with what is new; `result`
-    is the size of the result, with what it refers to of others'.
+    is the size of the result, with what it refers to of others'. seconds: how long it runs.
     """
 
     new: int
     peak: int
     result: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Estimates:
         unit = given or 1
         new = int(learned.new * unit)
         peak = declared if declared is not None else int(learned.peak * unit)
-        return Need(new, max(peak, new), max(new, int(learned.result * unit)))
+        result = max(new, int(learned.result * unit))
+        return Need(new, max(peak, new), result, learned.seconds * unit)
 
     def seconds(self, function: Function) -> float | None:
         """Return what a step without input takes; None where its arguments are not known. A single

@@ -16,12 +16,16 @@ from typing import Any
 
 from ray.dag import ClassMethodNode, ClassNode, DAGNode, FunctionNode, InputNode
 
+Children = dict[str, list[DAGNode]]
+"""The nodes that each node needs, by its key."""
+
 
 @dataclass
 class Step:
     """A node that runs. `inputs` are the steps whose results it takes, each once.
 
-    order: depth first, so that with one step at a time as few results as possible are held.
+    order: depth first, what is most demanding first, so that with one step at a time few results
+    are held.
     """
 
     key: str
@@ -58,26 +62,23 @@ class Plan:
         if not isinstance(final, DAGNode):
             raise TypeError(f"not a node of a Ray DAG (task.bind(...)): {type(final).__name__}")
         self.final = final
-        self.nodes: dict[str, DAGNode] = {}
-        self.children: dict[str, list[str]] = {}
-        for node in _depth_first(final, self.children):
-            self.nodes[node.get_stable_uuid()] = node
-        if sum(isinstance(node, InputNode) for node in self.nodes.values()) > 1:
+        self._children = _children(final)
+        nodes = _most_demanding_first(final, self._children)
+        if sum(isinstance(node, InputNode) for node in nodes) > 1:
             raise ValueError("a DAG has one InputNode")
         order = itertools.count()
         self.steps: dict[str, Step] = {}
         counts: Counter[str] = Counter()
-        for key, node in self.nodes.items():
-            if is_step(node):
-                label = _name(node)
-                counts[label] += 1
-                name = label if counts[label] == 1 else f"{label}#{counts[label]}"
-                self.steps[key] = Step(key, node, name, self._steps_below(key), next(order))
+        for node in filter(is_step, nodes):
+            key, label = node.get_stable_uuid(), _name(node)
+            counts[label] += 1
+            name = label if counts[label] == 1 else f"{label}#{counts[label]}"
+            self.steps[key] = Step(key, node, name, self._steps_below(node), next(order))
         for step in self.steps.values():
             for key in step.inputs:
                 self.steps[key].consumers.append(step.key)
         own = final.get_stable_uuid()
-        self.results = {own} if own in self.steps else set(self._steps_below(own))
+        self.results = {own} if own in self.steps else set(self._steps_below(final))
 
     def is_needed(self, key: str, unfinished: set[str]) -> bool:
         """Whether a result is one of the DAG's, or an unfinished step takes it."""
@@ -94,11 +95,11 @@ class Plan:
                     stack.append(consumer)
                     yield consumer
 
-    def _steps_below(self, key: str) -> tuple[str, ...]:
+    def _steps_below(self, node: DAGNode) -> tuple[str, ...]:
         """The steps that a node takes values of, directly or through nodes that cost nothing."""
         found: dict[str, None] = {}
-        for child in self.children[key]:
-            below = (child,) if child in self.steps else self._steps_below(child)
+        for child in self._children[node.get_stable_uuid()]:
+            below = (child.get_stable_uuid(),) if is_step(child) else self._steps_below(child)
             found.update(dict.fromkeys(below))
         return tuple(found)
 
@@ -110,26 +111,49 @@ def is_step(node: DAGNode) -> bool:
     return isinstance(node, FunctionNode | ClassNode)
 
 
-def _depth_first(final: DAGNode, children: dict[str, list[str]]) -> Iterator[DAGNode]:
-    """Iterate over all nodes, each after those that it needs; fills in who needs whom."""
+def _children(final: DAGNode) -> Children:
+    children: Children = {}
+    stack = [final]
+    while stack:
+        node = stack.pop()
+        if node.get_stable_uuid() not in children:
+            children[node.get_stable_uuid()] = below = node._get_all_child_nodes()
+            stack += below
+    return children
+
+
+def _most_demanding_first(final: DAGNode, children: Children) -> list[DAGNode]:
+    """All nodes depth first, of each one's children first the one with the highest number of Ershov
+    (1958): how many results are held at a time on the way to it, if each is used once.
+    """
+    numbers: dict[str, int] = {}
+
+    def number(node: DAGNode) -> int:
+        return numbers[node.get_stable_uuid()]
+
+    for node in _depth_first(final, children):
+        below = sorted(map(number, children[node.get_stable_uuid()]), reverse=True)
+        held = (before + of_child for before, of_child in enumerate(below))
+        numbers[node.get_stable_uuid()] = max(held, default=1)
+    by_demand = {key: sorted(below, key=number, reverse=True) for key, below in children.items()}
+    return list(_depth_first(final, by_demand))
+
+
+def _depth_first(final: DAGNode, children: Children) -> Iterator[DAGNode]:
+    """Iterate over all nodes, each after those that it needs."""
     seen = {final.get_stable_uuid()}
-    stack = [(final, iter(_children(final, children)))]
+    stack = [(final, iter(children[final.get_stable_uuid()]))]
     while stack:
         node, below = stack[-1]
         for child in below:
-            if child.get_stable_uuid() not in seen:
-                seen.add(child.get_stable_uuid())
-                stack.append((child, iter(_children(child, children))))
+            key = child.get_stable_uuid()
+            if key not in seen:
+                seen.add(key)
+                stack.append((child, iter(children[key])))
                 break
         else:
             stack.pop()
             yield node
-
-
-def _children(node: DAGNode, children: dict[str, list[str]]) -> list[DAGNode]:
-    below: list[DAGNode] = node._get_all_child_nodes()
-    children[node.get_stable_uuid()] = [child.get_stable_uuid() for child in below]
-    return below
 
 
 def _name(node: Any) -> str:

@@ -25,3 +25,9 @@ def choose(policy: Policy, candidates: Iterable[Candidate], excess: int) -> Chos
             chosen.append((candidate, way))
             excess -= candidate.nbytes
     return chosen
+
+
+def cost(policy: Policy, candidate: Candidate) -> float:
+    """Return the seconds that it takes to give a candidate up, and to have it back."""
+    way = policy.way(candidate)
+    return candidate.ways[way] if way else 0.0

@@ -8,19 +8,24 @@ make room, as the policy says: they are rolled back, or left to the store to spi
 no memory any more. When nothing runs and nothing helps, the best step starts all the same: a DAG
 that has begun always advances, and never exceeds the budget by more than one step.
 
-A result that was rolled back is made again when all else that its consumer needs is there. So is
-one that was lost, as when its file on disk is spoiled.
+What will be read is known, and in which order: what is read last goes first, and nothing goes for a
+step whose own result is read later, if that step does as well to wait.
+
+A result that was rolled back is made again when all else that its consumer needs is there; ahead of
+that if the consumer is one of the next to run, no other step wants the processor, and it fits. So
+is one that was lost, as when its file on disk is spoiled.
 """
 
+import bisect
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from zerrow_ray.dag.budget import Account
 from zerrow_ray.dag.disk import Disk
 from zerrow_ray.dag.estimates import Need
 from zerrow_ray.dag.plan import Plan, Step
-from zerrow_ray.dag.policy import ROLLBACK, SPILL, Chosen, choose
+from zerrow_ray.dag.policy import ROLLBACK, SPILL, Chosen, choose, cost
 from zerrow_store.node.policy import Candidate, Policy
 
 _MOST_ROLLBACKS = 3
@@ -59,11 +64,15 @@ class Scheduler:
         self._finishes = itertools.count()
         self._finished: dict[str, int] = {}
         self._unfinished = set(plan.steps)
+        # The places in the plan's order of what has yet to run for the first time, sorted.
+        self._to_run = [step.order for step in plan.steps.values()]
         self._present: set[str] = set()
+        self._ready: set[str] = set()
         self._running: set[str] = set()
         self._rolled: set[str] = set()
         self._spilled: set[str] = set()
         self._rollbacks: Counter[str] = Counter()
+        self._look_at(plan.steps)
 
     @property
     def done(self) -> bool:
@@ -77,29 +86,20 @@ class Scheduler:
         self._account.waits = False
         if not self._account.begin(self._peak, self._slots):
             return None, []
-        ready = sorted(
-            (s for s in map(self._step, self._unfinished) if self._ready(s)), key=self._urgency
-        )
-        for step in ready:
-            if self._asked_for(step) and self._account.take(step.key, self._need(step).peak):
-                return self._begin(step), []
+        ready = sorted(map(self._step, self._ready), key=self._urgency)
+        asked_for = list(filter(self._asked_for, ready))
+        if step := self._first_that_fits(asked_for):
+            return step, []
         running = self._account.steps_at_once()
         if not ready or running >= self._slots:
             return None, []
-        alone = running == 0
-        wanted = next(filter(self._asked_for, ready), ready[0] if alone else None)
-        if wanted is None:
-            return None, []
-        peak = self._need(wanted).peak
-        excess = self._account.excess(peak)
-        chosen = choose(self._policy, self._candidates(wanted), excess)
-        if sum(candidate.nbytes for candidate, _ in chosen) < excess and not alone:
-            return None, []  # it would not be enough: what runs will give memory back
-        for candidate, way in chosen:
-            self._evict(candidate, way)
-        if self._account.take(wanted.key, peak, anyway=alone):
-            return self._begin(wanted), chosen
-        return None, chosen
+        if not asked_for:
+            if step := self._first_that_fits(filter(self._is_soon_asked_for, ready)):
+                return step, []
+            self._account.waits = False
+            if running > 0:
+                return None, []
+        return self._make_room_for((asked_for or ready)[0], alone=running == 0)
 
     def finish(self, key: str, new: int, size: int) -> list[str]:
         """Note that a step has finished, what is new of its result, and that one's size; returns
@@ -107,8 +107,12 @@ class Scheduler:
         """
         self._running.discard(key)
         self._unfinished.discard(key)
-        self._rolled.discard(key)
+        if key in self._rolled:
+            self._rolled.remove(key)
+        else:
+            del self._to_run[bisect.bisect_left(self._to_run, self._step(key).order)]
         self._present.add(key)
+        self._look_at(self._step(key).consumers)
         self._finished[key] = next(self._finishes)
         self._account.keep(key, new, size)
         released = [
@@ -135,6 +139,7 @@ class Scheduler:
             if each in self._present:
                 self._spilled.discard(each)
                 self._roll_back(each)
+        self._look_at([key])
         return True
 
     # --- what is ready ---
@@ -142,8 +147,14 @@ class Scheduler:
     def _step(self, key: str) -> Step:
         return self._plan.steps[key]
 
-    def _ready(self, step: Step) -> bool:
-        return step.key not in self._running and self._present.issuperset(step.inputs)
+    def _look_at(self, keys: Iterable[str]) -> None:
+        """Note which of these steps can run, as their inputs are there, and which not any more."""
+        for key in keys:
+            waits = key in self._unfinished and key not in self._running
+            if waits and self._present.issuperset(self._step(key).inputs):
+                self._ready.add(key)
+            else:
+                self._ready.discard(key)
 
     def _asked_for(self, step: Step) -> bool:
         """Whether a step is to run now: if it was rolled back, when its result is all that is
@@ -151,12 +162,43 @@ class Scheduler:
         """
         if step.key not in self._rolled:
             return True
-        consumers = (self._step(key) for key in step.consumers if key in self._unfinished)
         there = self._present | self._rolled
-        return any(there.issuperset(each.inputs) and self._asked_for(each) for each in consumers)
+        return any(self._readers(step.key, lambda each: there.issuperset(each.inputs)))
+
+    def _readers(
+        self, key: str, may_run: Callable[[Step], bool] = lambda _: True
+    ) -> Iterator[Step]:
+        """The steps that are to read a result, or what is made again of it."""
+        seen: set[str] = set()
+        stack = [key]
+        while stack:
+            for each in self._unfinished_consumers(stack.pop()) - seen:
+                seen.add(each)
+                if not may_run(self._step(each)):
+                    continue
+                if each in self._rolled:
+                    stack.append(each)
+                else:
+                    yield self._step(each)
+
+    def _next_use(self, key: str) -> int:
+        """How many steps there are, one after the other, until one has read a result."""
+        orders = (reader.order for reader in self._readers(key))
+        first = min(orders, default=len(self._plan.steps))
+        return 1 + bisect.bisect_left(self._to_run, first)
+
+    def _is_soon_asked_for(self, step: Step) -> bool:
+        return self._next_use(step.key) <= self._slots
+
+    def _first_that_fits(self, steps: Iterable[Step]) -> Step | None:
+        for step in steps:
+            if self._account.take(step.key, self._need(step).peak):
+                return self._begin(step)
+        return None
 
     def _begin(self, step: Step) -> Step:
         self._running.add(step.key)
+        self._ready.remove(step.key)
         return step
 
     def _urgency(self, step: Step) -> tuple[int, int]:
@@ -171,6 +213,24 @@ class Scheduler:
         return self._unfinished.intersection(self._step(key).consumers)
 
     # --- making room ---
+
+    def _make_room_for(self, step: Step, *, alone: bool) -> tuple[Step | None, Chosen]:
+        """Start a step in the place of results that are in its way. alone: nothing runs, so that
+        it starts whether or not there is enough room.
+        """
+        peak = self._need(step).peak
+        excess = self._account.excess(peak)
+        candidates = self._candidates(step)
+        if self._running:
+            candidates = self._better_gone(candidates, step)
+        chosen = choose(self._policy, candidates, excess)
+        if sum(candidate.nbytes for candidate, _ in chosen) < excess and not alone:
+            return None, []  # it would not be enough: what runs will give memory back
+        for candidate, way in chosen:
+            self._evict(candidate, way)
+        if self._account.take(step.key, peak, anyway=alone):
+            return self._begin(step), chosen
+        return None, chosen
 
     def _evict(self, candidate: Candidate, way: str) -> None:
         key = str(candidate.key)
@@ -189,10 +249,19 @@ class Scheduler:
                 continue
             ways = {SPILL: self._disk.seconds(nbytes)}
             if key not in self._plan.results and self._may_run_again(key):
-                seconds = self._seconds_again(key, set())
+                seconds = self._seconds_again(key)
                 if seconds is not None:
                     ways[ROLLBACK] = seconds
-            yield Candidate(key, nbytes, ways, self._finished[key])
+            yield Candidate(key, nbytes, ways, self._finished[key], self._next_use(key))
+
+    def _better_gone(self, candidates: Iterable[Candidate], starting: Step) -> Iterator[Candidate]:
+        """Those of which it is no loss if a step starts now instead of when there is room. What is
+        read before that one's result could as well stay, and the step wait, as long as it takes.
+        """
+        use, seconds = self._next_use(starting.key), self._need(starting).seconds
+        for each in candidates:
+            if each.next_use > use or cost(self._policy, each) < seconds:
+                yield each
 
     def _sharers(self, key: str) -> set[str]:
         """The results in memory that may refer to bytes of another one."""
@@ -203,33 +272,29 @@ class Scheduler:
         again = self._seconds(self._step(key)) is not None
         return again and self._rollbacks[key] < _MOST_ROLLBACKS
 
-    def _seconds_again(self, key: str, counted: set[str]) -> float | None:
+    def _seconds_again(self, key: str) -> float | None:
         """What it takes to run a step again, and all that it needs and that is not there."""
-        if key in counted:
-            return 0.0
-        counted.add(key)
-        total = self._seconds(self._step(key))
-        if total is None:
-            return None
-        for source in self._step(key).inputs:
-            if source not in self._present:
-                again = self._seconds_again(source, counted)
-                if again is None:
-                    return None
-                total += again
-        return total
+        seconds = [self._seconds(self._step(each)) for each in self._gone_with(key)]
+        return None if None in seconds else sum(filter(None, seconds))
 
     def _roll_back(self, key: str) -> None:
+        again = self._gone_with(key)
         self._present.discard(key)
         self._account.drop(key, self._sharers(key))
         self._rollbacks[key] += 1
-        missing = [key]
-        while missing:
-            key = missing.pop()
-            self._unfinished.add(key)
-            self._rolled.add(key)
-            missing += [
-                source
-                for source in self._step(key).inputs
-                if source not in self._present and source not in self._unfinished
-            ]
+        self._unfinished.update(again)
+        self._rolled.update(again)
+        self._look_at(again)
+        self._look_at(self._step(key).consumers)
+
+    def _gone_with(self, key: str) -> set[str]:
+        """A step, and those whose results are needed to run it again, and are not there."""
+        gone = {key}
+        stack = [key]
+        while stack:
+            for source in self._step(stack.pop()).inputs:
+                is_coming = source in self._unfinished or source in gone
+                if source not in self._present and not is_coming:
+                    gone.add(source)
+                    stack.append(source)
+        return gone
