@@ -96,6 +96,10 @@ class NodeActor:
         with self._sandbox_lock:
             return self._client.stats().as_dict() | {"sandbox": dict(self._sandbox_counts)}
 
+    def spill_ahead(self, object_ids: list[bytes]) -> None:
+        """Have objects of this node's store spilled as soon as nobody reads them."""
+        self._client.spill_ahead(object_ids)
+
     def count_sandbox(self, increments: dict[str, int]) -> None:
         """Add what the sandboxes of one of the node's workers have done."""
         with self._sandbox_lock:

@@ -53,6 +53,7 @@ class Session:
             encoded = encode()
             if self.client.publish(object_id, encoded) == issuer:
                 streams.keep(lease, self.client)
+                getattr(_this_thread, "publications", []).append(object_id)
                 return encoded, object_id, lease
             # The lease is of an actor that died: nobody would hear of its end.
             self._leases.discard()
@@ -96,6 +97,18 @@ class Session:
         relocated = [owner.moved.get((s, o), (s, o)) for s, o in relocated]
         self.client.ensure_places(relocated)
         return relocated, owner
+
+
+_this_thread = threading.local()
+
+
+def record_publications() -> list[bytes]:
+    """Return a list to which are added, until the next call, the ids of the objects that this
+    thread publishes under leases: of the results of its task, as Ray serializes them.
+    """
+    published: list[bytes] = []
+    _this_thread.publications = published
+    return published
 
 
 _lock = threading.Lock()

@@ -301,6 +301,35 @@ def test_a_result_in_the_way_is_rolled_back() -> None:
     assert all(run.expected_again is not None for run in explanation.runs if run.rollbacks)
 
 
+def test_what_makes_room_is_written_while_steps_run() -> None:
+    def spilled() -> int:
+        return sum(e.nbytes for e in current_session().client.evictions() if e.way == "spill")
+
+    @ray.remote
+    def make_slowly(n: int) -> pa.Table:
+        eventually(lambda: spilled() > before, "the table before is on disk")
+        return pa.table({"k": pc.add(pa.array(np.arange(ROWS)), n)})
+
+    @ray.remote
+    def join(before: int, table: pa.Table) -> int:
+        return before + int(pc.sum(table["k"]).as_py())
+
+    def build(later):
+        tables = [f.options(memory=2 * NBYTES).bind(n) for n, f in enumerate((make, later))]
+        node = 0
+        for table in (*tables, *tables):
+            node = join.bind(node, table)
+        return node
+
+    before = spilled()
+    expected = ray.get(dag.execute(build(make)))
+    ref, explanation = dag.execute(
+        build(make_slowly), explain=True, eviction="swap", memory=int(2.2 * NBYTES)
+    )
+    assert ray.get(ref) == expected
+    assert [run.left_to_disk for run in explanation.runs].count(True) == 1
+
+
 @pytest.mark.parametrize("eviction", ["adaptive", "rollback"])
 def test_functions_of_all_kinds_short_of_memory(eviction: str, tmp_path: Path) -> None:
     @ray.remote

@@ -165,6 +165,12 @@ class Client(Link, CacheCalls):
         """Return the newest evictions, the oldest first, since the store was last started."""
         return tuple(Eviction(*record) for record in self._request("evictions", []))
 
+    def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
+        """Have objects that are there spilled as soon as nobody reads them, whether memory is short
+        or not: somebody knows that it will be. Who reads one before that takes it back.
+        """
+        self._send_quietly("spill_ahead", [[*object_ids]])
+
     def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
         """Enter a result that was dropped and made again into the list of evictions."""
         self._send_quietly("evicted", [name, nbytes, expected, seconds])

@@ -3,12 +3,13 @@
 An object is *idle* when no client holds it. It is then a candidate, at what the ways to give it up
 are expected to cost: a decoded column can be dropped, everything can be spilled. Above the high
 watermark idle objects go until the low one is reached, and a put that does not fit waits for that.
+Who knows that memory is going to be short, as one that runs a DAG does, has objects spilled ahead.
 """
 
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from zerrow_store.node.books import Books
@@ -58,11 +59,14 @@ class Records:
         self._newest.append((key, record))
         self._open[key] = record
 
-    def returned(self, key: Hashable, seconds: float) -> None:
-        """Note what it took to have evicted bytes back, if they were."""
-        if record := self._open.get(key):
-            record.seconds += seconds
-            record.returned = True
+    def returned(self, key: Hashable, seconds: float) -> bool:
+        """Note what it took to have evicted bytes back; whether they were, for the first time."""
+        record = self._open.get(key)
+        if record is None:
+            return False
+        is_first, record.returned = not record.returned, True
+        record.seconds += seconds
+        return is_first
 
     def rows(self) -> list[Eviction]:
         """Return them, the oldest first."""
@@ -93,6 +97,8 @@ class Evictor:
         self._idle: dict[bytes, float] = {}
         self._readable: dict[bytes, float] = {}
         self._queue = EvictionQueue(policy)
+        # To be spilled as soon as they are idle; in order, the values say nothing.
+        self._wanted_on_disk: dict[bytes, None] = {}
         self._could_spill = spiller.is_usable
         self._expected = 0.0
         self.records = Records()
@@ -107,12 +113,15 @@ class Evictor:
             return
         self._idle[object_id] = now
         self._offer(object_id)
+        if object_id in self._wanted_on_disk:
+            self._spill_wanted()
 
     def busy(self, object_id: bytes) -> None:
-        """An object is held, or gone."""
+        """An object is held by one more, or gone."""
         if self._idle.pop(object_id, None) is not None:
             self._queue.discard(object_id)
         self._readable.pop(object_id, None)
+        self._wanted_on_disk.pop(object_id, None)
 
     def _offer(self, object_id: bytes) -> None:
         entry = self._books.objects[object_id]
@@ -177,14 +186,40 @@ class Evictor:
             else:
                 batch.add(candidate.key)
                 expected += candidate.ways[way]
-        if not batch.sizes:  # what is spilled already, or shared with what is held
-            return dropped
-        self._expected = expected
-        if not self._spiller.start(batch):
-            for object_id in batch.objects:
-                self._offer(object_id)
-            return dropped
-        return True
+        return self._write(batch, expected) or dropped
+
+    def _write(self, batch: Batch, expected: float) -> bool:
+        """Begin to spill a batch, expected to take so many seconds; whether that frees anything,
+        and can be done.
+        """
+        if batch.sizes and self._spiller.start(batch):
+            self._expected = expected
+            return True
+        # Also what frees nothing now: what it shares with others may be idle next time.
+        for object_id in batch.objects:
+            self._offer(object_id)
+        return False
+
+    def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
+        """Spill objects as soon as nobody reads them, whether memory is short or not. Who begins to
+        read one before that takes this back.
+        """
+        self._wanted_on_disk.update(
+            dict.fromkeys(filter(self._books.objects.__contains__, object_ids))
+        )
+        self._spill_wanted()
+
+    def _spill_wanted(self) -> None:
+        if self._spiller.is_busy or not (self._could_spill and self._all_returned()):
+            return
+        batch = Batch(self._books)
+        for object_id in [each for each in self._wanted_on_disk if each in self._idle]:
+            if batch.nbytes >= _BATCH_BYTES:
+                break
+            del self._wanted_on_disk[object_id]
+            self._queue.discard(object_id)
+            batch.add(object_id)
+        self._write(batch, self._spiller.seconds(batch.nbytes))
 
     def _drop(self, candidate: Candidate) -> None:
         assert isinstance(candidate.key, bytes)
@@ -205,11 +240,14 @@ class Evictor:
             name = f"{len(done.objects)} objects"
             record = Eviction(time.time(), "spill", name, done.nbytes, self._expected, done.seconds)
             self.records.add(done.file_id, record)
+        self._spill_wanted()
 
     def read_back(self, file_id: bytes, nbytes: int, seconds: float) -> None:
-        """A reader had spilled bytes from the disk."""
-        self._spiller.was_read(nbytes, seconds)
-        self.records.returned(file_id, seconds)
+        """A reader had spilled bytes from the disk, the first one: the others had them from the
+        page cache.
+        """
+        if self.records.returned(file_id, seconds):
+            self._spiller.was_read(nbytes, seconds)
 
     def decoded(
         self, file: bytes, unit: tuple[str, str], parts: frozenset[int], seconds: float

@@ -18,7 +18,7 @@ import msgpack
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME = 256 << 20
 MAX_DESCRIPTORS = 200  # the kernel takes at most SCM_MAX_FD (253) at a time
 

@@ -443,6 +443,9 @@ class Server:
             if file_id in self._lives.books.segments:
                 self._lives.evictor.read_back(file_id, nbytes, float(seconds) * nbytes / total)
 
+    def _on_spill_ahead(self, connection: Connection, object_ids: list[bytes]) -> None:
+        self._lives.evictor.spill_ahead(object_ids)
+
     def _on_evicted(
         self, connection: Connection, name: str, nbytes: int, expected: float, seconds: float
     ) -> None:

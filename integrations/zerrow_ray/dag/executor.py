@@ -29,7 +29,7 @@ from zerrow_ray.dag.policy import ROLLBACK
 from zerrow_ray.dag.scheduler import Scheduler
 from zerrow_ray.jobs import announce_dags, jobs_that_run_dags
 from zerrow_ray.sandbox import confined
-from zerrow_ray.session import current_session
+from zerrow_ray.session import current_session, node_actor
 from zerrow_ray.settings import announced
 from zerrow_ray.stats import stats
 from zerrow_store.errors import ZerrowError
@@ -125,6 +125,7 @@ class _Execution:
         self._values: dict[str, Any] = {}
         self._puts: dict[str, ray.ObjectRef] = {}
         self._sizes: dict[str, int] = {}
+        self._reports: dict[str, Measured] = {}
         self._running: dict[ray.ObjectRef, Step] = {}
         self._runs: dict[str, Run] = {}
         self._start = time.time()
@@ -134,6 +135,9 @@ class _Execution:
             while not self._scheduler.done:
                 while step := self._next():
                     self._submit(step)
+                for key in self._scheduler.read_ahead():
+                    for ref in _references(self._values[key]):
+                        _read.options(num_returns=0).remote(ref)
                 self._collect()
         except BaseException:
             self._cancel()
@@ -168,7 +172,14 @@ class _Execution:
                 run.expected_again = candidate.ways[way]
             else:
                 run.left_to_disk = True
+                self._spill_ahead(run.key)
         return step
+
+    def _spill_ahead(self, key: str) -> None:
+        """Have the store write a result to disk while steps run, before they want its memory."""
+        report = self._reports.get(key)
+        if report is not None and report.objects:
+            node_actor(report.node_id).spill_ahead.remote(report.objects)
 
     def _submit(self, step: Step) -> None:
         need = self._need(step)
@@ -231,6 +242,7 @@ class _Execution:
             peak = max(report.peak - given, report.allocated, report.new)
             needed = Need(report.new, peak, report.result)
             _estimates.learn(_function(step), given, needed, report.seconds)
+            self._reports[step.key] = report
             if run.expected_again is not None:
                 current_session().client.record_rollback(
                     step.name, report.new, run.expected_again, report.seconds
@@ -314,12 +326,17 @@ def _check_confinable(plan: Plan) -> None:
 
 def _is_readable(value: Any) -> bool:
     """Whether a step's value can be read by a step."""
-    values = value if isinstance(value, list) else [value]
     try:
-        ray.get([_read.remote(ref) for ref in values if isinstance(ref, ray.ObjectRef)])
+        ray.get([_read.remote(ref) for ref in _references(value)])
     except RayError:
         return False
     return True
+
+
+def _references(value: Any) -> list[ray.ObjectRef]:
+    """The references in a step's value."""
+    values = value if isinstance(value, list) else [value]
+    return [ref for ref in values if isinstance(ref, ray.ObjectRef)]
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
+from zerrow_ray.session import record_publications
 from zerrow_store.native import _native
 
 ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
@@ -22,6 +24,9 @@ class Measured:
     """One run of a step. Bytes: `result` of the value, of which `new` were not in anybody's
     segment before; `peak`, by which the worker's memory grew at most, what it read included, and
     `allocated`, by which its arena's part did, in memory that it had kept from earlier or not.
+
+    node_id: whose store has the value. objects: the ids under which it does, filled in when Ray
+    serializes the value, which it does before it serializes this.
     """
 
     started: float
@@ -31,6 +36,8 @@ class Measured:
     peak: int
     allocated: int
     pid: int
+    node_id: str
+    objects: list[bytes]
 
 
 def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
@@ -48,7 +55,10 @@ def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
         sizes = [_sizes(each) for each in values]
         result, new = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
         peak = max(_status("VmHWM") - before, new)
-        report = Measured(started, seconds, result, new, peak, max(0, allocated), os.getpid())
+        allocated = max(0, allocated)
+        node_id, objects = ray.get_runtime_context().get_node_id(), record_publications()
+        pid = os.getpid()
+        report = Measured(started, seconds, result, new, peak, allocated, pid, node_id, objects)
         return (*values, report)
 
     return run

@@ -64,13 +64,15 @@ class Scheduler:
         self._finishes = itertools.count()
         self._finished: dict[str, int] = {}
         self._unfinished = set(plan.steps)
-        # The places in the plan's order of what has yet to run for the first time, sorted.
-        self._to_run = [step.order for step in plan.steps.values()]
+        self._in_order = list(plan.steps.values())
+        # The places in that order of what has yet to run for the first time, sorted.
+        self._to_run = list(range(len(self._in_order)))
         self._present: set[str] = set()
         self._ready: set[str] = set()
         self._running: set[str] = set()
         self._rolled: set[str] = set()
         self._spilled: set[str] = set()
+        self._read_ahead: set[str] = set()
         self._rollbacks: Counter[str] = Counter()
         self._look_at(plan.steps)
 
@@ -125,6 +127,18 @@ class Scheduler:
             self._spilled.discard(each)
             self._account.drop(each, self._sharers(each))
         return released
+
+    def read_ahead(self) -> list[str]:
+        """Return the results left to the stores that one of the next steps reads, each once, if
+        there is a processor to have them back from the disk before that.
+        """
+        if self._account.steps_at_once() >= self._slots:
+            return []
+        soon = (self._in_order[order] for order in self._to_run[: self._slots])
+        inputs = {key for step in soon if step.key not in self._running for key in step.inputs}
+        ahead = inputs & self._spilled - self._read_ahead
+        self._read_ahead |= ahead
+        return list(ahead)
 
     def retry(self, key: str, lost: list[str]) -> bool:
         """Note that a step has failed because results that it reads are lost: they are made again,
