@@ -166,6 +166,19 @@ def test_with_memory_branches_run_side_by_side() -> None:
     assert len(simulation.running) == 5
 
 
+def test_of_unknown_functions_no_more_steps_start_than_can_run() -> None:
+    plan = Plan(work.bind(*(work.bind() for _ in range(5))))
+    guess = Need(0, 0, 0, is_guess=True)
+    simulation = Simulation(plan, Budget(lambda *_: 100), dict.fromkeys(plan.steps, guess))
+    while simulation.start():
+        pass
+    assert len(simulation.running) == 2
+    simulation.needs.update(dict.fromkeys(plan.steps, fresh(1)))
+    while simulation.start():
+        pass
+    assert len(simulation.running) == 5
+
+
 def test_short_of_memory_a_branch_ends_before_another_begins() -> None:
     branches = [work.bind(work.bind(work.bind())) for _ in range(3)]
     plan = Plan(MultiOutputNode(branches))

@@ -19,12 +19,14 @@ _MOST_FUNCTIONS = 10_000
 class Need:
     """Bytes: `new` stays after the step, `peak` is held while it runs, with what is new; `result`
     is the size of the result, with what it refers to of others'. seconds: how long it runs.
+    is_guess: nobody has seen the function run, but that is going to be seen.
     """
 
     new: int
     peak: int
     result: int
     seconds: float = 0.0
+    is_guess: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,6 @@ class Estimates:
                     del self._learned[next(iter(self._learned))]
 
 
-def unknown(given: int, declared: int | None) -> Need:
+def unknown(given: int, declared: int | None, *, is_guess: bool) -> Need:
     """Return what a function that nobody has seen run is taken to need: as much as it is given."""
-    return Need(given, given if declared is None else declared, given)
+    return Need(given, given if declared is None else declared, given, is_guess=is_guess)

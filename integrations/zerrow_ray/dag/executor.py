@@ -189,10 +189,9 @@ class _Execution:
         )
         if again is not None:
             self._runs[step.key].follow(again)
-        options = step.node.get_options()
-        returns = options.get("num_returns", 1)
-        if _is_measurable(step, returns):
-            options = {"name": step.name, **options, "num_returns": returns + 1}
+        if _is_measurable(step):
+            returns = _returns(step)
+            options = {"name": step.name, **step.node.get_options(), "num_returns": returns + 1}
             args, kwargs, _ = nodes.arguments(step.node, self._argument)
             task = _measured_task(step.body, returns, self._sandbox).options(**options)
             *values, ends = task.remote(*args, **kwargs)
@@ -266,7 +265,10 @@ class _Execution:
 
     def _need(self, step: Step) -> Need:
         given = self._input_bytes(step)
-        return _learned(step, given) or unknown(given, _declared(step))
+        learned = _learned(step, given)
+        if learned is not None:
+            return learned
+        return unknown(given, _declared(step), is_guess=_is_measurable(step))
 
     def _seconds_again(self, step: Step) -> float | None:
         retriable = step.is_task and step.node.get_options().get("max_retries") != 0
@@ -303,9 +305,14 @@ def _function(step: Step) -> Function:
     return Function(name, "" if step.inputs else step.arguments)
 
 
-def _is_measurable(step: Step, returns: Any) -> bool:
+def _returns(step: Step) -> Any:
+    """How many results a task has; no number for a generator."""
+    return step.node.get_options().get("num_returns", 1)
+
+
+def _is_measurable(step: Step) -> bool:
     generator = inspect.isgeneratorfunction(step.body)
-    return step.is_task and isinstance(returns, int) and not generator
+    return step.is_task and isinstance(_returns(step), int) and not generator
 
 
 @functools.lru_cache(maxsize=1024)
@@ -320,7 +327,7 @@ def _measured_task(
 
 def _check_confinable(plan: Plan) -> None:
     for step in plan.steps.values():
-        if not _is_measurable(step, step.node.get_options().get("num_returns", 1)):
+        if not _is_measurable(step):
             raise TypeError(f"step {step.name!r} is no plain function: it cannot be confined")
 
 

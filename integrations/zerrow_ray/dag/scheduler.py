@@ -5,7 +5,8 @@ where memory is short, side by side where it is not: of the steps that are ready
 of its inputs goes before one that opens a new branch. A step starts when its peak fits beside all
 that is held. While none fits and there are processors left, results that no running step reads
 make room, as the policy says: they are rolled back, or left to the store to spill, which then hold
-no memory any more. When nothing runs and nothing helps, the best step starts all the same: a DAG
+no memory any more. Of functions that nobody has seen run no more steps start than there are
+processors. When nothing runs and nothing helps, the best step starts all the same: a DAG
 that has begun always advances, and never exceeds the budget by more than one step.
 
 What will be read is known, and in which order: what is read last goes first, and nothing goes for a
@@ -129,14 +130,14 @@ class Scheduler:
         return released
 
     def read_ahead(self) -> list[str]:
-        """Return the results left to the stores that one of the next steps reads, each once, if
-        there is a processor to have them back from the disk before that.
+        """Return the results left to the stores that the step reads which comes after those that
+        run, each once, if there is a processor to have them back from the disk before that.
         """
         if self._account.steps_at_once() >= self._slots:
             return []
-        soon = (self._in_order[order] for order in self._to_run[: self._slots])
+        soon = [self._in_order[order] for order in self._to_run[: len(self._running) + 1]]
         inputs = {key for step in soon if step.key not in self._running for key in step.inputs}
-        ahead = inputs & self._spilled - self._read_ahead
+        ahead = (inputs & self._spilled) - self._read_ahead
         self._read_ahead |= ahead
         return list(ahead)
 
@@ -205,8 +206,11 @@ class Scheduler:
         return self._next_use(step.key) <= self._slots
 
     def _first_that_fits(self, steps: Iterable[Step]) -> Step | None:
+        has_processor = self._account.steps_at_once() < self._slots
         for step in steps:
-            if self._account.take(step.key, self._need(step).peak):
+            need = self._need(step)
+            # More is known of a function when the first of its steps have ended.
+            if (has_processor or not need.is_guess) and self._account.take(step.key, need.peak):
                 return self._begin(step)
         return None
 
