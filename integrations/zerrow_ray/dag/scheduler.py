@@ -274,11 +274,12 @@ class Scheduler:
 
     def _better_gone(self, candidates: Iterable[Candidate], starting: Step) -> Iterator[Candidate]:
         """Those of which it is no loss if a step starts now instead of when there is room. What is
-        read before that one's result could as well stay, and the step wait, as long as it takes.
+        read before that one's result could as well stay, and the step wait until one has ended:
+        for half as long as a step takes, it being as good as any other.
         """
-        use, seconds = self._next_use(starting.key), self._need(starting).seconds
+        use, wait = self._next_use(starting.key), self._need(starting).seconds / 2
         for each in candidates:
-            if each.next_use > use or cost(self._policy, each) < seconds:
+            if each.next_use > use or cost(self._policy, each) < wait:
                 yield each
 
     def _sharers(self, key: str) -> set[str]:
