@@ -48,6 +48,27 @@ def test_status_and_objects(name):
     client.close()
 
 
+def test_memory_and_evictions(name, tmp_path, monkeypatch):
+    run("stop", "--name", name)
+    monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
+    assert run("start", "--name", name, "--memory", "8MiB").returncode == 0
+    client = zerrow_store.connect(name)
+    ids = [client.put(table()) for _ in range(16)]
+    memory = json.loads(run("memory", "--name", name, "--format", "json").stdout)
+    assert memory["budget"] == 8 << 20
+    assert memory["objects_idle"] + memory["spilled"] == 16 * table().nbytes
+    rows = json.loads(run("evictions", "--name", name, "--format", "json").stdout)
+    assert {(row["way"], row["returned"]) for row in rows} == {("spill", False)}
+    assert sum(row["bytes"] for row in rows) == memory["spilled"] > 0
+    assert all(row["expected_seconds"] > 0 and row["seconds"] > 0 for row in rows)
+    header, *lines = run("evictions", "--name", name).stdout.splitlines()
+    assert "EXPECTED SECONDS" in header
+    assert len(lines) == len(rows)
+    assert "spilled:" in run("memory", "--name", name).stdout
+    client.delete(ids)
+    client.close()
+
+
 @pytest.mark.parametrize("command", ["status", "objects", "stop"])
 def test_without_a_store_the_error_says_what_to_do(command):
     done = run(command, "--name", "no-such-store")
