@@ -1,6 +1,7 @@
 """The `zerrow` command, as its user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -65,6 +66,11 @@ def test_memory_and_evictions(name, tmp_path, monkeypatch):
     assert "EXPECTED SECONDS" in header
     assert len(lines) == len(rows)
     assert "spilled:" in run("memory", "--name", name).stdout
+    rows = json.loads(run("memory", "--by-segment", "--name", name, "--format", "json").stdout)
+    assert sum(row["spilled"] for row in rows) == memory["spilled"]
+    assert sum(row["objects_idle"] for row in rows) == memory["objects_idle"]
+    assert {row["pid"] for row in rows} == {0, os.getpid()}
+    assert "OBJECTS IDLE" in run("memory", "--by-segment", "--name", name).stdout
     client.delete(ids)
     client.close()
 

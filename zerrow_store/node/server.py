@@ -31,7 +31,7 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
-from zerrow_store.node.accounting import account
+from zerrow_store.node.accounting import account, account_by_segment
 from zerrow_store.node.admission import Admission, Put
 from zerrow_store.node.cache import REQUESTS, Cache
 from zerrow_store.node.connection import DEFERRED, Connection
@@ -431,6 +431,9 @@ class Server:
 
     def _on_memory(self, connection: Connection) -> dict[str, Any]:
         return account(self._lives.books, self._lives.holders, self._lives.resident(), self._budget)
+
+    def _on_memory_by_segment(self, connection: Connection) -> list[Any]:
+        return account_by_segment(self._lives.books, self._lives.holders, self._lives.resident_of)
 
     def _on_evictions(self, connection: Connection) -> list[Any]:
         return [list(vars(record).values()) for record in self._lives.evictor.records.rows()]
