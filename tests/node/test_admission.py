@@ -1,5 +1,6 @@
 """Admission over random histories: real books, spiller, evictor and queue; no sockets."""
 
+import gc
 import os
 import select
 import selectors
@@ -252,4 +253,26 @@ def test_more_than_there_is_is_refused_at_once(pages: int) -> None:
         assert not machine.lives.spiller.is_busy, "nothing goes for it"
         assert not machine.peers[1].asked
     finally:
+        machine.teardown()
+
+
+def test_nothing_that_the_server_keeps_is_part_of_a_cycle() -> None:
+    """It does not look for old ones (see `collect_young_garbage`)."""
+    machine = Admissions()
+    lives = machine.lives
+    try:
+        gc.collect()
+        gc.disable()
+        for n in range(1, 201):
+            object_id = n.to_bytes(16, "big")
+            machine.put(0, 1)
+            lives.take_hold(machine.peers[1], object_id)  # type: ignore[arg-type]
+            lives.release(object_id, 1)
+            machine.tick()
+            machine.conclude()
+            lives.delete(object_id)
+        assert not lives.books.objects
+        assert gc.collect() < 200
+    finally:
+        gc.enable()
         machine.teardown()

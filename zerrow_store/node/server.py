@@ -10,6 +10,7 @@ the books, `admission` lets objects in, `cache` answers for decoded columns.
 import argparse
 import contextlib
 import functools
+import gc
 import logging
 import os
 import resource
@@ -506,6 +507,13 @@ def _describe(error: ZerrowError) -> list[Any]:
     return [type(error).__name__, [str(error)]]
 
 
+def collect_young_garbage() -> None:
+    """Let Python's collector look at new objects only. The books have no cycles, and to go through
+    those of 100,000 objects takes a fifth of a second, in which nobody is answered.
+    """
+    gc.set_threshold(10_000, 10, 1 << 30)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="The node store's server.")
     parser.add_argument("--name", required=True)
@@ -519,6 +527,7 @@ def main() -> int:
     if os.fork():
         os._exit(0)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    collect_young_garbage()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
