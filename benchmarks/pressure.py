@@ -27,13 +27,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from benchmarks.bookkeeping import measure_apart
 from benchmarks.cgroup import run_limited
 from benchmarks.hop import environment
 from benchmarks.slow_disk import slow_disk
-from zerrow_store.node.books import Books
-from zerrow_store.node.eviction import Evictor
-from zerrow_store.node.policy import load_policy
-from zerrow_store.node.spill import Spiller
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 1 << 20
@@ -134,72 +131,6 @@ def run_sides(disk: str, repeat: int) -> dict[str, dict[str, Any]]:
     return runs
 
 
-def bookkeeping(count: int = 100_000) -> dict[str, float]:
-    """What the server's books and evictor take, without a socket: microseconds for each event (an
-    object put, held, released), and milliseconds to choose, and to drop, 1000 of `count` idle
-    objects.
-    """
-    segment, page = b"s" * 16, 4096
-    books = Books()
-    books.apply("segment", [segment, (count + 1) * page, os.getpid(), 0])
-    with tempfile.TemporaryDirectory() as directory:
-        spiller = Spiller(
-            Path(directory),
-            books,
-            {},
-            set(),
-            is_idle=books.objects.__contains__,
-            change=books.apply,
-            give_back=lambda _: None,
-        )
-        dropped: list[bytes] = []
-
-        def drop(object_id: bytes) -> None:
-            dropped.append(object_id)
-            evictor.busy(object_id)
-            books.apply("remove", [object_id])
-
-        evictor = Evictor(
-            books,
-            spiller,
-            load_policy("adaptive"),
-            2 * count * page,
-            delete=drop,
-            all_returned=lambda: True,
-        )
-
-        def put(n: int) -> bytes:
-            object_id = n.to_bytes(16, "big")
-            packed = (n * page).to_bytes(8, "little") + page.to_bytes(8, "little")
-            body = [object_id, [(segment, packed)], b"", False, None, [page, 0, 0], 0.0]
-            entry = [b"file", "path", ["", str(n)], [[0, 1]], 1e-9 * (n % 97), 0, 0.0]
-            books.apply("cache", [body, entry])
-            evictor.idle(object_id)
-            return object_id
-
-        start = time.perf_counter()
-        ids = [put(n) for n in range(count)]
-        for object_id in ids:
-            evictor.busy(object_id)
-            evictor.idle(object_id)
-        put_held_released = time.perf_counter() - start
-        start = time.perf_counter()
-        chosen = [evictor._queue.pop() for _ in range(1000)]
-        decision = time.perf_counter() - start
-        for candidate, _ in filter(None, chosen):
-            evictor._queue.add(candidate)
-        start = time.perf_counter()
-        evictor._evict(1000 * page)  # of entries whose decoding is quicker than any disk: dropped
-        carried_out = time.perf_counter() - start
-    return {
-        "objects": count,
-        "event_us": put_held_released / (3 * count) * 1e6,
-        "decide_1000_ms": decision * 1e3,
-        "evict_1000_ms": carried_out * 1e3,
-        "evicted": len(dropped),
-    }
-
-
 def plot(report: dict[str, Any], path: Path) -> None:
     import matplotlib as mpl
 
@@ -244,7 +175,7 @@ def main() -> None:
         return
     disks = {disk: run_sides(disk, arguments.repeat) for disk in DISKS}
     report = {"environment": environment(), "memory": MEMORY, "overhead": OVERHEAD, "disks": disks}
-    report["bookkeeping"] = bookkeeping()
+    report["bookkeeping"] = measure_apart()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "pressure.json").write_text(json.dumps(report, indent=1))
     plot(report, RESULTS / "pressure.svg")

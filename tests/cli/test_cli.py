@@ -1,6 +1,7 @@
 """The `zerrow` command, as its user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -45,6 +46,32 @@ def test_status_and_objects(name):
     header, line = run("objects", "--name", name).stdout.splitlines()
     assert header.split()[:2] == ["OBJECT", "BYTES"]
     assert line.startswith(object_id.hex())
+    client.close()
+
+
+def test_memory_and_evictions(name, tmp_path, monkeypatch):
+    run("stop", "--name", name)
+    monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
+    assert run("start", "--name", name, "--memory", "8MiB").returncode == 0
+    client = zerrow_store.connect(name)
+    ids = [client.put(table()) for _ in range(16)]
+    memory = json.loads(run("memory", "--name", name, "--format", "json").stdout)
+    assert memory["budget"] == 8 << 20
+    assert memory["objects_idle"] + memory["spilled"] == 16 * table().nbytes
+    rows = json.loads(run("evictions", "--name", name, "--format", "json").stdout)
+    assert {(row["way"], row["returned"]) for row in rows} == {("spill", False)}
+    # The store may go on evicting between one command and the next.
+    assert 0 < memory["spilled"] <= sum(row["bytes"] for row in rows) <= 16 * table().nbytes
+    assert all(row["expected_seconds"] > 0 and row["seconds"] > 0 for row in rows)
+    header, *lines = run("evictions", "--name", name).stdout.splitlines()
+    assert "EXPECTED SECONDS" in header
+    assert len(lines) >= len(rows)
+    assert "spilled:" in run("memory", "--name", name).stdout
+    rows = json.loads(run("memory", "--by-segment", "--name", name, "--format", "json").stdout)
+    assert sum(row["spilled"] + row["objects_idle"] for row in rows) == 16 * table().nbytes
+    assert {row["pid"] for row in rows} == {0, os.getpid()}
+    assert "OBJECTS IDLE" in run("memory", "--by-segment", "--name", name).stdout
+    client.delete(ids)
     client.close()
 
 

@@ -150,6 +150,13 @@ def memfds(pid: int) -> list[str]:
     return [path for path in paths if _link(path).startswith("/memfd:")]
 
 
+def spilled_files(server: int) -> list[str]:
+    """Return the paths in /proc of the files that a store's server has spilled to."""
+    folder = f"/proc/{server}/fd"
+    links = {path: _link(path) for path in (f"{folder}/{fd}" for fd in os.listdir(folder))}
+    return [path for path, link in links.items() if "(deleted)" in link and "memfd" not in link]
+
+
 def descriptors(pid: int) -> int:
     """Return how many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))

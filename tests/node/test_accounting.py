@@ -10,6 +10,7 @@ import pytest
 
 from tests.node.helpers import Store, memfds
 from zerrow_store.native import _native
+from zerrow_store.node.accounting import SegmentMemory
 
 ROWS = 2_000_000
 NBYTES = 8 * ROWS
@@ -58,6 +59,48 @@ def test_resident_is_what_the_processes_have_in_proportion(store: Store) -> None
     assert report.resident == pytest.approx(proportional(pids, inodes), rel=0.02)
     assert report.objects_in_use == 3 * NBYTES
     assert report.unpublished >= 3 * NBYTES
+
+
+def test_each_segment_by_what_it_is_used_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
+    small = Store(f"account-{os.urandom(4).hex()}", budget=5 * NBYTES)
+    try:
+        workers = [small.worker() for _ in range(2)]
+        for n, worker in enumerate(workers):
+            worker.do(f"kept = pc.add(pa.array([{n}] * {ROWS}), 0)")  # nobody else's
+            worker.do("made = pa.table({'x': pc.add(kept, 1), 'y': pc.add(kept, 2)})")
+            worker.do(f"client.put(made, object_id=b'object{n}')")
+            worker.do(f"client.put(made.select(['x']), object_id=b'shared{n}')")  # nothing new
+            worker.do("del made")
+        first, second = (worker.pid for worker in workers)
+        client = small.connected()
+        view = client.get(b"shared0")
+
+        def found() -> dict[int, SegmentMemory]:
+            return {each.pid: each for each in client.memory_by_segment()}
+
+        before = found()
+        assert (before[first].objects_in_use, before[first].objects_idle) == (NBYTES, NBYTES)
+        assert (before[second].objects_in_use, before[second].objects_idle) == (0, 2 * NBYTES)
+        assert all(before[pid].unpublished >= NBYTES for pid in (first, second))
+        for pid in (first, second):  # each has but one memfd of its own
+            links = {os.stat(path).st_ino: path for path in memfds(pid)}
+            assert before[pid].resident in {os.stat(p).st_blocks * 512 for p in links.values()}
+        # What comes then sends what is idle to disk, of which a file tells.
+        for n in range(3):
+            workers[1].do(f"more = pa.table({{'x': pc.add(kept, {n + 3})}})")
+            workers[1].do(f"client.put(more, object_id=b'more{n}'); del more")
+        after = found()
+        assert after[first].objects_in_use == NBYTES
+        on_disk = [each for each in client.memory_by_segment() if each.spilled]
+        assert on_disk
+        assert all((each.pid, each.resident, each.unpublished) == (0, 0, 0) for each in on_disk)
+        assert sum(each.spilled for each in on_disk) == client.memory().spilled
+        assert view.num_rows == ROWS
+    finally:
+        small.stop()
 
 
 @pytest.mark.skipif(

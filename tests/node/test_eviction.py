@@ -4,6 +4,9 @@ import contextlib
 import gc
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.node.helpers import Store, kill, wait_until
+from tests.node.helpers import Store, Worker, kill, processes, spilled_files, wait_until
 from tests.node.test_spill import BUDGET, NBYTES, disk, make
 from zerrow_store.decache import read_parquet
 from zerrow_store.errors import ObjectLostError, StoreFullError
@@ -82,13 +85,12 @@ def test_rollback_drops_what_can_be_decoded_before_the_disk_is_used(
     table = write_file(path)
     rollback = store("rollback")
     warm(rollback, path)
-    fill(rollback, 7)
-    client = rollback.connected()
-    assert ways(rollback) == {"drop"}
-    assert client.stats().bytes_spilled == 0
-    assert read_parquet(path, client=client).equals(table)
     fill(rollback, 16)
+    client = rollback.connected()
     assert client.stats().bytes_spilled > 0
+    first = [record.way for record in client.evictions()][:5]
+    assert first == ["drop"] * 4 + ["spill"]
+    assert read_parquet(path, client=client).equals(table)
 
 
 def test_lru_evicts_the_longest_idle_of_all(store: Make, tmp_path: Path) -> None:
@@ -136,6 +138,49 @@ def test_cost_and_outcome_are_recorded(store: Make) -> None:
     returned = [r for r in client.evictions() if r.returned and r.when in written]
     assert returned
     assert all(record.seconds > written[record.when] for record in returned)
+
+
+def test_what_decoding_again_took_is_recorded(store: Make, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    table = write_file(path)
+    rollback = store("rollback")
+    warm(rollback, path)
+    client = rollback.connected()
+    took = {entry.column: entry.seconds for entry in client.cache_list()}
+    fill(rollback, 7)
+    dropped = [r for r in client.evictions() if r.way == "drop"]
+    assert {r.name.rpartition(":")[2]: r.expected for r in dropped}.items() <= took.items()
+    assert all((r.seconds, r.returned) == (0.0, False) for r in dropped)
+    assert read_parquet(path, client=client).equals(table)
+    again = {r.when: r for r in client.evictions()}
+    assert all(again[r.when].returned and again[r.when].seconds > 0 for r in dropped)
+
+
+def test_the_disks_speed_is_learned_with_decay(store: Make) -> None:
+    spilling = store()
+    client = spilling.connected()
+    speed = client.stats().spill_bandwidth
+    fill(spilling, 32)
+    wait_until(lambda: client.stats().bytes_stored <= 0.9 * BUDGET)
+    # Each job counts as much as all before it.
+    for record in client.evictions():
+        speed += (record.nbytes / record.seconds - speed) / 2
+    assert client.stats().spill_bandwidth == pytest.approx(speed, rel=1e-3)
+
+
+def test_an_own_policy_drives_the_store(store: Make) -> None:
+    newest = store("tests.node.test_policy:Newest")
+    client = newest.connected()
+    known, ids = 0, []
+    for n in range(16):
+        ids += fill(newest, 1)
+        known = n + 1 if client.stats().bytes_spilled == 0 else known
+    assert ways(newest) == {"spill"}
+    assert client.stats().eviction == "tests.node.test_policy:Newest"
+    # Of those that were there when the first went, the newest are on disk.
+    holds = [client.hold(object_id) for object_id in ids[:known]]
+    on_disk = [bool(hold.moved) for hold in holds]
+    assert on_disk == sorted(on_disk)
 
 
 def test_memory_by_kind(store: Make, tmp_path: Path) -> None:
@@ -274,14 +319,6 @@ def test_producers_are_held_back_while_room_is_made(
 # --- disks that fail ---
 
 
-def spilled_files(store: Store) -> list[str]:
-    """Paths in /proc of the files that the server has spilled to."""
-    folder = f"/proc/{store.server_pid()}/fd"
-    paths = [f"{folder}/{fd}" for fd in os.listdir(folder)]
-    links = {path: os.readlink(path) for path in paths}
-    return [path for path, link in links.items() if "(deleted)" in link and "memfd" not in link]
-
-
 def outcomes(store: Store, ids: list[bytes]) -> list[bool]:
     """Whether each table is lost; what is not is equal to what was put."""
     client, lost = store.connected(), []
@@ -307,7 +344,7 @@ def fill_up(store: Store, ids: list[bytes]) -> None:
 def test_a_flipped_bit_on_disk_is_an_error_for_that_object_alone(store: Make) -> None:
     spilling = store()
     ids = fill(spilling, 32)
-    with open(spilled_files(spilling)[0], "r+b") as file:
+    with open(spilled_files(spilling.server_pid())[0], "r+b") as file:
         file.seek(NBYTES // 2)
         byte = file.read(1)
         file.seek(NBYTES // 2)
@@ -320,7 +357,7 @@ def test_a_flipped_bit_on_disk_is_an_error_for_that_object_alone(store: Make) ->
 def test_a_truncated_file_is_an_error_and_no_signal(store: Make) -> None:
     spilling = store()
     ids = fill(spilling, 32)
-    os.truncate(spilled_files(spilling)[0], NBYTES // 2)
+    os.truncate(spilled_files(spilling.server_pid())[0], NBYTES // 2)
     assert any(outcomes(spilling, ids))
     assert client_is_well(spilling)
 
@@ -358,49 +395,111 @@ def test_an_unusable_directory_is_a_full_store(monkeypatch: pytest.MonkeyPatch) 
 # --- processes that die ---
 
 
+def stopped_while_it_spills(pid: int) -> bool:
+    """Stop a server; go on unless it is writing to disk now, which takes a second thread."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    if len(os.listdir(f"/proc/{pid}/task")) > 1:
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
 def test_kill_9_of_the_store_while_it_spills(store: Make, disk: Path) -> None:
     spilling = store()
-    client = spilling.connected()
-    ids: list[bytes] = []
+    client, ids = spilling.connected(), []
     for round_ in range(2):
-        producer = spilling.worker()
+        producer, killed = spilling.worker(), disk / f"killed{round_}"
         producer.start(f"""
             from tests.node.test_spill import make
-            ids = [client.put(make({len(ids)} + n)) for n in range(12)]
+            ids = []
+            while len(ids) < 12 or not os.path.exists({str(killed)!r}):
+                ids.append(client.put(make({len(ids)} + len(ids))))
         """)
-        before = client.stats().bytes_spilled
-        if round_ % 2:
-            wait_until(lambda seen=before: client.stats().bytes_spilled > seen)
-        else:
-            wait_until(lambda: is_writing(spilling, disk))
-        kill(spilling.server_pid())
+        server = spilling.server_pid()
+        wait_until(lambda pid=server: stopped_while_it_spills(pid))
+        kill(server)
+        killed.touch()
         producer.finish()
+        killed.unlink()
         ids += producer.do("ids")
         assert not any(outcomes(spilling, ids))
     assert list(disk.iterdir()) == []
     client.delete(ids)
     wait_until(lambda: client.stats().bytes_spilled == client.stats().bytes_stored == 0)
-    wait_until(lambda: spilled_files(spilling) == [])
+    wait_until(lambda: spilled_files(spilling.server_pid()) == [])
 
 
-def is_writing(store: Store, directory: Path) -> bool:
-    """Whether the server has a file open that is not in its books yet: a thread writes it."""
-    pid = store.server_pid()
-    return any(
-        (task / "comm").read_text().strip() == "zerrow-spill"
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        if (task / "comm").exists()
-    ) or bool(spilled_files(store))
+def test_kill_9_of_all_of_a_store_leaves_no_files(name: str, disk: Path) -> None:
+    command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", name]
+    command += ["--budget", str(BUDGET)]
+    with subprocess.Popen(command, start_new_session=True) as supervisor:
+        try:
+            wait_until(lambda: f"-{name}" in Path("/proc/net/unix").read_text())
+            wait_until(lambda: len(processes("zerrow_store.node.server", name)) == 1)  # it forks
+            (server,) = processes("zerrow_store.node.server", name)
+            producer = Worker()
+            producer.do(f"import zerrow_store; client = zerrow_store.connect({name!r})")
+            producer.start("""
+                from tests.node.test_spill import make
+                while True:
+                    client.put(make(0))
+            """)
+            wait_until(lambda: stopped_while_it_spills(server))
+            assert files_below(disk) != []
+            os.kill(supervisor.pid, signal.SIGSTOP)  # it must not see the server's end
+            kill(server)
+        finally:
+            supervisor.kill()
+    producer.kill()
+    assert list(disk.iterdir()) == []
+    assert files_below(disk) == []
 
 
-def test_kill_9_of_readers_while_they_read_back(store: Make) -> None:
+def files_below(directory: Path) -> list[str]:
+    """What anybody has open in a directory, with a name or without."""
+    found = []
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(fd))
+    return [link for link in found if link.startswith(f"{directory}/")]
+
+
+READS_UNTIL = """
+import time
+from zerrow_store.node import _disk
+checksum, reads = _disk.checksum, []
+def stopping(*arguments):
+    reads.append(arguments)
+    if len(reads) == {count}:
+        open({path!r}, "w").close()
+        while os.path.exists({path!r}):
+            time.sleep(0.01)
+    return checksum(*arguments)
+_disk.checksum = stopping
+"""
+"""In a reader: stops before it reads for the `count`th time, as long as there is a file."""
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_kill_9_while_a_reader_reads_back(store: Make, tmp_path: Path, count: int) -> None:
     spilling = store()
     ids = fill(spilling, 32)
-    for delay in (0.0, 0.005, 0.01, 0.02, 0.05):
+    client, reading = spilling.connected(), tmp_path / "reading"
+    for victim in ("reader", "server"):
         reader = spilling.worker()
-        reader.start(f"[client.get(i) for i in {ids!r}]")
-        time.sleep(delay)
-        reader.kill()
-    client = spilling.connected()
-    wait_until(lambda: all(info.holds == 0 for info in client.list()))
-    assert not any(outcomes(spilling, ids))
+        reader.do(READS_UNTIL.format(count=count, path=str(reading)))
+        reader.start(f"rows = [client.get(i).num_rows for i in {ids!r}]")
+        wait_until(reading.exists)
+        if victim == "reader":
+            reader.kill()
+            reading.unlink()
+        else:
+            kill(spilling.server_pid())
+            reading.unlink()
+            reader.finish()
+            assert reader.do("rows") == [make(0).num_rows] * len(ids)
+            reader.do("gc.collect()")
+        wait_until(lambda: all(info.holds == 0 for info in client.list()))
+        assert not any(outcomes(spilling, ids))

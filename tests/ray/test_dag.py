@@ -112,6 +112,32 @@ def test_results_that_nobody_asks_for_go_at_once() -> None:
 
 
 @ray.remote
+def see_freed(table: pa.Table, before: int) -> int:
+    """Return the rows once the stores hold no more than this step's input."""
+    eventually(
+        lambda: total()["bytes_stored"] - before <= NBYTES * 1.1, "earlier results are let go"
+    )
+    return table.num_rows
+
+
+def test_results_go_while_the_dag_runs() -> None:
+    node = make.bind()
+    for _ in range(3):
+        node = fresh.bind(node)
+    before = total()["bytes_stored"]
+    assert ray.get(dag.execute(see_freed.bind(node, before))) == ROWS
+
+
+def test_progress_is_shown_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
+    dag.execute(count.bind([fresh.bind(make.bind())]), progress=True)
+    shown = capsys.readouterr().err
+    assert "0/3" in shown
+    assert "3/3" in shown
+    dag.execute(make.bind(), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@ray.remote
 def fresh(table: pa.Table) -> pa.Table:
     return pa.table({"k": pc.add(table["k"], 1)})
 
@@ -140,6 +166,10 @@ def test_what_is_explained_is_what_happened(tmp_path: Path) -> None:
     assert rows["add_column"]["peak_bytes"] >= NBYTES
     assert rows["add_column"]["worker"] != os.getpid()
     assert [line.split()[0] for line in str(explanation).splitlines()] == ["step", *rows]
+    source = explanation.dot()
+    assert source.startswith("digraph")
+    assert source.count("->") == 2
+    assert source.count("label=") == 3
     explanation.save_svg(tmp_path / "dag.svg")
     drawing = (tmp_path / "dag.svg").read_text()
     assert drawing.count('class="node"') == 3
@@ -299,6 +329,14 @@ def test_a_result_in_the_way_is_rolled_back() -> None:
     assert ray.get(ref) == by_ray(build())
     assert sum(run.rollbacks for run in explanation.runs) > 0
     assert all(run.expected_again is not None for run in explanation.runs if run.rollbacks)
+    # Both the estimate and the outcome are among the store's evictions.
+    again = {run.name: run for run in explanation.runs if run.rollbacks}
+    recorded = {r.name: r for r in current_session().client.evictions() if r.way == "rollback"}
+    assert again.keys() <= recorded.keys()
+    for name, run in again.items():
+        record = recorded[name]
+        assert (record.expected, record.seconds) == (run.expected_again, run.seconds)
+        assert (record.nbytes, record.returned) == (run.new_bytes, True)
 
 
 def test_what_makes_room_is_written_while_steps_run() -> None:
@@ -396,6 +434,33 @@ def test_a_worker_that_dies_while_a_result_is_made_again(tmp_path: Path) -> None
     assert max(len(runs.read_text()) for runs in tmp_path.iterdir()) > 2
     assert table["k"].equals(pa.chunked_array([np.arange(ROWS) + 1]))
     assert pc.sum(table["c1"]).as_py() == ROWS * (ROWS - 1) + 3 * ROWS
+
+
+def test_the_store_is_killed_while_a_result_is_made_again(tmp_path: Path) -> None:
+    @ray.remote
+    def killing_the_store_the_second_time(n: int) -> pa.Table:
+        runs = tmp_path / str(n)
+        runs.write_text(runs.read_text() + "." if runs.exists() else ".")
+        made = make._function(n)
+        if runs.read_text() == "..":
+            os.kill(current_session().client.stats().pid, signal.SIGKILL)
+        return made
+
+    def build():
+        return add_column.bind(
+            killing_the_store_the_second_time.bind(1),
+            add_column.bind(killing_the_store_the_second_time.bind(2), fresh.bind(make.bind(3))),
+        )
+
+    before = current_session().client.stats().pid
+    ref, explanation = dag.execute(
+        build(), explain=True, eviction="rollback", memory=int(2.2 * NBYTES)
+    )
+    assert sum(run.rollbacks for run in explanation.runs) > 0
+    assert current_session().client.stats().pid != before
+    first, second, third = make._function(1), make._function(2), make._function(3)
+    expected = add_column._function(second, fresh._function(third))
+    assert ray.get(ref) == add_column._function(first, expected)
 
 
 class Loss:

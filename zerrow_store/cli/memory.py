@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import fields
 from typing import Any
 
 from zerrow_store.cli.output import print_fields, print_rows
@@ -14,6 +15,7 @@ def add_commands(
     memory = commands.add_parser(
         "memory", parents=[common, formatted], help="what its memory is used for"
     )
+    memory.add_argument("--by-segment", action="store_true", help="a row for each segment")
     memory.set_defaults(run=_memory)
     evictions = commands.add_parser(
         "evictions", parents=[common, formatted], help="what had to go, at which cost"
@@ -22,9 +24,18 @@ def add_commands(
 
 
 def _memory(options: argparse.Namespace) -> int:
+    from zerrow_store.node.accounting import SegmentMemory
     from zerrow_store.node.client import Client
 
-    report = Client(options.name).memory().as_dict()
+    client = Client(options.name)
+    if options.by_segment:
+        rows = [
+            {**vars(each), "segment": each.segment.hex()} for each in client.memory_by_segment()
+        ]
+        header = [each.name for each in fields(SegmentMemory)]
+        print_rows(header, rows, sizes=header[2:], form=options.format)
+        return 0
+    report = client.memory().as_dict()
     print_fields(report, sizes=list(report), form=options.format)
     return 0
 

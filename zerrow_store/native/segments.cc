@@ -71,7 +71,15 @@ std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t s
   CheckFile(id, fd, size, sealed);
   void* base = mmap(nullptr, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED) throw MapError(id, std::strerror(errno));
-  return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size);
+  return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size, !sealed);
+}
+
+// Other holds of the same bytes have them back when they touch them.
+void LetGoOfPages(const HeldAllocation& allocation) {
+  constexpr uintptr_t kPage = 4096;
+  uintptr_t data = reinterpret_cast<uintptr_t>(allocation.data());
+  uintptr_t start = data & ~(kPage - 1);
+  madvise(reinterpret_cast<void*>(start), data + allocation.size - start, MADV_DONTNEED);
 }
 
 // With the registry's mutex held.
@@ -121,6 +129,10 @@ std::shared_ptr<Hold> Hold::Make(PyObject* owner, std::vector<HeldAllocation> al
 
 Hold::~Hold() {
   Segments::Remove(this);
+  // Before the store is told: it can drop no page that is mapped.
+  for (const HeldAllocation& allocation : allocations_) {
+    if (allocation.mapping->on_disk) LetGoOfPages(allocation);
+  }
   // Leaked at the end: an owner's destructor cannot run without an interpreter.
   if (owner_ == nullptr || InterpreterIsGone()) return;
   PyGILState_STATE state = PyGILState_Ensure();

@@ -25,9 +25,11 @@ struct _object;  // PyObject: this header does without Python's
 
 namespace zerrow {
 
-// A file mapped read-only; unmapped with its last reference.
+// A file mapped read-only; unmapped with its last reference. on_disk: its pages are the page cache's,
+// which a cgroup is charged for; what is not read any more is let go of, for the store to drop.
 struct SegmentView {
-  SegmentView(const SegmentId& id, const uint8_t* base, uint64_t size) : id(id), base(base), size(size) {}
+  SegmentView(const SegmentId& id, const uint8_t* base, uint64_t size, bool on_disk)
+      : id(id), base(base), size(size), on_disk(on_disk) {}
   ~SegmentView();
   SegmentView(const SegmentView&) = delete;
   SegmentView& operator=(const SegmentView&) = delete;
@@ -35,6 +37,7 @@ struct SegmentView {
   const SegmentId id;
   const uint8_t* const base;
   const uint64_t size;
+  const bool on_disk;
 };
 
 // An allocation of a mapped segment; its range is inside the mapping.

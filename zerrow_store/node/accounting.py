@@ -1,11 +1,16 @@
 """What a store's memory is used for, each byte counted once."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from zerrow_store.node.books import Books, Place, unpack
 from zerrow_store.node.eviction import HIGH_WATERMARK, LOW_WATERMARK
+
+_KINDS = ("objects_in_use", "objects_idle", "cache_in_use", "cache_idle")
+_PRECEDENCE = ("objects_in_use", "cache_in_use", "objects_idle", "cache_idle")
+"""For what several objects share."""
 
 
 @dataclass(frozen=True)
@@ -33,34 +38,66 @@ class MemoryReport:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class SegmentMemory:
+    """What one segment is used for, in bytes, as in a MemoryReport. pid: of the process that made
+    it; 0 for files of no process, on disk or sealed.
+    """
+
+    segment: bytes
+    pid: int
+    resident: int
+    objects_in_use: int
+    objects_idle: int
+    cache_in_use: int
+    cache_idle: int
+    unpublished: int
+    spilled: int
+
+
 def account(books: Books, holders: Counter[bytes], resident: int, budget: int) -> dict[str, Any]:
     """Return the fields of a MemoryReport. Takes time in proportion to all allocations."""
-    kinds: dict[str, list[bytes]] = {
-        "objects_in_use": [],
-        "cache_in_use": [],
-        "objects_idle": [],
-        "cache_idle": [],
+    kinds = _kinds(books, holders)
+    return {
+        "budget": budget,
+        "high_watermark": int(HIGH_WATERMARK * budget),
+        "low_watermark": int(LOW_WATERMARK * budget),
+        "resident": resident,
+        **{kind: sum(each[kind] for each in kinds.values()) for kind in _KINDS},
+        "unpublished": max(0, resident - books.bytes_stored),
+        "spilled": books.bytes_spilled,
     }
+
+
+def account_by_segment(
+    books: Books, holders: Counter[bytes], resident: Callable[[bytes], int]
+) -> list[list[Any]]:
+    """Return the fields of a SegmentMemory for each segment. resident: of a segment in memory."""
+    kinds, rows = _kinds(books, holders), []
+    for segment_id, segment in books.segments.items():
+        held = 0 if segment.spilled else resident(segment_id)
+        spilled = segment.bytes_stored if segment.spilled else 0
+        unpublished = max(0, held - segment.bytes_stored)
+        sizes = [kinds[segment_id][kind] for kind in _KINDS]
+        rows.append([segment_id, segment.pid, held, *sizes, unpublished, spilled])
+    return rows
+
+
+def _kinds(books: Books, holders: Counter[bytes]) -> defaultdict[bytes, Counter[str]]:
+    """By segment in memory and kind, the bytes of all allocations, each once."""
+    objects: dict[str, list[bytes]] = {kind: [] for kind in _PRECEDENCE}
     for object_id in books.objects:
         kind = "cache" if object_id in books.cache.entries else "objects"
-        kinds[f"{kind}_{'in_use' if holders[object_id] else 'idle'}"].append(object_id)
+        objects[f"{kind}_{'in_use' if holders[object_id] else 'idle'}"].append(object_id)
     seen: set[Place] = set()
-    sizes = dict.fromkeys(kinds, 0)
-    for kind, objects in kinds.items():
-        for object_id in objects:
+    sizes: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
+    for kind in _PRECEDENCE:
+        for object_id in objects[kind]:
             for segment_id, ranges in books.objects[object_id].allocations:
                 if books.segments[segment_id].spilled:
                     continue
                 for offset, size in unpack(ranges):
                     if (segment_id, offset) not in seen:
                         seen.add((segment_id, offset))
-                        sizes[kind] += size
-    return {
-        "budget": budget,
-        "high_watermark": int(HIGH_WATERMARK * budget),
-        "low_watermark": int(LOW_WATERMARK * budget),
-        "resident": resident,
-        **sizes,
-        "unpublished": max(0, resident - books.bytes_stored),
-        "spilled": books.bytes_spilled,
-    }
+                        sizes[segment_id][kind] += size
+    return sizes

@@ -8,11 +8,7 @@ from zerrow_store.sizes import parse_size
 
 _SHARE = 0.6
 # A cgroup without a limit: "max" in version 2, a huge number in version 1.
-_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/unified/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+_LIMITS = ("memory.max", "unified/memory.max", "memory/memory.limit_in_bytes")
 
 
 def default_budget() -> int:
@@ -35,10 +31,13 @@ def default_eviction() -> str:
     return name
 
 
-def memory_limit() -> int:
-    """Return the bytes that this process's cgroup, or the machine, has."""
+def memory_limit(root: Path = Path("/")) -> int:
+    """Return the bytes that this process's cgroup, or the machine, has. root: below which the
+    kernel's own file systems lie.
+    """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for path in [*_own_limits(), *_LIMITS]:
+    mounted = root / "sys/fs/cgroup"
+    for path in [*_own_limits(root / "proc/self/cgroup", mounted), *map(mounted.joinpath, _LIMITS)]:
         try:
             text = path.read_text().strip()
         except OSError:
@@ -48,11 +47,11 @@ def memory_limit() -> int:
     return min(limits)
 
 
-def _own_limits() -> list[Path]:
+def _own_limits(groups: Path, mounted: Path) -> list[Path]:
     """The limit files of this process's cgroup and all above it, in both versions."""
     paths = []
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = groups.read_text().splitlines()
     except OSError:
         return []
     for line in lines:
@@ -60,9 +59,9 @@ def _own_limits() -> list[Path]:
         below = [parent for parent in [Path(group), *Path(group).parents] if parent != Path("/")]
         relative = [parent.relative_to("/") for parent in below if parent.is_absolute()]
         if hierarchy == "0":
-            roots, name = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")], "memory.max"
+            roots, name = [mounted, mounted / "unified"], "memory.max"
         elif "memory" in controllers.split(","):
-            roots, name = [Path("/sys/fs/cgroup/memory")], "memory.limit_in_bytes"
+            roots, name = [mounted / "memory"], "memory.limit_in_bytes"
         else:
             continue
         paths += [root / part / name for root in roots for part in relative]

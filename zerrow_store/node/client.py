@@ -13,7 +13,7 @@ import pyarrow as pa
 from zerrow_store import errors
 from zerrow_store.native import _native
 from zerrow_store.node import protocol, read_back
-from zerrow_store.node.accounting import MemoryReport
+from zerrow_store.node.accounting import MemoryReport, SegmentMemory
 from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
 from zerrow_store.node.eviction import Eviction
@@ -160,6 +160,10 @@ class Client(Link, CacheCalls):
     def memory(self) -> MemoryReport:
         """Return what the store's memory is used for."""
         return MemoryReport(**self._request("memory", []))
+
+    def memory_by_segment(self) -> tuple[SegmentMemory, ...]:
+        """Return what each segment is used for: those of processes, sealed ones, files on disk."""
+        return tuple(SegmentMemory(*row) for row in self._request("memory_by_segment", []))
 
     def evictions(self) -> tuple[Eviction, ...]:
         """Return the newest evictions, the oldest first, since the store was last started."""

@@ -5,6 +5,7 @@
 
 #define XXH_INLINE_ALL
 #include <arrow/vendored/xxhash/xxhash.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,9 @@ namespace {
 
 // In the second-level cache: hashed and written while it is there.
 constexpr size_t kPiece = 256 << 10;
+// So much of a file is written back in one go.
+constexpr uint64_t kWindow = 8 << 20;
+static_assert(kWindow % kPiece == 0);
 
 [[noreturn]] void Raise(int error) {
   errno = error;
@@ -48,6 +52,18 @@ int WriteAll(int fd, const char* bytes, size_t size, uint64_t offset) {
   return 0;
 }
 
+// Begins to write back the window that ends at `end`, and drops the one before from the page cache,
+// once it is written: or the cache, which a cgroup is charged for, would take what is to be freed.
+// Returns 0 or an errno: an error that is told here, fdatasync does not tell again.
+int WriteBack(int fd, uint64_t end) {
+  if (sync_file_range(fd, end - kWindow, kWindow, SYNC_FILE_RANGE_WRITE) != 0) return errno;
+  if (end < 2 * kWindow) return 0;
+  unsigned wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  if (sync_file_range(fd, end - 2 * kWindow, kWindow, wait) != 0) return errno;
+  posix_fadvise(fd, end - 2 * kWindow, kWindow, POSIX_FADV_DONTNEED);
+  return 0;
+}
+
 // target < 0: only reads.
 uint64_t Pass(int source, uint64_t offset, uint64_t size, int target, uint64_t at) {
   uint64_t digest = 0;
@@ -63,6 +79,9 @@ uint64_t Pass(int source, uint64_t offset, uint64_t size, int target, uint64_t a
       if (error == 0) XXH3_64bits_update(&state, piece.get(), length);
       if (error == 0 && target >= 0) error = WriteAll(target, piece.get(), length, at + done);
       done += length;
+      uint64_t window = (at + done) / kWindow * kWindow;
+      bool filled = target >= 0 && window > at + done - length;
+      if (error == 0 && filled) error = WriteBack(target, window);
     }
     digest = XXH3_64bits_digest(&state);
   }

@@ -175,6 +175,7 @@ class Evictor:
             return False
         batch, dropped, expected = Batch(self._books), False, 0.0
         target = self._books.bytes_stored - nbytes
+        disk = self._spiller.room()
         while self._books.bytes_stored - batch.nbytes > target and batch.nbytes < _BATCH_BYTES:
             if (chosen := self._queue.pop()) is None:
                 break
@@ -183,6 +184,9 @@ class Evictor:
             if way == "drop":
                 self._drop(candidate)
                 dropped = True
+            elif batch.nbytes and batch.nbytes + candidate.nbytes > disk:
+                self._queue.add(candidate)  # the disk takes what there is room for
+                break
             else:
                 batch.add(candidate.key)
                 expected += candidate.ways[way]

@@ -16,7 +16,8 @@ from typing import Any
 from zerrow_store.errors import ObjectNotFoundError
 from zerrow_store.node.books import NO_PROCESS, Books, Freed, Object
 from zerrow_store.node.connection import Connection
-from zerrow_store.node.eviction import Evictor
+from zerrow_store.node.eviction import HIGH_WATERMARK, Evictor
+from zerrow_store.node.page_cache import PageCache
 from zerrow_store.node.policy import Policy
 from zerrow_store.node.segments import open_pidfd, punch, resident_bytes, start_time
 from zerrow_store.node.settling import Settling
@@ -52,6 +53,8 @@ class Lives:
         self.dead: set[bytes] = set()
         self.holders: Counter[bytes] = Counter()
         self.settling = Settling()
+        self.page_cache = PageCache(self.books, self.descriptors)
+        self._high = int(HIGH_WATERMARK * budget)
         self._orphaned: dict[bytes, float] = {}
         self._returning_until = 0.0
         self._selector = selector
@@ -111,6 +114,7 @@ class Lives:
         self.holders[object_id] += 1
         self._orphaned.pop(object_id, None)
         self.evictor.busy(object_id)
+        self.page_cache.forget(object_id)
         return entry
 
     def release(self, object_id: bytes, count: int, readable_until: float = 0.0) -> None:
@@ -126,6 +130,13 @@ class Lives:
             self._remove(object_id)
         else:
             self.evictor.idle(object_id, readable_until)
+            self.page_cache.left(object_id)
+            if self.page_cache.nbytes:
+                self.trim_page_cache(self.resident())
+
+    def trim_page_cache(self, resident: int) -> None:
+        """Let the page cache have what `resident` bytes leave of the budget."""
+        self.page_cache.trim(self._high - resident)
 
     def delete(self, object_id: bytes) -> None:
         """Delete an object: at once, or when its last holder is gone."""
@@ -153,6 +164,7 @@ class Lives:
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
         self.evictor.busy(object_id)
+        self.page_cache.forget(object_id)
         self.give_back(self.change("remove", [object_id]))
 
     def give_back(self, freed: Freed) -> None:

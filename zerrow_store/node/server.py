@@ -10,6 +10,7 @@ the books, `admission` lets objects in, `cache` answers for decoded columns.
 import argparse
 import contextlib
 import functools
+import gc
 import logging
 import os
 import resource
@@ -31,7 +32,7 @@ from zerrow_store.errors import (
     ZerrowError,
 )
 from zerrow_store.node import protocol
-from zerrow_store.node.accounting import account
+from zerrow_store.node.accounting import account, account_by_segment
 from zerrow_store.node.admission import Admission, Put
 from zerrow_store.node.cache import REQUESTS, Cache
 from zerrow_store.node.connection import DEFERRED, Connection
@@ -432,6 +433,9 @@ class Server:
     def _on_memory(self, connection: Connection) -> dict[str, Any]:
         return account(self._lives.books, self._lives.holders, self._lives.resident(), self._budget)
 
+    def _on_memory_by_segment(self, connection: Connection) -> list[Any]:
+        return account_by_segment(self._lives.books, self._lives.holders, self._lives.resident_of)
+
     def _on_evictions(self, connection: Connection) -> list[Any]:
         return [list(vars(record).values()) for record in self._lives.evictor.records.rows()]
 
@@ -469,6 +473,7 @@ class Server:
             self._producers.share()
             # Time for producers to give up freed memory first; what is left then is used.
             self._lives.evictor.tick(resident if self._crowded else 0)
+            self._lives.trim_page_cache(resident)
             self._crowded = resident > HIGH_WATERMARK * self._budget
             self._producers.hold_back(resident)
             self._admission.tick()
@@ -505,6 +510,13 @@ def _describe(error: ZerrowError) -> list[Any]:
     return [type(error).__name__, [str(error)]]
 
 
+def collect_young_garbage() -> None:
+    """Let Python's collector look at new objects only. The books have no cycles, and to go through
+    those of 100,000 objects takes a fifth of a second, in which nobody is answered.
+    """
+    gc.set_threshold(10_000, 10, 1 << 30)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="The node store's server.")
     parser.add_argument("--name", required=True)
@@ -518,6 +530,7 @@ def main() -> int:
     if os.fork():
         os._exit(0)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    collect_young_garbage()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -6,13 +6,14 @@ still, they refer to the file instead, and the allocation is freed like any othe
 made it and still uses it keeps it: it is only not the store's any more. Readers who come later are
 told where the bytes lie now.
 
-The files have no names (O_TMPFILE): nothing is left behind by any crash. What was written is
+The files have no names: nothing is left behind by any crash. What was written is
 flushed and dropped from the page cache, as it would otherwise take the memory that was to be freed.
 """
 
 import contextlib
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -159,6 +160,17 @@ class Spiller:
         """Whether there is a disk, and it did not fail just now."""
         return self._directory is not None and time.monotonic() >= self._broken_until
 
+    def room(self) -> int:
+        """Return the bytes that the disk has to give, 0 if it cannot be asked."""
+        if self._directory is None:
+            return 0
+        try:
+            status = os.statvfs(self._directory)
+        except OSError:
+            return 0
+        free = status.f_bavail * status.f_frsize - _RESERVE * status.f_blocks * status.f_frsize
+        return max(0, int(free))
+
     def seconds(self, nbytes: int) -> float:
         """Return what it is expected to take to write bytes, and to read them once."""
         return nbytes / self.write_bandwidth + nbytes / self.read_bandwidth
@@ -251,11 +263,11 @@ class Spiller:
 
     def _open(self, size: int) -> int:
         assert self._directory is not None
-        status = os.statvfs(self._directory)
-        free = status.f_bavail * status.f_frsize - _RESERVE * status.f_blocks * status.f_frsize
-        if size > free:
-            raise OSError(f"it has {max(0, int(free)):,} bytes to give, not {size:,}")
-        fd = os.open(self._directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        if size > (room := self.room()):
+            raise OSError(f"it has {room:,} bytes to give, not {size:,}")
+        # Without a name (O_TMPFILE); on file systems that cannot do that, with one for a moment.
+        with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+            fd = os.dup(file.fileno())
         try:
             os.ftruncate(fd, size)
             os.posix_fallocate(fd, 0, size)

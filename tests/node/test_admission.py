@@ -1,0 +1,278 @@
+"""Admission over random histories: real books, spiller, evictor and queue; no sockets."""
+
+import gc
+import os
+import select
+import selectors
+import tempfile
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from zerrow_store.errors import StoreFullError
+from zerrow_store.node.admission import Admission, Put
+from zerrow_store.node.connection import DEFERRED
+from zerrow_store.node.lives import Lives
+from zerrow_store.node.policy import load_policy
+
+PAGE = 4096
+BUDGET = 16 * PAGE
+SIZE = 256 * PAGE
+PROCESSES = 4
+
+
+class Peer:
+    """A process as admission sees its connection. `asked` are its puts without an answer yet."""
+
+    def __init__(self, segment: bytes) -> None:
+        self.segment = segment
+        self.holds: Counter[bytes] = Counter()
+        self.socket = SimpleNamespace(fileno=lambda: 0)
+        self.asked: dict[int, int] = {}
+        self.free = set(range(SIZE // PAGE))
+
+
+class Admissions(RuleBasedStateMachine):
+    """Processes put, hold, release and delete; each put is answered in the end, and in order."""
+
+    policy = "adaptive"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        with mock.patch.dict(os.environ, ZERROW_SPILL_DIR=self.directory.name):
+            self.lives = Lives(
+                BUDGET,
+                load_policy(self.policy),
+                selectors.DefaultSelector(),
+                replicate=lambda *_: None,
+                tell=self.told,
+                clients=list,
+                freeing=lambda: None,
+            )
+        self.admission = Admission(
+            self.lives, BUDGET, supervisor_id=lambda: b"", retry=self.answer_later
+        )
+        self.serial = 0
+        self.peers = [self.connect() for _ in range(PROCESSES)]
+
+    def connect(self) -> Peer:
+        segment, fd = os.urandom(16), os.memfd_create("admission")
+        os.ftruncate(fd, SIZE)
+        self.lives.descriptors[segment] = fd
+        self.lives.change("segment", [segment, SIZE, os.getpid(), 0])
+        peer = Peer(segment)
+        self.lives.owners[segment].add(peer)  # type: ignore[arg-type]
+        return peer
+
+    def told(self, peer: Any, kind: str, body: Any) -> None:
+        assert kind == "freed"
+        peer.free |= {
+            int.from_bytes(body[i : i + 8], "little") // PAGE for i in range(0, len(body), 8)
+        }
+
+    # --- answers ---
+
+    def answer_later(self, put: Put) -> None:
+        """A put that waited is tried again; it must be the first of those that go first."""
+        waiting = [(p, n) for p in self.peers for n in p.asked]
+        first_class = [n for p, n in waiting if p.holds] or [n for _, n in waiting]
+        assert put.request_id == min(first_class), "it overtakes another one"
+        self.answer(put.connection, put.request_id, lambda: self.admission.enter(put))
+
+    def answer(self, peer: Any, number: int, enter: Any) -> None:
+        pages = peer.asked[number]
+        room = BUDGET - self.lives.books.bytes_stored + self.idle_bytes()
+        refused: StoreFullError | None = None
+        try:
+            if enter() is DEFERRED:
+                assert self.lives.spiller.is_busy, "nothing will ever let it in"
+                return
+        except StoreFullError as error:
+            refused = error
+        if refused is not None:
+            assert (refused.needed, refused.budget) == (pages * PAGE, BUDGET)
+            assert refused.used == self.lives.books.bytes_stored
+            assert pages * PAGE > room or self.policy == "none", "it was refused without need"
+        del peer.asked[number]
+
+    def idle_bytes(self) -> int:
+        books = self.lives.books
+        return sum(
+            entry.nbytes - entry.bytes_spilled
+            for object_id, entry in books.objects.items()
+            if not self.lives.holders[object_id]
+        )
+
+    # --- what processes do ---
+
+    @rule(who=st.integers(0, PROCESSES - 1), pages=st.integers(1, 18))
+    def put(self, who: int, pages: int) -> None:
+        peer = self.peers[who]
+        if peer.asked or len(peer.free) < pages:
+            return  # it waits for the answer
+        self.serial += 1
+        offsets = sorted(peer.free)[:pages]
+        peer.free -= set(offsets)
+        object_id = self.serial.to_bytes(16, "big")
+        own = b"".join(
+            (o * PAGE).to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets
+        )
+        fields = (object_id, own, [], None, False, False, [0, 0, 0])
+        peer.asked[self.serial] = pages
+        self.answer(
+            peer,
+            self.serial,
+            lambda: self.admission.put(self.serial, peer, *fields),  # type: ignore[arg-type]
+        )
+
+    def objects(self) -> list[bytes]:
+        return sorted(o for o, entry in self.lives.books.objects.items() if not entry.deleted)
+
+    @precondition(lambda self: self.objects())
+    @rule(who=st.integers(0, PROCESSES - 1), data=st.data())
+    def hold(self, who: int, data: st.DataObject) -> None:
+        if not self.peers[who].asked:
+            object_id = data.draw(st.sampled_from(self.objects()))
+            self.lives.take_hold(self.peers[who], object_id)  # type: ignore[arg-type]
+
+    @precondition(lambda self: any(peer.holds for peer in self.peers))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        held = [(n, o) for n, peer in enumerate(self.peers) for o in sorted(peer.holds)]
+        who, object_id = data.draw(st.sampled_from(held))
+        self.peers[who].holds[object_id] -= 1
+        self.peers[who].holds += Counter()
+        self.lives.release(object_id, 1)
+
+    @precondition(lambda self: self.objects())
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        self.lives.delete(data.draw(st.sampled_from(self.objects())))
+
+    @rule(who=st.integers(0, PROCESSES - 1))
+    def disconnect(self, who: int) -> None:
+        peer = self.peers[who]
+        peer.asked.clear()
+        peer.socket.fileno = lambda: -1
+        holds, peer.holds = peer.holds, Counter()
+        for object_id, count in holds.items():
+            self.lives.release(object_id, count)
+        self.admission.dropped(peer)  # type: ignore[arg-type]
+        self.peers[who] = self.connect()
+
+    # --- the course of time ---
+
+    @rule()
+    def conclude(self) -> None:
+        if self.lives.spiller.is_busy:
+            assert select.select([self.lives.spiller.done], [], [], 60)[0]
+            self.lives.evictor.conclude()
+            self.admission.let_in()
+
+    @rule()
+    def tick(self) -> None:
+        self.lives.evictor.tick(0)
+        self.admission.tick()
+
+    @invariant()
+    def the_budget_is_kept(self) -> None:
+        assert self.lives.books.bytes_stored <= BUDGET
+
+    @invariant()
+    def whoever_waits_waits_for_the_disk(self) -> None:
+        waits = any(peer.asked for peer in self.peers)
+        assert not waits or self.lives.spiller.is_busy, "a put waits for nothing"
+
+    def teardown(self) -> None:
+        # Nobody does anything any more: those that wait are answered all the same.
+        for _ in range(100):
+            if not self.lives.spiller.is_busy:
+                break
+            self.conclude()
+        assert not any(peer.asked for peer in self.peers), "a put starves"
+        for fd in (*self.lives.descriptors.values(), self.lives.spiller.done):
+            os.close(fd)
+        os.close(self.lives.spiller._finished)
+        self.directory.cleanup()
+
+
+def admissions(name: str) -> type:
+    machine = type(f"Admissions_{name}", (Admissions,), {"policy": name})
+    machine.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+    return machine.TestCase
+
+
+TestAdaptive = admissions("adaptive")
+TestSwap = admissions("swap")
+TestNone = admissions("none")
+
+
+def test_who_asks_while_others_wait_comes_after_them_unless_it_holds_something() -> None:
+    machine = Admissions()
+    try:
+        first, second, third, busy = machine.peers
+        for _ in range(4):
+            machine.put(0, 4)
+        machine.lives.take_hold(busy, (4).to_bytes(16, "big"))  # type: ignore[arg-type]
+        for who in (0, 1, 2):
+            machine.put(who, 4)
+        assert [bool(peer.asked) for peer in machine.peers] == [True, True, True, False]
+        machine.put(3, 8)
+        assert busy.asked, "it waits for the disk like them"
+        order = []
+        answer = machine.answer
+
+        def noted(peer: Any, number: int, enter: Any) -> None:
+            answer(peer, number, enter)
+            order.extend([] if number in peer.asked else [number])
+
+        machine.answer = noted  # type: ignore[method-assign]
+        while machine.lives.spiller.is_busy:
+            machine.conclude()
+        assert order == [8, 5, 6, 7]
+        assert not first.asked | second.asked | third.asked
+    finally:
+        machine.teardown()
+
+
+@pytest.mark.parametrize("pages", [17, 100])
+def test_more_than_there_is_is_refused_at_once(pages: int) -> None:
+    machine = Admissions()
+    try:
+        machine.put(0, 16)
+        stored = machine.lives.books.bytes_stored
+        machine.put(1, pages)
+        assert machine.lives.books.bytes_stored == stored
+        assert not machine.lives.spiller.is_busy, "nothing goes for it"
+        assert not machine.peers[1].asked
+    finally:
+        machine.teardown()
+
+
+def test_nothing_that_the_server_keeps_is_part_of_a_cycle() -> None:
+    """It does not look for old ones (see `collect_young_garbage`)."""
+    machine = Admissions()
+    lives = machine.lives
+    try:
+        gc.collect()
+        gc.disable()
+        for n in range(1, 201):
+            object_id = n.to_bytes(16, "big")
+            machine.put(0, 1)
+            lives.take_hold(machine.peers[1], object_id)  # type: ignore[arg-type]
+            lives.release(object_id, 1)
+            machine.tick()
+            machine.conclude()
+            lives.delete(object_id)
+        assert not lives.books.objects
+        assert gc.collect() < 200
+    finally:
+        gc.enable()
+        machine.teardown()
