@@ -2,7 +2,7 @@
 /*
  * What it costs to get filled anonymous memory into a memfd, in user space and kernel: write(2), mmap
  * and memcpy, and the move. Under 'qemu -icount shift=0' on one CPU the time stamp counter counts
- * instructions; with the argument 'clock' it is nanoseconds, for a machine that has the module.
+ * instructions; with 'clock' it is nanoseconds, for a machine that has the module. Arguments: [LAYOUTS [clock]].
  * Prints a JSON object; each figure is a median of RUNS.
  *
  * Counted is the call alone (for mmap: ftruncate, mmap, memcpy, munmap). Not counted: filling the
@@ -24,7 +24,7 @@
 
 #define PS 4096UL
 #define HUGE (2UL << 20)
-#define RUNS 5
+#define RUNS 3
 
 static int dev;
 static struct kernelzero_counts counts; /* of the last call */
@@ -35,6 +35,15 @@ static void die(const char *what)
 	exit(1);
 }
 
+enum { MOST = 1000 };
+
+/* Buffers, by their offset; in one call, or in a call for each. Only their first `fill` bytes were touched. */
+static struct {
+	unsigned buffers;
+	struct kernelzero_range r[MOST];
+	size_t fill;
+} batch;
+
 static char *memory(size_t n, int huge)
 {
 	char *raw = mmap(0, n + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -42,7 +51,10 @@ static char *memory(size_t n, int huge)
 
 	if (raw == MAP_FAILED || madvise(p, n, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
 		die("memory");
-	memset(p, 7, n);
+	if (!batch.buffers)
+		memset(p, 7, n);
+	for (unsigned i = 0; i < batch.buffers; i++)
+		memset(p + batch.r[i].addr, 7, batch.fill < batch.r[i].len ? batch.fill : batch.r[i].len);
 	return p;
 }
 
@@ -93,21 +105,13 @@ static void by_move_whole(int fd, char *p, size_t n)
 		die("not moved whole");
 }
 
-enum { MOST = 1000 };
-
-/* Buffers of `each` bytes, `step` apart; in one call, or in a call for each. */
-static struct {
-	unsigned buffers;
-	size_t each, step;
-} batch;
-
 static void one_call(int fd, char *p, size_t n)
 {
 	static struct kernelzero_range r[MOST];
 
 	(void)n;
 	for (unsigned i = 0; i < batch.buffers; i++)
-		r[i] = (struct kernelzero_range){ .addr = (uintptr_t)p + i * batch.step, .len = batch.each };
+		r[i] = (struct kernelzero_range){ .addr = (uintptr_t)p + batch.r[i].addr, .len = batch.r[i].len };
 	move(fd, r, batch.buffers, 0);
 }
 
@@ -115,8 +119,9 @@ static void many_calls(int fd, char *p, size_t n)
 {
 	(void)n;
 	for (unsigned i = 0; i < batch.buffers; i++)
-		move(fd, &(struct kernelzero_range){ .addr = (uintptr_t)p + i * batch.step, .len = batch.each }, 1,
-		     0);
+		move(fd,
+		     &(struct kernelzero_range){ .addr = (uintptr_t)p + batch.r[i].addr, .len = batch.r[i].len },
+		     1, 0);
 }
 
 static int ascending(const void *a, const void *b)
@@ -169,6 +174,13 @@ static const struct {
 	{ "move_huge_whole", by_move_whole, 1 },
 };
 
+static void measure_batch(size_t n, unsigned pages)
+{
+	printf("\"pages\": %u, \"buffers\": %u, \"one_call\": %lu, ", pages, batch.buffers,
+	       (unsigned long)measure(one_call, n, 0, 1));
+	printf("\"calls\": %lu}", (unsigned long)measure(many_calls, n, 0, 1));
+}
+
 /* Calls over buffers side by side, and with a page between them: what a call costs, and a buffer. */
 static void measure_batches(void)
 {
@@ -180,25 +192,58 @@ static void measure_batches(void)
 	for (int apart = 0; apart < 2; apart++)
 		for (size_t p = 0; p < sizeof(pages) / sizeof(*pages); p++)
 			for (size_t b = 0; b < sizeof(buffers) / sizeof(*buffers); b++) {
-				size_t n;
+				size_t step = (pages[p] + apart) * PS;
 
 				batch.buffers = buffers[b];
-				batch.each = pages[p] * PS;
-				batch.step = batch.each + apart * PS;
-				n = batch.buffers * batch.step;
-				printf("%s{\"adjacent\": %s, \"pages\": %zu, \"buffers\": %u, \"one_call\": %lu, ",
-				       some++ ? ", " : "", apart ? "false" : "true", pages[p], buffers[b],
-				       (unsigned long)measure(one_call, n, 0, 1));
-				printf("\"calls\": %lu}", (unsigned long)measure(many_calls, n, 0, 1));
+				batch.fill = pages[p] * PS;
+				for (unsigned i = 0; i < batch.buffers; i++)
+					batch.r[i] = (struct kernelzero_range){ .addr = i * step, .len = batch.fill };
+				printf("%s{\"adjacent\": %s, ", some++ ? ", " : "", apart ? "false" : "true");
+				measure_batch(batch.buffers * step, pages[p]);
 			}
 	printf("]");
+}
+
+/*
+ * Buffers as they lay in a process: lines of a name and a number, and then of so many offsets and lengths.
+ * Of each buffer 1, 4 and 8 pages were touched, so that what does not depend on these can be told; or all.
+ */
+static void measure_layouts(const char *path)
+{
+	static const size_t pages[] = { 1, 4, 8, 1 << 20 };
+	FILE *file = fopen(path, "r");
+	char name[64];
+	int some = 0;
+
+	if (!file)
+		die(path);
+	printf(", \"layouts\": [");
+	while (fscanf(file, "%63s %u", name, &batch.buffers) == 2 && batch.buffers <= MOST) {
+		size_t end = 0;
+
+		for (unsigned i = 0; i < batch.buffers; i++) {
+			unsigned long long at, length;
+
+			if (fscanf(file, "%llu %llu", &at, &length) != 2)
+				die("layout");
+			batch.r[i] = (struct kernelzero_range){ .addr = at, .len = length };
+			end = at + length > end ? at + length : end;
+		}
+		for (size_t p = 0; p < sizeof(pages) / sizeof(*pages); p++) {
+			batch.fill = pages[p] * PS;
+			printf("%s{\"name\": \"%s\", ", some++ ? ", " : "", name);
+			measure_batch(end, pages[p]);
+		}
+	}
+	printf("]");
+	fclose(file);
 }
 
 int main(int argc, char **argv)
 {
 	static const size_t sizes[] = { PS, 16 * PS, 256 * PS, HUGE, 32 * HUGE };
 
-	by_clock = argc > 1 && !strcmp(argv[1], "clock");
+	by_clock = argc > 2 && !strcmp(argv[2], "clock");
 	dev = open("/dev/kernelzero", O_RDWR);
 	if (dev < 0)
 		die("/dev/kernelzero");
@@ -215,6 +260,8 @@ int main(int argc, char **argv)
 	}
 	printf("}, ");
 	measure_batches();
+	if (argc > 1)
+		measure_layouts(argv[1]);
 	printf("}\n");
 	return 0;
 }

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("9pnet_virtio", "9p")
 TESTS = (
     "tests/kernelzero/test_moving.py",
+    "tests/kernelzero/test_rooms.py",
     "tests/kernelzero/test_store.py",
     "tests/sipc/test_sharing.py",
     "tests/sipc/test_round_trip.py::test_record_batches",

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,9 @@ from zerrow_store.native import _native
 
 PAGE = 4096
 
-collect_ignore = [] if kernelzero.probe().available else ["test_moving.py", "test_store.py"]
+collect_ignore = (
+    [] if kernelzero.probe().available else ["test_moving.py", "test_rooms.py", "test_store.py"]
+)
 
 
 @pytest.fixture
@@ -35,8 +38,12 @@ def mappings_of_moved_files() -> list[tuple[int, int]]:
     return [(int(start, 16), int(end, 16)) for start, end in found]
 
 
-def whole_pages(address: int, size: int) -> tuple[int, int]:
-    return -(-address // PAGE) * PAGE, (address + size) // PAGE * PAGE
+def publish(data: Any) -> _native.Encoded:
+    return _native.encode(data, move=True)
+
+
+def through(encoded: _native.Encoded) -> Any:
+    return _native.decode(encoded.message, encoded)
 
 
 def descriptors() -> list[str]:

@@ -5,7 +5,7 @@
  * refused. The module itself is tested with the same tests in QEMU (kmod/tests).
  *
  * KERNELZERO_FAIL_AT=n makes the n-th range of a process fail with KERNELZERO_FAIL_WITH, after
- * half of its pages have moved.
+ * half of its pages have moved. With KERNELZERO_TRACE=file the ranges of each call are appended to that.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -82,6 +82,20 @@ static int append(int fd, struct kernelzero_range *r, struct kernelzero_counts *
 	return 0;
 }
 
+static void trace(const struct kernelzero_deanon *d)
+{
+	const struct kernelzero_range *r = (void *)d->ranges;
+	const char *path = getenv("KERNELZERO_TRACE");
+	FILE *file = path ? fopen(path, "ae") : NULL;
+
+	if (!file)
+		return;
+	for (unsigned i = 0; i < d->nr_ranges; i++)
+		fprintf(file, "%llu %llu\n", r[i].addr, r[i].len);
+	fprintf(file, "\n");
+	fclose(file);
+}
+
 static int deanon(struct kernelzero_deanon *d)
 {
 	static int calls;
@@ -89,6 +103,7 @@ static int deanon(struct kernelzero_deanon *d)
 	struct kernelzero_range *ranges = (void *)d->ranges;
 	int error = 0;
 
+	trace(d);
 	d->ranges_done = 0;
 	memset(&d->counts, 0, sizeof(d->counts));
 	for (unsigned i = 0; i < d->nr_ranges && !error; i++) {

@@ -6,14 +6,19 @@ import mmap
 import os
 import resource
 import threading
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.kernelzero.conftest import PAGE, descriptors, mappings_of_moved_files, whole_pages
+from tests.kernelzero.conftest import (
+    PAGE,
+    descriptors,
+    mappings_of_moved_files,
+    publish,
+    through,
+)
 from tests.sipc.conftest import edges, moved
 from zerrow_store.native import _native
 
@@ -24,14 +29,6 @@ ROWS = 100_000
 
 def array(rows: int = ROWS) -> pa.Array:
     return pc.add(pa.array(np.arange(rows)), 1)
-
-
-def publish(data: Any) -> _native.Encoded:
-    return _native.encode(data, move=True)
-
-
-def through(encoded: _native.Encoded) -> Any:
-    return _native.decode(encoded.message, encoded)
 
 
 def test_only_what_is_published_is_moved() -> None:
@@ -48,7 +45,8 @@ def test_the_owner_reads_the_same_where_it_lay() -> None:
     data, expected = array(), array().to_pylist()
     address = data.buffers()[1].address
     encoded = publish(data)
-    assert whole_pages(address, data.nbytes) in mappings_of_moved_files()
+    pages = -(-data.nbytes // PAGE) * PAGE
+    assert mappings_of_moved_files() == [(address, address + pages)]
     assert data.buffers()[1].address == address
     assert data.to_pylist() == expected == through(encoded).to_pylist()
 

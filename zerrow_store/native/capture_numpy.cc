@@ -30,8 +30,9 @@ uint8_t* TryArena(size_t size, bool zeroed) {
   return arena == nullptr ? nullptr : arena->Allocate(size, Origin::kNumpy, zeroed);
 }
 
+// Whole pages would help little here: glibc's malloc has a header in front of each block, so a gap.
 void* Known(void* address, size_t size) {
-  if (address != nullptr) Movable::Add(static_cast<uint8_t*>(address), size);
+  if (address != nullptr && Movable::Wants(size)) Movable::Add(static_cast<uint8_t*>(address), size, size);
   return address;
 }
 
@@ -57,12 +58,12 @@ void Free(void*, void* address, size_t size) {
 // Memory that the original allocator gave. How much that was is known only of what Movable knows.
 void* ReallocOriginal(void* context, void* address, size_t size) {
   auto* old = static_cast<uint8_t*>(address);
-  std::optional<MovableRange> known = Movable::Find(old, 0);
-  if (!known || known->address != old) return Known(g_original.realloc(g_original.ctx, address, size), size);
-  if (!Movable::IsReplaced(old)) {
+  std::optional<MovableInfo> known = Movable::At(old);
+  if (!known) return Known(g_original.realloc(g_original.ctx, address, size), size);
+  if (!known->replaced) {
     Movable::Remove(old);
     void* moved = g_original.realloc(g_original.ctx, address, size);
-    if (moved == nullptr) Movable::Add(old, known->size);
+    if (moved == nullptr) Movable::Add(old, known->size, known->room);
     return Known(moved, size);
   }
   void* moved = Malloc(context, size);

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace zerrow {
 namespace {
@@ -23,32 +24,48 @@ constexpr uint64_t kLeast = 64u << 20;  // a smaller arena would serve nobody
 // Bits of an entry of /proc/self/pagemap.
 constexpr uint64_t kPresent = 1ull << 63, kSwapped = 1ull << 62, kFileOrShared = 1ull << 61;
 
-}  // namespace
-
-bool PrivatelyWritten(const uint8_t* address, uint64_t length) {
-  // A page of a private file mapping becomes anonymous when it is written.
+// Calls visit(entry) for each page until that returns false. False if the page map cannot be read to its end.
+template <typename Visit>
+bool EachPage(const uint8_t* address, uint64_t length, Visit visit) {
   int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return true;
+  if (fd < 0) return false;
   uint64_t entries[4096];
   uint64_t page = reinterpret_cast<uintptr_t>(address) / kPage;
   uint64_t left = RoundUp(length, kPage) / kPage;
-  bool written = false;
-  while (left > 0 && !written) {
+  bool more = true;
+  while (left > 0 && more) {
     size_t want = std::min<uint64_t>(left, std::size(entries)) * 8;
     ssize_t got = pread(fd, entries, want, static_cast<off_t>(page * 8));
-    if (got <= 0 || got % 8 != 0) {
-      written = true;
-      break;
-    }
+    if (got <= 0 || got % 8 != 0) break;
     uint64_t count = static_cast<uint64_t>(got) / 8;
-    written = std::any_of(entries, entries + count, [](uint64_t entry) {
-      return (entry & (kPresent | kSwapped)) != 0 && (entry & kFileOrShared) == 0;
-    });
+    for (uint64_t i = 0; i < count && more; ++i) more = visit(entries[i]);
     page += count;
     left -= count;
   }
   close(fd);
-  return written;
+  return left == 0 || !more;
+}
+
+}  // namespace
+
+bool PrivatelyWritten(const uint8_t* address, uint64_t length) {
+  // A page of a private file mapping becomes anonymous when it is written.
+  bool written = false;
+  bool known = EachPage(address, length, [&](uint64_t entry) {
+    written = (entry & (kPresent | kSwapped)) != 0 && (entry & kFileOrShared) == 0;
+    return !written;
+  });
+  return written || !known;
+}
+
+void ZeroPages(uint8_t* address, uint64_t length) {
+  uint64_t zeroed = 0;
+  EachPage(address, length, [&](uint64_t entry) {
+    if ((entry & (kPresent | kSwapped)) != 0) memset(address + zeroed, 0, kPage);
+    zeroed += kPage;
+    return true;
+  });
+  memset(address + zeroed, 0, length - zeroed);  // nothing, or what cannot be told
 }
 
 bool Mapping::Create(uint64_t capacity, bool sealable) {

@@ -15,6 +15,9 @@ namespace zerrow {
 // Whether this process wrote to whole pages of a private file mapping; true also when that cannot be told.
 bool PrivatelyWritten(const uint8_t* address, uint64_t length);
 
+// Zeroes whole pages of anonymous memory, but those that were never touched, which stay holes.
+void ZeroPages(uint8_t* address, uint64_t length);
+
 class Mapping {
  public:
   // Tries `capacity`, then halves of it while the system refuses. False if nothing is to be had.

@@ -43,11 +43,11 @@ void Movable::Switch(bool on) { MovableBooks::Get().on = on; }
 
 bool Movable::on() { return MovableBooks::Get().on; }
 
-void Movable::Add(uint8_t* address, uint64_t size) {
+void Movable::Add(uint8_t* address, uint64_t size, uint64_t room) {
   MovableBooks& books = MovableBooks::Get();
-  if (!books.on || size < kLeastMovable) return;
   MovableAllocation added;
   added.size = size;
+  added.room = room;
   std::lock_guard<std::mutex> lock(books.mutex);
   books.allocations.insert_or_assign(address, std::move(added));
   books.known = books.allocations.size();
@@ -67,14 +67,14 @@ bool Movable::Remove(uint8_t* address) {
     if (removed.replaced) --books.replaced;
   }
   if (!removed.replaced) return true;
-  MovableRange pages = WholePages({address, removed.size});
+  MovableRange pages = WholePages({address, removed.room});
   void* fresh =
       mmap(pages.address, pages.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   if (fresh != MAP_FAILED) return true;
   // Out of mappings, or of memory to promise. Kept, it does no harm; freed, it would sooner or later be
   // handed out as zeros that are none.
   if (books.not_returned == 0) perror("zerrow: memory that was moved into a file cannot be freed");
-  books.not_returned += removed.size;
+  books.not_returned += removed.room;
   return false;
 }
 
@@ -90,12 +90,14 @@ std::optional<MovableRange> Movable::Find(const uint8_t* data, uint64_t size) {
   return MovableRange{address, allocation.size};
 }
 
-bool Movable::IsReplaced(uint8_t* address) {
+std::optional<MovableInfo> Movable::At(uint8_t* address) {
   MovableBooks& books = MovableBooks::Get();
-  if (books.known == 0) return false;
+  if (books.known == 0) return std::nullopt;
   std::lock_guard<std::mutex> lock(books.mutex);
   auto found = books.allocations.find(address);
-  return found != books.allocations.end() && found->second.replaced;
+  if (found == books.allocations.end()) return std::nullopt;
+  const MovableAllocation& allocation = found->second;
+  return MovableInfo{allocation.size, allocation.room, allocation.replaced};
 }
 
 std::shared_ptr<MovedFile> Movable::File(const SegmentId& id) {

@@ -6,6 +6,9 @@
 // An allocator takes memory that it recycles for anonymous: so `Remove` puts fresh anonymous
 // memory over the range first.
 //
+// An allocation may have more room than its owner asked for. The rest is its own, so it moves along, but
+// it holds whatever was there before: it is zeroed first, as nobody else's byte may become readable.
+//
 // One file takes several allocations, as descriptors are few, but not many bytes: a file's memory is
 // freed as a whole, when its last allocation is. A file lives, here, as long as one of its
 // allocations or a message that refers to it.
@@ -43,6 +46,13 @@ struct MovableRange {
   uint64_t size;
 };
 
+// An allocation as the books have it.
+struct MovableInfo {
+  uint64_t size;
+  uint64_t room;
+  bool replaced;  // part of it is a file's mapping: it cannot be resized in place
+};
+
 // Where an allocation went; without a file it has to be copied.
 struct Moved {
   std::shared_ptr<MovedFile> file;
@@ -62,13 +72,16 @@ class Movable {
   static void Switch(bool on);
   static bool on();
 
-  static void Add(uint8_t* address, uint64_t size);
+  // Whether an allocation of this size is to become known.
+  static bool Wants(uint64_t size) { return on() && size >= kLeastMovable; }
+  // room: what its allocator gave, of which its owner has asked for the first `size` bytes.
+  static void Add(uint8_t* address, uint64_t size, uint64_t room);
   // To be called before memory is freed, known or not. False: it must not be freed.
   static bool Remove(uint8_t* address);
   // The allocation that covers [data, data + size).
   static std::optional<MovableRange> Find(const uint8_t* data, uint64_t size);
-  // Whether part of the allocation at `address` is a file's mapping: it cannot be resized in place.
-  static bool IsReplaced(uint8_t* address);
+  // The allocation that starts at `address`.
+  static std::optional<MovableInfo> At(uint8_t* address);
 
   // Moves allocations, which `Find` gave and nobody frees meanwhile, unless they are moved already.
   // Adds what had to be copied on the way (edges, pages that others hold) to `bytes_copied`.

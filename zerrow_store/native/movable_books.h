@@ -10,6 +10,7 @@ namespace zerrow {
 
 struct MovableAllocation {
   uint64_t size = 0;
+  uint64_t room = 0;
   std::shared_ptr<MovedFile> file;  // that has its bytes, from `offset` on
   uint64_t offset = 0;
   bool replaced = false;   // some of its whole pages are a file's mapping

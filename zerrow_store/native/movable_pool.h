@@ -1,4 +1,8 @@
 // A memory pool in front of another one, which makes what that allocates known to Movable.
+//
+// It asks for whole pages, and for as many as fill the block that mimalloc, Arrow's default, would
+// take for them anyway: then buffers that follow each other leave no gap, and KernelZero moves them as one
+// range, without edges that would have to be copied. Other allocators leave a gap all the same.
 #pragma once
 #include <arrow/memory_pool.h>
 #include <arrow/status.h>
@@ -6,8 +10,11 @@
 #include <cstdint>
 #include <string>
 
+#include "movable.h"
+
 namespace zerrow {
 
+// Its statistics are those of the other pool, and so count the rounding.
 class MovablePool final : public arrow::MemoryPool {
  public:
   explicit MovablePool(arrow::MemoryPool* original) : original_(original) {}
@@ -25,6 +32,9 @@ class MovablePool final : public arrow::MemoryPool {
   std::string backend_name() const override { return original_->backend_name(); }
 
  private:
+  // Of what is known and was not moved.
+  arrow::Status Resize(const MovableInfo& old, int64_t new_size, int64_t alignment, uint8_t** ptr);
+
   arrow::MemoryPool* original_;
 };
 

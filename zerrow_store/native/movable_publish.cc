@@ -52,25 +52,40 @@ bool SameInFile(const MovedFile& file, uint64_t offset, const uint8_t* data, uin
 }
 
 // Whether the owner has written to a moved allocation: to its pages, or to the edges, which are its own.
-bool WrittenSince(MovableRange range, const MovableAllocation& allocation) {
-  MovableRange pages = WholePages(range);
-  auto head = static_cast<uint64_t>(pages.address - range.address);
-  uint64_t tail = range.size - head - pages.size;
+bool WrittenSince(uint8_t* address, const MovableAllocation& allocation) {
+  MovableRange pages = WholePages({address, allocation.room});
+  auto head = static_cast<uint64_t>(pages.address - address);
+  uint64_t tail = allocation.room - head - pages.size;
   const MovedFile& file = *allocation.file;
-  return PrivatelyWritten(pages.address, pages.size) ||
-         !SameInFile(file, allocation.offset, range.address, head) ||
+  return PrivatelyWritten(pages.address, pages.size) || !SameInFile(file, allocation.offset, address, head) ||
          !SameInFile(file, allocation.offset + head + pages.size, pages.address + pages.size, tail);
 }
+
+// What the owner did not ask for may hold what others have freed.
+void ZeroRest(MovableRange range, uint64_t room) {
+  uint8_t* end = range.address + range.size;
+  uint64_t rest = room - range.size;
+  uint64_t in_page = std::min(rest, -reinterpret_cast<uintptr_t>(end) % kPage);
+  memset(end, 0, in_page);
+  if (rest > in_page) ZeroPages(end + in_page, rest - in_page);
+}
+
+// An allocation that is to be moved.
+struct Fresh {
+  size_t index;  // among those that are published
+  MovableRange range;
+  uint64_t room;
+};
 
 // A file on its way. What comes of it is entered into the books by `Conclude`.
 class Batch {
  public:
-  void Add(size_t index, MovableRange range) {
-    indices_.push_back(index);
-    ranges_.push_back({reinterpret_cast<uintptr_t>(range.address), range.size, 0, 0});
-    bytes_ += range.size;
+  void Add(const Fresh& fresh) {
+    ZeroRest(fresh.range, fresh.room);
+    indices_.push_back(fresh.index);
+    ranges_.push_back({reinterpret_cast<uintptr_t>(fresh.range.address), fresh.room, 0, 0});
+    bytes_ += fresh.room;
   }
-  uint64_t bytes() const { return bytes_; }
 
   void Move() {
     refused_.assign(ranges_.size(), false);
@@ -145,22 +160,23 @@ class Batch {
   std::shared_ptr<MovedFile> file_;
 };
 
-// Whether it is to be moved. If it has been, and is as it was then, `moved` says where; `files` are those
-// that the message has by now.
-bool IsFresh(MovableRange range, std::set<const MovedFile*>* files, Moved* moved) {
+// How much of it is to be moved: all that there is, or nothing. If it has been, and is as it was then,
+// `moved` says where; `files` are those that the message has by now.
+uint64_t RoomToMove(MovableRange range, std::set<const MovedFile*>* files, Moved* moved) {
   MovableBooks& books = MovableBooks::Get();
   MovableAllocation allocation;
   {
     std::lock_guard<std::mutex> lock(books.mutex);
     allocation = books.allocations.find(range.address)->second;
-    if (allocation.file == nullptr) return !allocation.unmovable && books.replaced < kMostReplaced;
+    if (allocation.file == nullptr)
+      return allocation.unmovable || books.replaced >= kMostReplaced ? 0 : allocation.room;
   }
   const MovedFile* file = allocation.file.get();
-  if (files->size() == kMostFiles && files->count(file) == 0) return false;
-  if (WrittenSince(range, allocation)) return false;
+  if (files->size() == kMostFiles && files->count(file) == 0) return 0;
+  if (WrittenSince(range.address, allocation)) return 0;
   files->insert(file);
   *moved = {std::move(allocation.file), allocation.offset};
-  return false;
+  return 0;
 }
 
 }  // namespace
@@ -170,20 +186,23 @@ std::vector<Moved> Movable::Publish(const std::vector<MovableRange>& ranges, uin
   std::lock_guard<std::mutex> lock(MovableBooks::Get().moving);
   uint64_t total = 0;
   std::set<const MovedFile*> known;
-  std::vector<size_t> fresh;
+  std::vector<Fresh> fresh;
   for (size_t i = 0; i < ranges.size(); ++i) {
-    if (!IsFresh(ranges[i], &known, &moved[i])) continue;
-    fresh.push_back(i);
-    total += ranges[i].size;
+    uint64_t room = RoomToMove(ranges[i], &known, &moved[i]);
+    if (room == 0) continue;
+    fresh.push_back({i, ranges[i], room});
+    total += room;
   }
   uint64_t most = std::max(kFileBytes, total / kMostFiles);
-  Batch batch;
-  for (size_t i : fresh) {
-    batch.Add(i, ranges[i]);
-    if (batch.bytes() < most && i != fresh.back()) continue;
+  for (auto first = fresh.begin(); first != fresh.end();) {
+    auto end = first;
+    for (uint64_t bytes = 0; end != fresh.end() && bytes < most; ++end) bytes += end->room;
+    // A file takes what is published together, so that a column is in few; but neighbours move as one.
+    std::sort(first, end, [](const Fresh& a, const Fresh& b) { return a.range.address < b.range.address; });
+    Batch batch;
+    for (; first != end; ++first) batch.Add(*first);
     batch.Move();
     batch.Conclude(&moved, bytes_copied);
-    batch = Batch();
   }
   return moved;
 }
