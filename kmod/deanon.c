@@ -396,7 +396,7 @@ int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32
 	err = kz_begin(&c);
 	if (err)
 		goto unlock;
-	kz_sym.lru_add_drain(); /* fresh pages wait in this CPU's batch, which holds references */
+	kz_call(lru_add_drain)(); /* fresh pages wait in this CPU's batch, which holds references */
 	while (*done < nr && !err)
 		err = kz_run(&c, ranges + *done, nr - *done, done);
 	if (counts->moved + counts->copied + counts->swapped + counts->holes)
