@@ -180,7 +180,10 @@ static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long en
 	return 0;
 }
 
-/* Copy a partial page; the rest of the file's page is zero. The caller's page stays its own. */
+/*
+ * Copy a partial page; the rest of the file's page is zero. The caller's page stays its own. The
+ * file does not grow yet: it must not shrink if the range's pages fail, under F_SEAL_SHRINK above all.
+ */
 static int kz_copy_edge(struct kz_call *c, u64 addr, size_t len, u64 offset)
 {
 	struct folio *folio = kz_new_folio(c, 0);
@@ -201,7 +204,6 @@ static int kz_copy_edge(struct kz_call *c, u64 addr, size_t len, u64 offset)
 	err = kz_add_folio(c, folio, offset >> PAGE_SHIFT);
 	if (err)
 		return err;
-	kz_grow(c, offset + len);
 	c->counts->copied++;
 	return 0;
 }
@@ -227,6 +229,8 @@ static int kz_range_fill(struct kz_call *c, struct kernelzero_range *r)
 		if (!err)
 			r->done = r->len;
 	}
+	if (!err)
+		kz_grow(c, r->offset + r->len);
 	return err;
 }
 
@@ -249,7 +253,6 @@ static u64 kz_place(struct kz_call *c, u64 addr, u64 len)
 static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 {
 	struct shmem_inode_info *info = SHMEM_I(c->inode);
-	loff_t old_size = i_size_read(c->inode);
 	u64 base = kz_place(c, r->addr, r->len), size = base + offset_in_page(r->addr) + r->len;
 	pgoff_t fallocend = info->fallocend;
 	int err;
@@ -266,9 +269,8 @@ static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 	/* As fallocate(KEEP_SIZE): lest split_huge_page() drops what it finds beyond the size. */
 	info->fallocend = DIV_ROUND_UP(size, PAGE_SIZE);
 	err = kz_range_fill(c, r);
-	if (err && !c->mapped) { /* nothing needs an edge that was copied: take it back */
-		i_size_write(c->inode, old_size);
-		kz_truncate(c, DIV_ROUND_UP(old_size, PAGE_SIZE));
+	if (err && !c->mapped) { /* nobody has seen an edge that was copied: take it back */
+		kz_truncate(c, DIV_ROUND_UP(i_size_read(c->inode), PAGE_SIZE));
 		r->done = 0;
 	}
 	info->fallocend = fallocend;
