@@ -104,6 +104,7 @@ static long kz_chunk(struct kz_call *c, unsigned long addr, unsigned long end)
 	if (!kz_vma_suits(vma) || current->mm->def_flags & VM_LOCKED)
 		return -EINVAL;
 	end = min3(end, vma->vm_end, addr + (KZ_CHUNK << PAGE_SHIFT));
+	c->fault_end = end;
 	nr_pages = (end - addr) >> PAGE_SHIFT;
 	c->start = addr;
 
@@ -133,7 +134,7 @@ drop:
 /* ---- a range ---------------------------------------------------------------------------------- */
 
 /* Fault in a window of pages from c->fault_at on: shared swap entries, pages being migrated. */
-static int kz_fault_in(struct kz_call *c, unsigned long end)
+static int kz_fault_in(struct kz_call *c)
 {
 	struct mm_struct *mm = current->mm;
 	unsigned long addr = c->fault_at;
@@ -143,9 +144,9 @@ static int kz_fault_in(struct kz_call *c, unsigned long end)
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	err = fixup_user_fault(mm, addr, 0, &unlocked);
-	for (addr += PAGE_SIZE; !err && addr < end && (addr >> PAGE_SHIFT) % KZ_FAULT_WINDOW; addr += PAGE_SIZE)
+	for (addr += PAGE_SIZE; !err && addr < c->fault_end && (addr >> PAGE_SHIFT) % KZ_FAULT_WINDOW; addr += PAGE_SIZE)
 		if (fixup_user_fault(mm, addr, 0, &unlocked))
-			break; /* its turn comes, if it lies in a mapping at all */
+			break; /* its turn comes */
 	mmap_read_unlock(mm);
 	c->counts->retried++;
 	return err;
@@ -164,7 +165,7 @@ static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long en
 		pages = kz_chunk(c, addr, end);
 		mmap_write_unlock(current->mm);
 		if (pages == -EAGAIN && c->fault_at && retries++ < KZ_MAX_RETRIES) {
-			err = kz_fault_in(c, end);
+			err = kz_fault_in(c);
 			if (err)
 				return err;
 			continue;
