@@ -8,7 +8,9 @@
 #include <linux/list.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/pagewalk.h>
+#include <linux/security.h>
 #include <linux/shmem_fs.h>
 #include <linux/static_call.h>
 #include <linux/swap.h>
@@ -16,9 +18,11 @@
 #include <linux/version.h>
 
 #define KZ_612 (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0))
+#ifndef KZ_TESTED
 #define KZ_TESTED                                                                                            \
 	((LINUX_VERSION_CODE >= KERNEL_VERSION(6, 1, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)) ||      \
 	 (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)))
+#endif
 
 /*
  * Functions of the kernel that are not exported: F(what it is called here, its symbol, its type).
@@ -42,7 +46,7 @@
 	  int(struct folio *folio, struct mm_struct *mm, gfp_t gfp))                                         \
 	F(lru_add_drain, "lru_add_drain", void(void))                                                        \
 	F(lru_add_drain_all, "lru_add_drain_all", void(void))                                                \
-	KZ_FUNCTIONS_VERSION(F) KZ_FUNCTIONS_FAULTS(F)
+	KZ_FUNCTIONS_VERSION(F) KZ_FUNCTIONS_SECURITY(F) KZ_FUNCTIONS_FAULTS(F)
 
 #if KZ_612
 #define KZ_FUNCTIONS_VERSION(F)                                                                              \
@@ -62,6 +66,15 @@
 			struct list_head *uf))                                                               \
 	F(split, "split_huge_page_to_list", int(struct page *page, struct list_head *list))                  \
 	F(swap_free, "swap_free", void(swp_entry_t entry))
+#endif
+
+#ifdef CONFIG_SECURITY
+#define KZ_FUNCTIONS_SECURITY(F)                                                                             \
+	F(security_file_permission, "security_file_permission", int(struct file *file, int mask))            \
+	F(security_mmap_file, "security_mmap_file",                                                          \
+	  int(struct file *file, unsigned long prot, unsigned long flags))
+#else
+#define KZ_FUNCTIONS_SECURITY(F)
 #endif
 
 #ifdef KZ_FAULTS
@@ -117,6 +130,18 @@ static inline void kz_swap_put(swp_entry_t entry)
 	kz_call(swap_free)(entry, 1);
 #else
 	kz_call(swap_free)(entry);
+#endif
+}
+
+/* What vfs_write() and mmap(2) ask before the work starts. */
+static inline int kz_security(struct file *file)
+{
+#ifdef CONFIG_SECURITY
+	int err = kz_call(security_file_permission)(file, MAY_WRITE);
+
+	return err ?: kz_call(security_mmap_file)(file, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE);
+#else
+	return 0;
 #endif
 }
 
@@ -192,10 +217,10 @@ static inline void kz_leave_anon(struct folio *folio)
 }
 
 #if KZ_612
-#define KZ_VM_DROPPABLE VM_DROPPABLE
+#define KZ_VM_NEW (VM_DROPPABLE | VM_SHADOW_STACK)
 #define KZ_WALK_LOCK .walk_lock = PGWALK_WRLOCK,
 #else
-#define KZ_VM_DROPPABLE VM_NONE
+#define KZ_VM_NEW VM_NONE
 #define KZ_WALK_LOCK
 #endif
 

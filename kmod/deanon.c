@@ -19,6 +19,7 @@
 #include <linux/fsnotify.h>
 #include <linux/highmem.h>
 #include <linux/mman.h>
+#include <linux/personality.h>
 #include <linux/pkeys.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -35,7 +36,7 @@
 /* What a private mapping of a file could not be, or what it would lose. */
 #define KZ_UNSUITED                                                                                          \
 	(VM_SHARED | VM_EXEC | VM_GROWSDOWN | VM_HUGETLB | VM_LOCKED | VM_PFNMAP | VM_MIXEDMAP | VM_IO |             \
-	 VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP | VM_WIPEONFORK | KZ_VM_DROPPABLE)
+	 VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP | VM_WIPEONFORK | KZ_VM_NEW)
 
 KZ_FAULT_POINT(map);
 KZ_FAULT_POINT(gap);
@@ -101,7 +102,8 @@ static long kz_chunk(struct kz_call *c, unsigned long addr, unsigned long end)
 
 	if (!vma || vma->vm_start > addr)
 		return -ENOMEM;
-	if (!kz_vma_suits(vma) || current->mm->def_flags & VM_LOCKED)
+	/* do_mmap() would lock the new mapping, or make it executable. */
+	if (!kz_vma_suits(vma) || current->mm->def_flags & VM_LOCKED || current->personality & READ_IMPLIES_EXEC)
 		return -EINVAL;
 	end = min3(end, vma->vm_end, addr + (KZ_CHUNK << PAGE_SHIFT));
 	c->fault_end = end;
@@ -384,6 +386,8 @@ int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32
 	int err;
 
 	err = kz_check(file, ranges, nr, &longest);
+	if (!err)
+		err = kz_security(file);
 	if (err)
 		return err;
 	c.max = clamp(longest, 1UL, KZ_CHUNK);
