@@ -161,10 +161,11 @@ static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long en
 	long pages;
 
 	while (addr < end) {
-		if (fatal_signal_pending(current) || mmap_write_lock_killable(current->mm))
+		if (mmap_write_lock_killable(current->mm))
 			return -EINTR;
 		c->fault_at = 0;
-		pages = kz_chunk(c, addr, end);
+		/* With the lock held: before, the OOM reaper could make holes of a dying process's memory. */
+		pages = fatal_signal_pending(current) ? -EINTR : kz_chunk(c, addr, end);
 		mmap_write_unlock(current->mm);
 		if (pages == -EAGAIN && c->fault_at && retries++ < KZ_MAX_RETRIES) {
 			err = kz_fault_in(c);
