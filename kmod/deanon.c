@@ -2,7 +2,8 @@
 /*
  * The engine: appends the anonymous pages of ranges to a shmem file.
  *
- * A range is worked off in chunks. Per chunk, with mmap_lock held for writing:
+ * A range is worked off in chunks, which end between huge pages. Per chunk, with mmap_lock held
+ * for writing:
  *   1. large folios that cannot move whole are split;
  *   2. the page table is walked: a reference on every page, an extra count on every swap entry;
  *   3. everything that can fail is done: the file is charged for all of them, and pages are
@@ -105,7 +106,7 @@ static long kz_chunk(struct kz_call *c, unsigned long addr, unsigned long end)
 	/* do_mmap() would lock the new mapping, or make it executable. */
 	if (!kz_vma_suits(vma) || current->mm->def_flags & VM_LOCKED || current->personality & READ_IMPLIES_EXEC)
 		return -EINVAL;
-	end = min3(end, vma->vm_end, addr + (KZ_CHUNK << PAGE_SHIFT));
+	end = min3(end, vma->vm_end, round_down(addr + (KZ_CHUNK << PAGE_SHIFT), HPAGE_PMD_SIZE));
 	c->fault_end = end;
 	nr_pages = (end - addr) >> PAGE_SHIFT;
 	c->start = addr;
