@@ -89,7 +89,7 @@ int kz_split_large(struct kz_call *c, unsigned long end)
 	int err;
 
 	c->nr_split = 0;
-	err = kz_sym.walk_page_range(current->mm, c->start, end, &kz_split_ops, c);
+	err = kz_call(walk_page_range)(current->mm, c->start, end, &kz_split_ops, c);
 	for (i = 0; i < c->nr_split; i++) {
 		struct folio *folio = c->split[i];
 
@@ -149,7 +149,7 @@ static bool kz_swap_shared(struct folio *folio)
 
 	if (!folio_test_swapcache(folio) || !folio_trylock(folio))
 		return false;
-	shared = folio_test_swapcache(folio) && kz_sym.swap_count(kz_folio_swap(folio));
+	shared = folio_test_swapcache(folio) && kz_call(swap_count)(kz_folio_swap(folio));
 	folio_unlock(folio);
 	return shared;
 }
@@ -193,7 +193,7 @@ static int kz_collect_page(struct kz_call *c, struct page *page, unsigned long a
  */
 static bool kz_swap_movable(swp_entry_t swap)
 {
-	struct folio *folio = kz_sym.swap_cache_get_folio(swap, NULL, 0);
+	struct folio *folio = kz_call(swap_cache_get_folio)(swap, NULL, 0);
 	bool large = folio && folio_test_large(folio);
 
 	if (folio)
@@ -220,8 +220,8 @@ static int kz_collect_pte(pte_t *pte, unsigned long addr, unsigned long next, st
 	 * Migrating, in a device, or poisoned; shared with another process; or in the swap cache as a
 	 * huge page: a fault makes it a page, waits for that, or says what is wrong.
 	 */
-	if (non_swap_entry(swap) || !pte_swp_exclusive(entry) || kz_sym.swap_count(swap) != 1 ||
-	    !kz_swap_movable(swap) || kz_sym.swap_duplicate(swap)) {
+	if (non_swap_entry(swap) || !pte_swp_exclusive(entry) || kz_call(swap_count)(swap) != 1 ||
+	    !kz_swap_movable(swap) || kz_call(swap_duplicate)(swap)) {
 		c->fault_at = addr;
 		return -EAGAIN;
 	}
@@ -250,10 +250,10 @@ again:
 	c->nr_items = 0;
 	c->nr_pages = c->nr_swap = 0;
 	c->busy = false;
-	err = kz_sym.walk_page_range(current->mm, c->start, end, &kz_collect_ops, c);
+	err = kz_call(walk_page_range)(current->mm, c->start, end, &kz_collect_ops, c);
 	if (!err && c->busy && !c->drained) {
 		kz_drop(c);
-		kz_sym.lru_add_drain_all(); /* dear: once per call, and only when in the way */
+		kz_call(lru_add_drain_all)(); /* dear: once per call, and only when in the way */
 		c->drained = true;
 		c->counts->retried++;
 		goto again;

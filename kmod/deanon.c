@@ -2,7 +2,8 @@
 /*
  * The engine: appends the anonymous pages of ranges to a shmem file.
  *
- * A range is worked off in chunks. Per chunk, with mmap_lock held for writing:
+ * A range is worked off in chunks, which end between huge pages. Per chunk, with mmap_lock held
+ * for writing:
  *   1. large folios that cannot move whole are split;
  *   2. the page table is walked: a reference on every page, an extra count on every swap entry;
  *   3. everything that can fail is done: the file is charged for all of them, and pages are
@@ -19,6 +20,7 @@
 #include <linux/fsnotify.h>
 #include <linux/highmem.h>
 #include <linux/mman.h>
+#include <linux/personality.h>
 #include <linux/pkeys.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -35,7 +37,7 @@
 /* What a private mapping of a file could not be, or what it would lose. */
 #define KZ_UNSUITED                                                                                          \
 	(VM_SHARED | VM_EXEC | VM_GROWSDOWN | VM_HUGETLB | VM_LOCKED | VM_PFNMAP | VM_MIXEDMAP | VM_IO |             \
-	 VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP | VM_WIPEONFORK | KZ_VM_DROPPABLE)
+	 VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP | VM_WIPEONFORK | KZ_VM_NEW)
 
 KZ_FAULT_POINT(map);
 KZ_FAULT_POINT(gap);
@@ -101,9 +103,11 @@ static long kz_chunk(struct kz_call *c, unsigned long addr, unsigned long end)
 
 	if (!vma || vma->vm_start > addr)
 		return -ENOMEM;
-	if (!kz_vma_suits(vma) || current->mm->def_flags & VM_LOCKED)
+	/* do_mmap() would lock the new mapping, or make it executable. */
+	if (!kz_vma_suits(vma) || current->mm->def_flags & VM_LOCKED || current->personality & READ_IMPLIES_EXEC)
 		return -EINVAL;
-	end = min3(end, vma->vm_end, addr + (KZ_CHUNK << PAGE_SHIFT));
+	end = min3(end, vma->vm_end, round_down(addr + (KZ_CHUNK << PAGE_SHIFT), HPAGE_PMD_SIZE));
+	c->fault_end = end;
 	nr_pages = (end - addr) >> PAGE_SHIFT;
 	c->start = addr;
 
@@ -133,7 +137,7 @@ drop:
 /* ---- a range ---------------------------------------------------------------------------------- */
 
 /* Fault in a window of pages from c->fault_at on: shared swap entries, pages being migrated. */
-static int kz_fault_in(struct kz_call *c, unsigned long end)
+static int kz_fault_in(struct kz_call *c)
 {
 	struct mm_struct *mm = current->mm;
 	unsigned long addr = c->fault_at;
@@ -143,9 +147,9 @@ static int kz_fault_in(struct kz_call *c, unsigned long end)
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	err = fixup_user_fault(mm, addr, 0, &unlocked);
-	for (addr += PAGE_SIZE; !err && addr < end && (addr >> PAGE_SHIFT) % KZ_FAULT_WINDOW; addr += PAGE_SIZE)
+	for (addr += PAGE_SIZE; !err && addr < c->fault_end && (addr >> PAGE_SHIFT) % KZ_FAULT_WINDOW; addr += PAGE_SIZE)
 		if (fixup_user_fault(mm, addr, 0, &unlocked))
-			break; /* its turn comes, if it lies in a mapping at all */
+			break; /* its turn comes */
 	mmap_read_unlock(mm);
 	c->counts->retried++;
 	return err;
@@ -158,13 +162,14 @@ static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long en
 	long pages;
 
 	while (addr < end) {
-		if (fatal_signal_pending(current) || mmap_write_lock_killable(current->mm))
+		if (mmap_write_lock_killable(current->mm))
 			return -EINTR;
 		c->fault_at = 0;
-		pages = kz_chunk(c, addr, end);
+		/* With the lock held: before, the OOM reaper could make holes of a dying process's memory. */
+		pages = fatal_signal_pending(current) ? -EINTR : kz_chunk(c, addr, end);
 		mmap_write_unlock(current->mm);
 		if (pages == -EAGAIN && c->fault_at && retries++ < KZ_MAX_RETRIES) {
-			err = kz_fault_in(c, end);
+			err = kz_fault_in(c);
 			if (err)
 				return err;
 			continue;
@@ -180,7 +185,10 @@ static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long en
 	return 0;
 }
 
-/* Copy a partial page; the rest of the file's page is zero. The caller's page stays its own. */
+/*
+ * Copy a partial page; the rest of the file's page is zero. The caller's page stays its own. The
+ * file does not grow yet: it must not shrink if the range's pages fail, under F_SEAL_SHRINK above all.
+ */
 static int kz_copy_edge(struct kz_call *c, u64 addr, size_t len, u64 offset)
 {
 	struct folio *folio = kz_new_folio(c, 0);
@@ -201,7 +209,6 @@ static int kz_copy_edge(struct kz_call *c, u64 addr, size_t len, u64 offset)
 	err = kz_add_folio(c, folio, offset >> PAGE_SHIFT);
 	if (err)
 		return err;
-	kz_grow(c, offset + len);
 	c->counts->copied++;
 	return 0;
 }
@@ -227,6 +234,8 @@ static int kz_range_fill(struct kz_call *c, struct kernelzero_range *r)
 		if (!err)
 			r->done = r->len;
 	}
+	if (!err)
+		kz_grow(c, r->offset + r->len);
 	return err;
 }
 
@@ -249,7 +258,6 @@ static u64 kz_place(struct kz_call *c, u64 addr, u64 len)
 static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 {
 	struct shmem_inode_info *info = SHMEM_I(c->inode);
-	loff_t old_size = i_size_read(c->inode);
 	u64 base = kz_place(c, r->addr, r->len), size = base + offset_in_page(r->addr) + r->len;
 	pgoff_t fallocend = info->fallocend;
 	int err;
@@ -266,9 +274,8 @@ static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 	/* As fallocate(KEEP_SIZE): lest split_huge_page() drops what it finds beyond the size. */
 	info->fallocend = DIV_ROUND_UP(size, PAGE_SIZE);
 	err = kz_range_fill(c, r);
-	if (err && !c->mapped) { /* nothing needs an edge that was copied: take it back */
-		i_size_write(c->inode, old_size);
-		kz_truncate(c, DIV_ROUND_UP(old_size, PAGE_SIZE));
+	if (err && !c->mapped) { /* nobody has seen an edge that was copied: take it back */
+		kz_truncate(c, DIV_ROUND_UP(i_size_read(c->inode), PAGE_SIZE));
 		r->done = 0;
 	}
 	info->fallocend = fallocend;
@@ -381,6 +388,8 @@ int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32
 	int err;
 
 	err = kz_check(file, ranges, nr, &longest);
+	if (!err)
+		err = kz_security(file);
 	if (err)
 		return err;
 	c.max = clamp(longest, 1UL, KZ_CHUNK);
@@ -396,7 +405,7 @@ int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32
 	err = kz_begin(&c);
 	if (err)
 		goto unlock;
-	kz_sym.lru_add_drain(); /* fresh pages wait in this CPU's batch, which holds references */
+	kz_call(lru_add_drain)(); /* fresh pages wait in this CPU's batch, which holds references */
 	while (*done < nr && !err)
 		err = kz_run(&c, ranges + *done, nr - *done, done);
 	if (counts->moved + counts->copied + counts->swapped + counts->holes)

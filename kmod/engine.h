@@ -40,7 +40,7 @@ struct kz_call {
 	unsigned long start;		      /* the chunk: its first address */
 	pgoff_t index;			      /* and that one's place in the file */
 	unsigned long nr_pages, nr_swap;      /* of the chunk: pages to move or copy, swap entries */
-	unsigned long fault_at;		      /* to be faulted in first, with -EAGAIN */
+	unsigned long fault_at, fault_end;    /* to be faulted in first, with -EAGAIN; the chunk's end */
 	bool huge, drained, busy;
 	bool mapped; /* something of the current range maps the file: no way back */
 };

@@ -13,7 +13,7 @@
 	module_param(fail_##name, int, 0600)
 #define KZ_FAILS(name) (fail_##name > 0 && --fail_##name == 0)
 /* What mmap_region() leaves behind when it fails late; mmap_lock is held. */
-#define kz_fault_unmap(addr, len) kz_sym.do_munmap(current->mm, addr, len, NULL)
+#define kz_fault_unmap(addr, len) kz_call(do_munmap)(current->mm, addr, len, NULL)
 #else
 #define KZ_FAULT_POINT(name) static_assert(true)
 #define KZ_FAILS(name) false

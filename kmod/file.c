@@ -36,7 +36,7 @@ static void kz_uncharge(struct kz_call *c, long nr)
 	xa_lock_irq(&c->mapping->i_pages);
 	c->mapping->nrpages -= nr;
 	xa_unlock_irq(&c->mapping->i_pages);
-	kz_sym.shmem_uncharge(c->inode, 0);
+	kz_call(shmem_uncharge)(c->inode, 0);
 }
 
 /* As shmem_alloc_folio() and shmem_alloc_and_add_folio() make them. */
@@ -192,7 +192,7 @@ static bool kz_take(struct kz_call *c, struct folio *folio, pgoff_t index)
 	if (!folio_test_anon(folio) || folio_test_ksm(folio) || !folio_test_swapbacked(folio))
 		return false;
 	folio_wait_writeback(folio);
-	if (folio_test_swapcache(folio) && !kz_sym.folio_free_swap(folio))
+	if (folio_test_swapcache(folio) && !kz_call(folio_free_swap)(folio))
 		return false;
 	/* Frozen, nobody gets a reference: as __folio_migrate_mapping() leaves the deferred split queue. */
 	if (folio_mapped(folio) || !folio_ref_freeze(folio, 1))
@@ -280,7 +280,7 @@ static bool kz_insert_swap(struct kz_call *c, struct kz_item *item)
 	spin_lock_irq(&info->lock);
 	info->swapped--;
 	spin_unlock_irq(&info->lock);
-	kz_sym.shmem_uncharge(c->inode, 0);
+	kz_call(shmem_uncharge)(c->inode, 0);
 	kz_swap_put(item->swap);
 	return false;
 }
@@ -290,7 +290,7 @@ bool kz_insert(struct kz_call *c)
 	bool whole = true;
 	unsigned int i;
 
-	kz_sym.lru_add_drain();
+	kz_call(lru_add_drain)();
 	kz_count_swapped(c);
 	for (i = 0; i < c->nr_items; i++) {
 		struct kz_item *item = &c->items[i];

@@ -60,7 +60,7 @@ struct kernelzero_counts {
  *	   protection key or userfaultfd, MADV_DONTFORK, DONTDUMP, WIPEONFORK), or not a memfd
  * ENOMEM  nothing mapped there, or no memory; EFAULT an edge, or shared swapped memory, is not readable
  * ENOSPC  file system full, or commit limit; EFBIG file size limit
- * EPERM   sealed; EBADF not open for reading and writing
+ * EPERM   sealed; EACCES a security module forbids it; EBADF not open for reading and writing
  * EAGAIN  swapped pages did not stay in memory: try again
  * EINTR   a fatal signal
  */

@@ -10,63 +10,70 @@
 
 struct kz_symbols kz_sym;
 
+#define KZ_DEFINE(name, symbol, type) DEFINE_STATIC_CALL_NULL(kz_##name, type);
+KZ_FUNCTIONS(KZ_DEFINE)
+DEFINE_STATIC_CALL_NULL(kz_lookup, unsigned long(const char *name));
+
+#define KZ_ENTRY(name, symbol, type) { symbol, &STATIC_CALL_KEY(kz_##name), STATIC_CALL_TRAMP_ADDR(kz_##name) },
+static const struct {
+	const char *name;
+	struct static_call_key *key;
+	void *tramp;
+} kz_functions[] = { KZ_FUNCTIONS(KZ_ENTRY) };
+
 static const struct {
 	const char *name;
 	void *slot;
-} kz_wanted[] = {
-	{ "walk_page_range", &kz_sym.walk_page_range },
-	{ "do_mmap", &kz_sym.do_mmap },
+} kz_data[] = {
 #if KZ_612
-	{ "split_huge_page_to_list_to_order", &kz_sym.split },
-	{ "swap_free_nr", &kz_sym.swap_free },
-	{ "__folio_unqueue_deferred_split", &kz_sym.unqueue_deferred_split },
 	{ "mthp_stats", &kz_sym.mthp_stats },
-#else
-	{ "split_huge_page_to_list", &kz_sym.split },
-	{ "swap_free", &kz_sym.swap_free },
-#endif
-	{ "shmem_charge", &kz_sym.shmem_charge },
-	{ "shmem_uncharge", &kz_sym.shmem_uncharge },
-	{ "folio_free_swap", &kz_sym.folio_free_swap },
-	{ "swap_duplicate", &kz_sym.swap_duplicate },
-	{ "__swap_count", &kz_sym.swap_count },
-	{ "swap_cache_get_folio", &kz_sym.swap_cache_get_folio },
-	{ "__mem_cgroup_charge", &kz_sym.mem_cgroup_charge },
-	{ "lru_add_drain", &kz_sym.lru_add_drain },
-	{ "lru_add_drain_all", &kz_sym.lru_add_drain_all },
-#ifdef KZ_FAULTS
-	{ "do_munmap", &kz_sym.do_munmap },
 #endif
 	{ "shmem_swaplist", &kz_sym.shmem_swaplist },
 	{ "shmem_swaplist_mutex", &kz_sym.shmem_swaplist_mutex },
 };
 
-int kz_symbols_init(void)
+static int kz_lookup_init(void)
 {
 	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
-	unsigned long (*lookup)(const char *name);
-	unsigned long at;
-	int i, err;
+	int err = register_kprobe(&probe);
 
-	err = register_kprobe(&probe);
 	if (err) {
 		pr_err("kernelzero: no kprobe on kallsyms_lookup_name (%d)\n", err);
 		return err;
 	}
-	at = (unsigned long)probe.addr;
+	/* It may sit behind an endbr64, where a jump may land as well. */
+	static_call_update(kz_lookup, (void *)probe.addr);
 	unregister_kprobe(&probe);
-#ifdef CONFIG_X86_KERNEL_IBT
-	if (*(u32 *)(at - 4) == 0xfa1e0ff3) /* the probe sits behind endbr64, a call must not */
-		at -= 4;
-#endif
-	lookup = (void *)at;
-	for (i = 0; i < ARRAY_SIZE(kz_wanted); i++) {
-		at = lookup(kz_wanted[i].name);
-		if (!at) {
-			pr_err("kernelzero: the kernel has no %s\n", kz_wanted[i].name);
+	return 0;
+}
+
+static unsigned long kz_find(const char *name)
+{
+	unsigned long at = static_call(kz_lookup)(name);
+
+	if (!at)
+		pr_err("kernelzero: the kernel has no %s\n", name);
+	return at;
+}
+
+int kz_symbols_init(void)
+{
+	int i, err = kz_lookup_init();
+	unsigned long at;
+
+	if (err)
+		return err;
+	for (i = 0; i < ARRAY_SIZE(kz_functions); i++) {
+		at = kz_find(kz_functions[i].name);
+		if (!at)
 			return -ENOENT;
-		}
-		*(unsigned long *)kz_wanted[i].slot = at;
+		__static_call_update(kz_functions[i].key, kz_functions[i].tramp, (void *)at);
+	}
+	for (i = 0; i < ARRAY_SIZE(kz_data); i++) {
+		at = kz_find(kz_data[i].name);
+		if (!at)
+			return -ENOENT;
+		*(unsigned long *)kz_data[i].slot = at;
 	}
 	return 0;
 }

@@ -17,16 +17,18 @@ from pathlib import Path
 KMOD = Path(__file__).resolve().parents[1]
 CACHE = KMOD / ".cache"
 SOURCES = ("Kbuild", "*.c", "*.h")
+BUILDS = {"": "", "faults": "-DKZ_FAULTS", "untested": "-DKZ_TESTED=0"}
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
     "cpio": "cpio",
     "gcc-12": "gcc-12",
+    "nm": "binutils",
     "make": "make",
     "xz": "xz-utils",
     "depmod": "kmod",
 }
-BUILD_TOOLS = {"flex": "flex", "bison": "bison", "bc": "bc"}
+BUILD_TOOLS = {"flex": "flex", "bison": "bison", "bc": "bc", "/usr/include/gelf.h": "libelf-dev"}
 IMAGES = {
     "6.1": r"linux-image-(6\.1\.0-\d+)-amd64$",
     "6.12": r"linux-image-(6\.12\.[\d.]+\+deb12)-amd64$",
@@ -60,10 +62,10 @@ class Kernel:
         return files
 
     def build(self) -> Path:
-        """Compile module, its build for error injection, and test program; return the directory."""
+        """Compile module, its builds for the tests, and test program; return the directory."""
         out = self.tree / "build"
         shutil.rmtree(out, ignore_errors=True)
-        for name, flags in (("", ""), ("faults", "-DKZ_FAULTS")):
+        for name, flags in BUILDS.items():
             (out / name).mkdir()
             self._compile_module(out / name, flags)
         compile_program(out / "kztest", *sorted((KMOD / "tests").glob("*.c")))
@@ -78,6 +80,8 @@ class Kernel:
         log = run("make", "-C", self.headers, *options)
         if "warning:" in log:
             sys.exit(f"the module compiles with warnings\n{log}")
+        if "__x86_indirect_thunk" in run("nm", "-u", out / "kernelzero.ko"):
+            sys.exit("the module calls by a pointer, which IBT may forbid: see compat.h")
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -106,7 +110,8 @@ def need_tools(tools: dict[str, str] = TOOLS) -> None:
         sys.exit(
             "the kernels and tools come from Debian 12's packages, and there is no apt-get here"
         )
-    missing = sorted({package for tool, package in tools.items() if not shutil.which(tool)})
+    have = {tool for tool in tools if shutil.which(tool) or Path(tool).exists()}
+    missing = sorted({package for tool, package in tools.items() if tool not in have})
     if missing and os.geteuid():
         sys.exit(f"missing packages; as root: apt-get install {' '.join(missing)}")
     if missing:

@@ -70,6 +70,87 @@ static void t_overcommit(void)
 	CHECK(!err && same(p, n, 9, 0) && file_same(fd, 0, n, 9, 0) && !swapon("/dev/zram0", 0));
 }
 
+enum { ANON, SHMEM, COMMITTED, COUNTERS };
+
+static void read_counters(long mb[COUNTERS])
+{
+	static const char *const names[] = { "AnonPages", "Shmem", "Committed_AS" };
+
+	for (int i = 0; i < COUNTERS; i++)
+		mb[i] = field("/proc/meminfo", names[i]) / 1024;
+}
+
+static int near(const long mb[COUNTERS], const long before[COUNTERS], int anon, int shmem, int committed)
+{
+	const long slack = 3; /* counts are in batches per CPU */
+
+	return labs(mb[ANON] - before[ANON] - anon) <= slack && labs(mb[SHMEM] - before[SHMEM] - shmem) <= slack &&
+	       labs(mb[COMMITTED] - before[COMMITTED] - committed) <= slack;
+}
+
+static struct {
+	long before[COUNTERS];
+	int fd;
+	volatile int stop;
+} watched;
+
+/* During the call a page is one or the other, but for those of one chunk, which are charged ahead */
+static void *watch_counters(void *arg)
+{
+	long mb[COUNTERS], sum, chunk = 16, most = 0;
+	struct stat st;
+
+	(void)arg;
+	while (!watched.stop) {
+		CHECK(!fstat(watched.fd, &st));
+		CHECK(st.st_blocks * 512 >= st.st_size && st.st_blocks * 512 <= st.st_size + chunk * (long)MB);
+		read_counters(mb);
+		sum = mb[ANON] + mb[SHMEM] - watched.before[ANON] - watched.before[SHMEM];
+		CHECK(sum <= 3 && sum >= -chunk - 3);
+		CHECK(mb[COMMITTED] - watched.before[COMMITTED] <= 48 + 3);
+		most = mb[SHMEM] > most ? mb[SHMEM] : most;
+	}
+	return (void *)(most - watched.before[SHMEM]);
+}
+
+static void *no_work(void *arg)
+{
+	return arg;
+}
+
+/* What the system counts before, during and after a call, and when the mapping and the file go */
+static void t_counters(void)
+{
+	const int n = 48;
+	long mb[COUNTERS];
+	pthread_t thread;
+	struct stat st;
+	void *most;
+	char *p;
+
+	for (int huge = 0; huge < 2; huge++) {
+		watched.fd = memfd();
+		watched.stop = 0;
+		CHECK(!pthread_create(&thread, NULL, no_work, NULL) && !pthread_join(thread, NULL)); /* its stack stays */
+		p = memory(n * MB, huge);
+		fill(p, n * MB, huge);
+		read_counters(watched.before);
+		CHECK(!pthread_create(&thread, NULL, watch_counters, NULL));
+		CHECK(!deanon(watched.fd, p, n * MB, KERNELZERO_HUGE) && got.moved == n * MB / PS);
+		watched.stop = 1;
+		CHECK(!pthread_join(thread, &most) && (long)most <= n + 3);
+		read_counters(mb);
+		CHECK(near(mb, watched.before, -n, n, n)); /* the private mapping is committed as well */
+		CHECK(!fstat(watched.fd, &st) && st.st_blocks == n * (long)MB / 512);
+		munmap(p, n * MB);
+		read_counters(mb);
+		CHECK(near(mb, watched.before, -n, n, 0));
+		close(watched.fd);
+		read_counters(mb);
+		CHECK(near(mb, watched.before, -n, 0, -n));
+	}
+}
+
 /* do_mmap() that may not split the mapping fails before it unmaps anything */
 static void t_map_count(void)
 {
@@ -177,6 +258,7 @@ const struct group account_groups[] = {
 	{ "full", t_full, FAST | FULL },
 	{ "full_later", t_full_later, FULL },
 	{ "overcommit", t_overcommit, FAST | FULL },
+	{ "counters", t_counters, FAST | FULL },
 	{ "map_count", t_map_count, FAST | FULL },
 	{ "memcg", t_memcg, FULL | MEMCG },
 	{ "memcg_full", t_memcg_full, FULL | MEMCG },

@@ -5,6 +5,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
@@ -32,7 +33,7 @@ static void t_query(void)
 static void t_arguments(void)
 {
 	char *p = memory(16 * PS, 0);
-	int fd = memfd(), file;
+	int fd = memfd(), file, pipes[2];
 	struct kernelzero_range r = { .addr = (uintptr_t)p, .len = 16 * PS };
 	struct kernelzero_deanon d = { .size = sizeof(d), .fd = fd, .nr_ranges = 1, .ranges = (uintptr_t)&r };
 	struct stat st;
@@ -44,7 +45,12 @@ static void t_arguments(void)
 	CHECK(deanon(fd, p, PS, 2) == EINVAL);
 	CHECK(deanon(fd, (void *)PS, 2 * PS, 0) == ENOMEM);
 	CHECK(deanon(fd, (void *)(PS + 5), 10, 0) == EFAULT);
-	CHECK(deanon(999, p, PS, 0) == EBADF);
+	CHECK(deanon(999, p, PS, 0) == EBADF && deanon(-1, p, PS, 0) == EBADF);
+	file = memfd();
+	CHECK(!close(file) && deanon(file, p, PS, 0) == EBADF);
+	CHECK(!pipe(pipes) && deanon(pipes[1], p, PS, 0) == EINVAL);
+	file = open("/small", O_PATH);
+	CHECK(file >= 0 && deanon(file, p, PS, 0) == EBADF);
 	CHECK(deanon(dev, p, PS, 0) == EINVAL);
 	d.reserved = 1;
 	CHECK(ioctl(dev, KERNELZERO_DEANON, &d) && errno == EINVAL);
@@ -102,6 +108,9 @@ static void t_refused_memory(void)
 	CHECK(!ioctl(uffd, UFFDIO_REGISTER, &reg) && deanon(fd, p, 2 * PS, 0) == EINVAL);
 	close(uffd);
 	CHECK(!deanon(fd, p, 2 * PS, 0));
+	p = memory(2 * PS, 0); /* a file's mapping would become executable */
+	CHECK(personality(READ_IMPLIES_EXEC) >= 0 && deanon(fd, p, PS, 0) == EINVAL);
+	CHECK(personality(0) >= 0 && !deanon(fd, p, PS, 0));
 	pkey = pkey_alloc(0, 0);
 	if (pkey < 0)
 		skip("no protection keys");

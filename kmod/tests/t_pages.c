@@ -2,8 +2,10 @@
 /* Every kind of page that can lie in a range, and every state of the file it goes to. */
 #include "kz.h"
 
+#include <linux/io_uring.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 /* 6.1 counts a task's RSS in batches of 64 faults (SPLIT_RSS_COUNTING): make it add up what it has. */
@@ -64,6 +66,19 @@ static void t_huge(void)
 	present(1);
 }
 
+/* A range of several chunks splits but the huge pages at its ends */
+static void t_huge_chunks(void)
+{
+	size_t n = 40 * MB;
+	char *p = memory(n, 1);
+	int fd = memfd();
+
+	fill(p, n, 2);
+	CHECK(!deanon(fd, p + PS, n - 2 * PS, KERNELZERO_HUGE) && got.moved == n / PS - 2 && got.split == 2);
+	CHECK(got.moved_huge == (n - 2 * HUGE) / PS && same(p, n, 2, 0));
+	CHECK(file_same(fd, got_offset, n - 2 * PS, 2, PS));
+}
+
 static void t_holes(void)
 {
 	size_t pages = 512;
@@ -91,6 +106,43 @@ static void t_holes(void)
 
 	zero = memory(HUGE, 1); /* the huge zero page */
 	CHECK(!*zero && !deanon(fd, (char *)zero, HUGE, KERNELZERO_HUGE) && got.holes == 512 && !*zero);
+}
+
+/* How the mapping of an address may be used, as "r--p" */
+static int allows(const void *at, const char *how)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	unsigned long from, to;
+	char line[512], found[8] = "";
+
+	CHECK(f);
+	while (fgets(line, sizeof(line), f) && !*found)
+		if (sscanf(line, "%lx-%lx %7s", &from, &to, found) != 3 || (uintptr_t)at < from || (uintptr_t)at >= to)
+			*found = 0;
+	fclose(f);
+	return !strcmp(found, how);
+}
+
+/* Ranges that the process may not write to, or not even read, stay so */
+static void t_protected(void)
+{
+	size_t n = 2 * HUGE;
+	const char *how[] = { "r--p", "---p" };
+
+	for (int round = 0; round < 6; round++) {
+		int fd = memfd(), none = round & 1;
+		char *p = memory(n, round / 2 == 1);
+
+		fill(p, n, round);
+		if (round / 2 == 2)
+			CHECK(!madvise(p, n / 2, MADV_PAGEOUT));
+		CHECK(!mprotect(p, n, none ? PROT_NONE : PROT_READ));
+		CHECK(!deanon(fd, p, n, KERNELZERO_HUGE) && got.moved + got.swapped == n / PS);
+		CHECK(allows(p, how[none]) && file_same(fd, got_offset, n, round, 0));
+		CHECK(!mprotect(p, n, PROT_READ | PROT_WRITE) && same(p, n, round, 0));
+		fill(p, n, 9);
+		CHECK(file_same(fd, got_offset, n, round, 0) && !munmap(p, n) && !close(fd));
+	}
 }
 
 static void t_forked(void)
@@ -127,6 +179,20 @@ static void t_forked(void)
 		_exit(0);
 	child_ok(pid);
 	CHECK(!deanon(fd, p[0], n, 0) && got.moved == n / PS && same(p[0], n, 4, 0));
+}
+
+/* Pages that a device could be writing to: buffers registered with io_uring */
+static void t_pinned_long(void)
+{
+	char *p = memory(16 * PS, 0);
+	struct io_uring_params params = { 0 };
+	struct iovec v = { p + 8 * PS, 4 * PS };
+	int fd = memfd(), ring = syscall(SYS_io_uring_setup, 4, &params);
+
+	fill(p, 16 * PS, 1);
+	CHECK(ring >= 0 && !syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &v, 1));
+	CHECK(!deanon(fd, p, 16 * PS, 0) && got.copied == 4 && got.moved == 12);
+	CHECK(same(p, 16 * PS, 1, 0) && file_same(fd, 0, 16 * PS, 1, 0) && !close(ring));
 }
 
 static void t_pinned(void)
@@ -270,9 +336,12 @@ static void t_huge_file(void)
 const struct group page_groups[] = {
 	{ "present", t_present, FAST | FULL },
 	{ "huge", t_huge, FAST | FULL },
+	{ "huge_chunks", t_huge_chunks, FAST | FULL },
 	{ "holes", t_holes, FAST | FULL },
+	{ "protected", t_protected, FAST | FULL },
 	{ "forked", t_forked, FAST | FULL },
 	{ "pinned", t_pinned, FAST | FULL },
+	{ "pinned_long", t_pinned_long, FAST | FULL },
 	{ "partly_huge", t_partly_huge, FAST | FULL },
 	{ "lazyfree", t_lazyfree, FAST | FULL },
 	{ "ksm", t_ksm, FULL },

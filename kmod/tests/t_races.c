@@ -3,6 +3,12 @@
 #include "kz.h"
 
 #include <signal.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+
+#ifndef SYS_process_mrelease
+#define SYS_process_mrelease 448
+#endif
 
 static volatile int stop;
 static char *volatile shared_at;
@@ -85,6 +91,70 @@ static void t_racing_reader(void)
 		munmap(p, n);
 		close(fd);
 	}
+}
+
+static void *size_watcher(void *arg)
+{
+	struct stat st = { 0 };
+
+	(void)arg;
+	while (!stop && !st.st_size)
+		CHECK(!fstat(shared_fd, &st));
+	return (void *)st.st_size;
+}
+
+/* A file sealed against shrinking does not: a range that fails after its first edge was never seen */
+static void t_racing_size(void)
+{
+	char *p = memory(4 * PS, 0);
+	pthread_t thread;
+	void *seen;
+
+	shared_fd = memfd();
+	fill(p, 4 * PS, 1);
+	CHECK(!madvise(p + PS, PS, MADV_DONTDUMP) && !fcntl(shared_fd, F_ADD_SEALS, F_SEAL_SHRINK));
+	stop = 0;
+	CHECK(!pthread_create(&thread, NULL, size_watcher, NULL));
+	for (int i = 0; i < 2000; i++)
+		CHECK(deanon(shared_fd, p + 5, 3 * PS, 0) == EINVAL && !got_done);
+	stop = 1;
+	CHECK(!pthread_join(thread, &seen) && !seen && same(p, 4 * PS, 1, 0));
+}
+
+static volatile int signals;
+
+static void count_signal(int number)
+{
+	(void)number;
+	signals++;
+}
+
+/* Signals that do not kill do not end the call either, wherever they come */
+static void t_signals(void)
+{
+	size_t n = 48 * MB;
+	struct sigaction action = { .sa_handler = count_signal };
+	struct itimerval often = { { 0, 500 }, { 0, 500 } }, never = { { 0, 0 }, { 0, 0 } };
+	char *p = memory(n, 0), c;
+	int fd = memfd(), pipes[2], during;
+	pid_t pid;
+
+	fill(p, n, 4);
+	CHECK(!madvise(p + n / 3, n / 3, MADV_PAGEOUT) && !madvise(p, n / 3, MADV_DONTFORK) && !pipe(pipes));
+	pid = fork(); /* shares the rest */
+	if (!pid) {
+		close(pipes[1]);
+		_exit(read(pipes[0], &c, 1) != 0);
+	}
+	CHECK(!madvise(p, n / 3, MADV_DOFORK) && !sigaction(SIGALRM, &action, NULL));
+	CHECK(!setitimer(ITIMER_REAL, &often, NULL));
+	signals = 0;
+	CHECK(!deanon(fd, p, n, 0));
+	during = signals;
+	CHECK(!setitimer(ITIMER_REAL, &never, NULL) && during && got.moved && got.copied && got.retried);
+	CHECK(same(p, n, 4, 0) && file_same(fd, 0, n, 4, 0));
+	close(pipes[1]);
+	child_ok(pid);
 }
 
 static void *collapser(void *arg)
@@ -193,7 +263,7 @@ static void t_killed(void)
 	int partly = 0;
 
 	for (int round = 0; round < 12; round++) {
-		int fd = memfd();
+		int fd = memfd(), pidfd;
 		size_t n = 64 * MB;
 		struct stat st = { 0 };
 		pid_t pid = fork();
@@ -208,8 +278,11 @@ static void t_killed(void)
 		while (!st.st_size)
 			CHECK(!fstat(fd, &st) && !usleep(200));
 		usleep(round * 500);
+		pidfd = syscall(SYS_pidfd_open, pid, 0);
 		kill(pid, SIGKILL);
-		CHECK(waitpid(pid, NULL, 0) == pid && !fstat(fd, &st));
+		if (round & 2) /* what the OOM reaper does */
+			syscall(SYS_process_mrelease, pidfd, 0);
+		CHECK(waitpid(pid, NULL, 0) == pid && !fstat(fd, &st) && !close(pidfd));
 		partly += st.st_size < (off_t)n;
 		check_remains(fd);
 		close(fd);
@@ -223,7 +296,7 @@ static void *caller(void *arg)
 	return NULL;
 }
 
-/* Another thread execs during the call */
+/* Another thread execs, or exits, during the call */
 static void t_exec(void)
 {
 	size_t n = 32 * MB;
@@ -241,6 +314,8 @@ static void t_exec(void)
 			CHECK(!pthread_create(&thread, NULL, caller, &n));
 			while (!st.st_size)
 				CHECK(!fstat(fd, &st));
+			if (round & 2)
+				_exit(0);
 			execl("/bin/busybox", "true", NULL);
 			_exit(1);
 		}
@@ -253,6 +328,8 @@ static void t_exec(void)
 const struct group race_groups[] = {
 	{ "racing_writer", t_racing_writer, FULL },
 	{ "racing_reader", t_racing_reader, FULL },
+	{ "racing_size", t_racing_size, FAST | FULL },
+	{ "signals", t_signals, FULL },
 	{ "racing_collapse", t_racing_collapse, FULL },
 	{ "concurrent", t_concurrent, FAST | FULL },
 	{ "killed", t_killed, FULL },

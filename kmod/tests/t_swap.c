@@ -2,7 +2,10 @@
 /* Swapped memory: on zram, on a slow disk whose writes are still under way, and swapoff afterwards. */
 #include "kz.h"
 
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/swap.h>
+#include <sys/syscall.h>
 
 static void t_swapped(void)
 {
@@ -49,6 +52,55 @@ static void t_swapped_shared(void)
 	CHECK(same(p, 70 * PS, 3, 0) && same(p + 71 * PS, 9 * PS, 3, 71 * PS));
 	close(pipes[1]);
 	child_ok(pid);
+}
+
+/* The window ends with the mapping: what follows may have nobody to fill it, as here */
+static void t_swapped_window(void)
+{
+	size_t n = 20 * PS;
+	char *p = memory(2 * n, 0), c;
+	int fd = memfd(), pipes[2], uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .range = { (uintptr_t)p + n, n }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	pid_t pid;
+
+	fill(p, n, 5);
+	CHECK(!madvise(p, n, MADV_PAGEOUT) && pages_with(p, n, PM_SWAPPED) == 20 && !pipe(pipes));
+	pid = fork();
+	if (!pid) {
+		close(pipes[1]);
+		_exit(read(pipes[0], &c, 1) != 0);
+	}
+	CHECK(uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api) && !ioctl(uffd, UFFDIO_REGISTER, &reg));
+	alarm(30); /* it would wait for ever */
+	CHECK(deanon(fd, p, 2 * n, 0) == EINVAL && got_done == n && got.retried);
+	alarm(0);
+	CHECK(same(p, n, 5, 0) && file_same(fd, 0, n, 5, 0));
+	close(uffd);
+	close(pipes[1]);
+	child_ok(pid);
+}
+
+/* What moved present, whole huge pages too, can be swapped out afterwards */
+static void t_swappable(void)
+{
+	size_t n = 8 * MB;
+
+	for (int huge = 0; huge < 2; huge++) {
+		char *p = memory(n, huge), *q;
+		int fd = memfd();
+		long before;
+
+		fill(p, n, huge);
+		CHECK(!deanon(fd, p, n, KERNELZERO_HUGE) && got.moved == n / PS && !munmap(p, n));
+		/* aligned: madvise() leaves huge pages alone that are mapped in part */
+		q = mmap((void *)(1UL << 40), n, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, got_offset);
+		CHECK(q != MAP_FAILED && same(q, n, huge, 0));
+		before = field("/proc/meminfo", "SwapFree");
+		CHECK(!madvise(q, n, MADV_PAGEOUT));
+		CHECK(field("/proc/meminfo", "SwapFree") < before - (long)n / 2048);
+		CHECK(same(q, n, huge, 0) && !munmap(q, n) && !close(fd));
+	}
 }
 
 /* swapoff finds the entries in the file: the file is on shmem's list of swapped inodes */
@@ -120,6 +172,8 @@ static void t_swapped_disk(void)
 const struct group swap_groups[] = {
 	{ "swapped", t_swapped, FAST | FULL | SWAP },
 	{ "swapped_shared", t_swapped_shared, FAST | FULL | SWAP },
+	{ "swapped_window", t_swapped_window, FAST | FULL },
+	{ "swappable", t_swappable, FAST | FULL | SWAP },
 	{ "swapoff", t_swapoff, FULL | SWAP },
 	{ "swapped_huge", t_swapped_huge, FAST | FULL | SWAP },
 	{ "swapped_disk", t_swapped_disk, FULL | SWAP },
