@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ray.dag import MultiOutputNode
 
 from zerrow_ray.dag.budget import Budget
-from zerrow_ray.dag.disk import Disk
+from zerrow_ray.dag.disk import Disk, Speed
 from zerrow_ray.dag.estimates import Estimates, Function, Need
 from zerrow_ray.dag.forecast import forecast
 from zerrow_ray.dag.holdings import Holdings
@@ -63,7 +63,7 @@ class Simulation:
             need=lambda step: needs[step.key],
             peak=lambda: forecast(plan, lambda step, _: needs[step.key]),
             seconds=lambda step: seconds.get(step.key) if seconds else 0.0,
-            disk=Disk(lambda: (1 / 4, 1 / 4)),
+            disk=Disk(lambda: Speed(1 / 4, 0.0, 1 / 4)),
         )
         self.running: list[str] = []
         self.finished: set[str] = set()
@@ -217,8 +217,8 @@ def test_what_a_step_that_runs_soon_reads_makes_no_room_for_a_later_one() -> Non
         simulation.start()
         return [plan.steps[key].name for key in simulation.running]
 
-    assert running_after_second(1.0) == ["1"], "it waits as long as it would take to make 2 again"
-    assert running_after_second(2.0) == ["1", "3"]
+    assert running_after_second(2.0) == ["1"], "it waits for as long as it takes to make 2 again"
+    assert running_after_second(2.1) == ["1", "3"]
 
 
 def test_a_long_way_can_be_rolled_back() -> None:
@@ -601,8 +601,8 @@ def test_drivers_have_equal_parts():
 
 def test_a_disk_that_has_to_write_costs_more_the_more_there_is() -> None:
     now = 0.0
-    disk = Disk(lambda: (0.2, 0.1), clock=lambda: now)
-    assert disk.seconds(10) == pytest.approx(1.0), "reading only: it is written by then"
+    disk = Disk(lambda: Speed(0.2, 0.03, 0.07), clock=lambda: now)
+    assert disk.seconds(10) == pytest.approx(1.0), "it is written while others work"
     disk.take(10)
     disk.take(10)
     assert disk.seconds(10) == pytest.approx(4.0 + 1.0)

@@ -42,7 +42,8 @@ class StoreStats:
 
     `bytes_stored` is held in memory now, each byte once, `bytes_spilled` on disk. The other
     `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
-    segment, and copied. The bandwidths are in bytes a second, as last measured. eviction: the
+    segment, and copied. The bandwidths are in bytes a second, as last measured;
+    `spill_processor_bandwidth` in bytes a second of a processor's time. eviction: the
     policy's name.
     """
 
@@ -53,6 +54,7 @@ class StoreStats:
     bytes_reshared: int
     bytes_copied: int
     spill_bandwidth: int
+    spill_processor_bandwidth: int
     read_back_bandwidth: int
     budget: int
     eviction: str

@@ -421,6 +421,7 @@ class Server:
             "bytes_spilled": self._lives.books.bytes_spilled,
             **self._lives.books.counters,
             "spill_bandwidth": int(self._lives.spiller.write_bandwidth),
+            "spill_processor_bandwidth": int(self._lives.spiller.processor_bandwidth),
             "read_back_bandwidth": int(self._lives.spiller.read_bandwidth),
             "budget": self._budget,
             "eviction": self._eviction,

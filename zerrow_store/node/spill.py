@@ -35,6 +35,7 @@ _ALIGNMENT = 64
 _RESERVE = 0.05
 # Bytes a second, until it has been measured; and the weight of the newest measurement.
 _UNKNOWN_BANDWIDTH = 500e6
+_UNKNOWN_PROCESSOR_BANDWIDTH = 2e9
 _WEIGHT = 0.5
 # A disk that fails is not tried again for so long.
 _BROKEN_SECONDS = 10.0
@@ -103,6 +104,7 @@ class _Job:
     offsets: dict[Place, int]
     checksums: list[Checksum] = field(default_factory=list)
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     error: Exception | None = None
 
 
@@ -124,7 +126,8 @@ class Spiller:
     dead: segments whose memory is this server's to give back. is_idle: whether an object is there
     and nobody holds it. change: applies an event, and returns what it freed. give_back: passes that
     on. `done` is a descriptor that can be read when a job is to be concluded. write_bandwidth and
-    read_bandwidth: bytes a second, by the last jobs and by what readers say.
+    read_bandwidth: bytes a second, by the last jobs and by what readers say; processor_bandwidth:
+    bytes that are written in a second of a processor's time.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Spiller:
         self._dead = dead
         self._broken_until = 0.0
         self.write_bandwidth = self.read_bandwidth = _UNKNOWN_BANDWIDTH
+        self.processor_bandwidth = _UNKNOWN_PROCESSOR_BANDWIDTH
         self._is_idle = is_idle
         self._change = change
         self._give_back = give_back
@@ -220,6 +224,8 @@ class Spiller:
             return Spilled(job.batch.objects, 0, b"", job.seconds)
         speed = job.batch.nbytes / max(job.seconds, 1e-6)
         self.write_bandwidth += _WEIGHT * (speed - self.write_bandwidth)
+        speed = job.batch.nbytes / max(job.processor_seconds, 1e-6)
+        self.processor_bandwidth += _WEIGHT * (speed - self.processor_bandwidth)
         objects = [object_id for object_id in job.batch.objects if self._is_idle(object_id)]
         by_segment = self._moves(job, objects)
         if not by_segment:
@@ -289,6 +295,7 @@ class Spiller:
             job.error = error
         finally:
             job.seconds = time.monotonic() - start
+            job.processor_seconds = time.thread_time()
             for fd in sources.values():
                 os.close(fd)
             os.write(self._finished, b"!")

@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from zerrow_ray.dag import nodes
 from zerrow_ray.dag.budget import Account, Budget
-from zerrow_ray.dag.disk import Disk
+from zerrow_ray.dag.disk import Disk, Speed
 from zerrow_ray.dag.estimates import Estimates, Function, Need, unknown
 from zerrow_ray.dag.explain import Explanation, Run
 from zerrow_ray.dag.forecast import forecast
@@ -371,11 +371,11 @@ def _available(drivers: int, held: int) -> int:
     return budget - stored + held
 
 
-def _disk_speed() -> tuple[float, float]:
-    """Seconds a byte of the slowest disks, as the stores have measured them: to write, to read."""
+def _disk_speed() -> Speed:
+    """The slowest disks, as the stores have measured them."""
     nodes = stats()["nodes"].values()
-    write = max(1 / node["spill_bandwidth"] for node in nodes)
-    return write, max(1 / node["read_back_bandwidth"] for node in nodes)
+    names = ("spill_bandwidth", "spill_processor_bandwidth", "read_back_bandwidth")
+    return Speed(*(max(1 / node[name] for node in nodes) for name in names))
 
 
 def _bytes(size: int | str) -> int:
