@@ -67,15 +67,14 @@ def _decode_here(
     client: Client, message: bytes, object_id: bytes, lease: ray.ObjectRef | None
 ) -> Any:
     holding = client.begin_hold(object_id)
-    owner = (lease, holding.hold)
     value = None
     try:
         # The store answers while this process decodes what is most likely still there: if it is
         # not, somebody else's bytes may lie there by now, and the store says what happened.
         with contextlib.suppress(ObjectLostError, _native.SipcError):
-            value = client.decode(message, owner, {})
+            value = client.decode(message, holding.hold, {}, lease)
     finally:
         holding.confirm()
     if value is None or holding.hold.moved:
-        value = client.decode(message, owner, holding.hold.moved)
+        value = client.decode(message, holding.hold, holding.hold.moved, lease)
     return value

@@ -95,7 +95,7 @@ class Session:
         landed_id, relocated = ray.get(self.actor.fetch.remote(node_id, object_id, allocations))
         owner = self.client.hold(landed_id)
         relocated = [owner.moved.get((s, o), (s, o)) for s, o in relocated]
-        self.client.ensure_places(relocated)
+        self.client.ensure_places(relocated, owner)
         return relocated, owner
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from zerrow_store.native import _native
 from zerrow_store.node.cache_index import Unit
-from zerrow_store.node.requests import Moved, moved_places
+from zerrow_store.node.requests import Hold, Moved, moved_places
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CacheHit:
     layout: list[list[int]]
     parts: list[int]
     moved: Moved
-    hold: object
+    hold: Hold
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CacheCalls(ABC):
     def _send_quietly(self, kind: str, body: Any) -> None: ...
 
     @abstractmethod
-    def _held_by(self, object_id: bytes) -> object: ...
+    def _held_by(self, object_id: bytes) -> Hold: ...
 
     def cache_open(
         self,
@@ -119,7 +119,7 @@ class CacheCalls(ABC):
 
     def cache_publish(
         self, token: bytes, file: bytes, path: str, columns: list[DecodedColumn]
-    ) -> list[object | None]:
+    ) -> list[Hold | None]:
         """Give decoded columns to the cache; returns a hold of each, None for what does not fit.
 
         What the cache does not take is the caller's alone.

@@ -244,30 +244,35 @@ class Client(Link, CacheCalls):
         self._held_by(object_id)
         return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
 
-    def decode(self, message: bytes, owner: Any, moved: Moved) -> Any:
-        """Return a message's data, where it lies; its buffers keep `owner`, which holds the object.
+    def decode(self, message: bytes, hold: Hold, moved: Moved, lease: Any = None) -> Any:
+        """Return a message's data, where it lies; its buffers keep `hold`, which is the object's,
+        and `lease`.
 
         moved: what the hold says. Raises ObjectLostError, SipcError.
         """
+        owner = hold if lease is None else (lease, hold)
         if not moved:
             segments = _native.message_segments(message)
             self.ensure_segments(segments)
             if read_back.concerns(segments):
-                self.ensure_places((s, o) for s, o, _ in _native.message_allocations(message))
+                places = [(s, o) for s, o, _ in _native.message_allocations(message)]
+                self.ensure_places(places, hold)
             return _native.decode(message, owner)
         places = [moved.get((s, o), (s, o)) for s, o, _ in _native.message_allocations(message)]
-        self.ensure_places(places)
+        self.ensure_places(places, hold)
         return _native.decode(message, owner, places)
 
-    def ensure_places(self, places: Iterable[Place]) -> None:
-        """Map the segments of allocations that are about to be read, and check what was spilled.
+    def ensure_places(self, places: Iterable[Place], hold: Hold) -> None:
+        """Map the segments of allocations that are about to be read, and check what was spilled,
+        unless another hold has. It stays checked as long as `hold` is alive.
 
         Raises ObjectLostError for a segment that is gone, and for spilled bytes that are not what
         they were.
         """
         places = list(places)
         self.ensure_segments({segment for segment, _ in places})
-        files, seconds = read_back.check(places)
+        checked, files, seconds = read_back.check(places)
+        hold.checked += checked
         if files:
             self._send_quietly("read_back", [list(files.items()), seconds])
 

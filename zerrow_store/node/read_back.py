@@ -1,14 +1,18 @@
-"""Spilled bytes are checked when a process first reads them: against the checksum of when they
-were written.
+"""Spilled bytes are checked before a process reads them: against the checksum of when they were
+written.
 
 They are read for that, not touched in their mapping: a disk that fails is an error then, not a
-signal that ends the process. What was checked lies in the page cache, where the mapping has it.
-Process-wide, as mappings are.
+signal that ends the process. What was checked lies in the page cache, where the mapping has it,
+until the last hold ends: then the store may drop it, and who holds it next checks again. So checked
+is what a live `Checked` stands for, which the holds keep. Process-wide, as mappings are.
+
+The lock is never taken where a hold ends: that may be in a garbage collection, anywhere.
 """
 
 import os
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -17,20 +21,45 @@ from zerrow_store.node import _disk
 from zerrow_store.node.books import Place
 
 
-class _File:
-    """unchecked: (size, checksum) by offset. Its descriptor ends with it."""
+class Checked:
+    """An allocation that was checked, for as long as this is alive."""
 
-    def __init__(self, fd: int, unchecked: dict[int, tuple[int, int]]) -> None:
+    __slots__ = ("__weakref__",)
+
+
+class _File:
+    """expected: (size, checksum) by offset. Its descriptor ends with it."""
+
+    def __init__(self, fd: int, expected: dict[int, tuple[int, int]]) -> None:
         self.fd = os.dup(fd)
-        self.unchecked = unchecked
+        self.expected = expected
+        self._checked: dict[int, weakref.ref[Checked]] = {}
 
     def __del__(self) -> None:
         os.close(self.fd)
 
+    def checked(self, offset: int) -> Checked | None:
+        """Return what stands for an allocation, if some hold of it has checked it."""
+        reference = self._checked.get(offset)
+        return None if reference is None else reference()
+
+    def note_checked(self, offset: int) -> Checked:
+        """Return what stands for an allocation that was checked just now."""
+        with _lock:
+            checked = self.checked(offset)  # another thread may have been faster
+            if checked is None:
+                checked = Checked()
+                self._checked[offset] = weakref.ref(checked)
+            return checked
+
+    def forget_checked(self) -> None:
+        """Have everything checked again."""
+        self._checked = {}
+
 
 _lock = threading.Lock()
 _files: dict[bytes, _File] = {}
-"""By segment id, those with something unchecked in them; guarded by the lock."""
+"""By segment id; guarded by the lock."""
 
 
 def register(
@@ -54,40 +83,50 @@ def forget(segment_id: bytes) -> None:
 
 
 def concerns(segment_ids: Iterable[bytes]) -> bool:
-    """Whether something in these segments is to be checked."""
+    """Whether something in these segments was spilled."""
     return bool(_files) and not _files.keys().isdisjoint(segment_ids)
 
 
-def check(places: Iterable[Place]) -> tuple[dict[bytes, int], float]:
-    """Check what was not checked yet; returns the bytes read from each file, and the seconds.
+def check(places: Iterable[Place]) -> tuple[tuple[Checked, ...], dict[bytes, int], float]:
+    """Check what is not checked; returns what the hold that reads it is to keep, the bytes read
+    from each file, and the seconds that took.
 
     Raises ObjectLostError for bytes that cannot be read or are not those that were written.
     """
-    started = time.monotonic()
+    kept: list[Checked] = []
     read: defaultdict[bytes, int] = defaultdict(int)
+    seconds = 0.0
     for segment_id, offset in places:
         file = _files.get(segment_id)
-        expected = file.unchecked.get(offset) if file is not None else None
-        if file is None or expected is None:
+        if file is None or offset not in file.expected:
             continue
-        size, checksum = expected
-        try:
-            found = _disk.checksum(file.fd, offset, size)
-        except OSError as error:
-            raise ObjectLostError(f"{size:,} spilled bytes cannot be read: {error}") from error
-        if found != checksum:
-            raise ObjectLostError(f"{size:,} spilled bytes have changed on disk")
-        read[segment_id] += size
-        with _lock:
-            file.unchecked.pop(offset, None)
-            if not file.unchecked:
-                _files.pop(segment_id, None)
-    return dict(read), time.monotonic() - started
+        checked = file.checked(offset)
+        if checked is None:
+            size, checksum = file.expected[offset]
+            started = time.monotonic()
+            _compare(file.fd, offset, size, checksum)
+            seconds += time.monotonic() - started
+            read[segment_id] += size
+            checked = file.note_checked(offset)
+        kept.append(checked)
+    return tuple(kept), dict(read), seconds
+
+
+def _compare(fd: int, offset: int, size: int, checksum: int) -> None:
+    try:
+        found = _disk.checksum(fd, offset, size)
+    except OSError as error:
+        raise ObjectLostError(f"{size:,} spilled bytes cannot be read: {error}") from error
+    if found != checksum:
+        raise ObjectLostError(f"{size:,} spilled bytes have changed on disk")
 
 
 def _after_in_child() -> None:
     global _lock
     _lock = threading.Lock()
+    # Holds of the parent's other threads never end here: what they checked would stay so forever.
+    for file in _files.values():
+        file.forget_checked()
 
 
 os.register_at_fork(after_in_child=_after_in_child)

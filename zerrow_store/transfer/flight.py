@@ -48,7 +48,7 @@ class ObjectServer(flight.FlightServerBase):  # type: ignore[misc]
         # And it is checked against what the object refers to.
         if not set(allocations) <= set(self._client.allocations(object_id)):
             raise flight.FlightServerError("the object has no such allocations")
-        self._client.ensure_places((segment, offset) for segment, offset, _ in allocations)
+        self._client.ensure_places([(s, o) for s, o, _ in allocations], owner)
         return flight.GeneratorStream(_SCHEMA, _batches(allocations, owner))
 
 
