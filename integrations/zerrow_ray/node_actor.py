@@ -100,6 +100,10 @@ class NodeActor:
         """Have objects of this node's store spilled as soon as nobody reads them."""
         self._client.spill_ahead(object_ids)
 
+    def read_ahead(self, object_ids: list[bytes]) -> None:
+        """Have what of these objects is on disk read into memory."""
+        self._client.read_ahead(object_ids)
+
     def count_sandbox(self, increments: dict[str, int]) -> None:
         """Add what the sandboxes of one of the node's workers have done."""
         with self._sandbox_lock:

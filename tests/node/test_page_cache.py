@@ -100,3 +100,15 @@ def test_what_somebody_else_reads_stays(store: Store) -> None:
     wait_until(lambda: sum(info.holds for info in client.list()) == 1)
     assert cached_of(store) >= NBYTES
     assert reader.do("view.validate(full=True); pc.unique(view['x']).to_pylist()") == [7]
+
+
+def test_what_is_about_to_be_read_is_read_ahead(store: Store) -> None:
+    client = store.connected()
+    ids = [client.put(make(n)) for n in range(32)]
+    on_disk = [i for i in ids if client.hold(i).moved]
+    gc.collect()
+    wait_until(lambda: all(info.holds == 0 for info in client.list()))
+    before = cached_of(store)
+    client.read_ahead([on_disk[0], b"never seen"])
+    wait_until(lambda: cached_of(store) >= before + NBYTES)
+    assert client.get(on_disk[0]).num_rows == make(0).num_rows

@@ -177,6 +177,10 @@ class Client(Link, CacheCalls):
         """
         self._send_quietly("spill_ahead", [[*object_ids]])
 
+    def read_ahead(self, object_ids: Iterable[bytes]) -> None:
+        """Have what of these objects is on disk read into memory: somebody is about to read it."""
+        self._send_quietly("read_ahead", [[*object_ids]])
+
     def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
         """Enter a result that was dropped and made again into the list of evictions."""
         self._send_quietly("evicted", [name, nbytes, expected, seconds])

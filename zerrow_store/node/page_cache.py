@@ -2,11 +2,16 @@
 
 A control group is charged for it, and has reached its limit when that is full of it, though the
 kernel could give it up. So it may fill what the budget has left, up to the high watermark; beyond,
-what was left longest ago goes first. What is mapped, the kernel keeps.
+what was left longest ago goes first. What is mapped, the kernel keeps. What somebody is about to
+read can be had from the disk ahead; it does not count before that.
 """
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterable, Iterator
 
+from zerrow_store.node import _disk
 from zerrow_store.node.books import Books, unpack
 
 
@@ -34,8 +39,37 @@ class PageCache:
         while self._left and self.nbytes > room:
             object_id = next(iter(self._left))
             self.forget(object_id)
-            for segment_id, ranges in self._books.objects[object_id].allocations:
-                if self._books.segments[segment_id].spilled:
-                    for offset, size in unpack(ranges):
-                        fd = self._descriptors[segment_id]
-                        os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
+            for fd, offset, size in self._on_disk(object_id):
+                os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
+
+    def read_ahead(self, object_ids: Iterable[bytes]) -> None:
+        """Read what of these objects is on disk, in a thread. Who reads it meanwhile waits for the
+        same pages.
+        """
+        pieces: list[tuple[int, int, int]] = []
+        with contextlib.suppress(OSError, RuntimeError):  # no more descriptors, or threads
+            for object_id in filter(self._books.objects.__contains__, object_ids):
+                # Duplicates: a file may end while it is read.
+                pieces += ((os.dup(fd), at, size) for fd, at, size in self._on_disk(object_id))
+            if pieces:
+                threading.Thread(target=_read, args=(pieces,), name="zerrow-read-ahead").start()
+                return
+        for fd, _, _ in pieces:
+            os.close(fd)
+
+    def _on_disk(self, object_id: bytes) -> Iterator[tuple[int, int, int]]:
+        """The pieces of files that an object lies in: descriptor, offset, size."""
+        for segment_id, ranges in self._books.objects[object_id].allocations:
+            if self._books.segments[segment_id].spilled:
+                for offset, size in unpack(ranges):
+                    yield self._descriptors[segment_id], offset, size
+
+
+def _read(pieces: list[tuple[int, int, int]]) -> None:
+    """Read, and say nothing of failures: who needs the bytes will hear of them. Asked to do so by
+    POSIX_FADV_WILLNEED, the kernel reads no more than a window.
+    """
+    for fd, offset, size in pieces:
+        with contextlib.suppress(OSError):
+            _disk.checksum(fd, offset, size)
+        os.close(fd)

@@ -451,6 +451,9 @@ class Server:
     def _on_spill_ahead(self, connection: Connection, object_ids: list[bytes]) -> None:
         self._lives.evictor.spill_ahead(object_ids)
 
+    def _on_read_ahead(self, connection: Connection, object_ids: list[bytes]) -> None:
+        self._lives.page_cache.read_ahead(object_ids)
+
     def _on_evicted(
         self, connection: Connection, name: str, nbytes: int, expected: float, seconds: float
     ) -> None:

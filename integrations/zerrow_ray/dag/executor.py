@@ -136,8 +136,7 @@ class _Execution:
                 while step := self._next():
                     self._submit(step)
                 for key in self._scheduler.read_ahead():
-                    for ref in _references(self._values[key]):
-                        _read.options(num_returns=0).remote(ref)
+                    self._tell_store(key, "read_ahead")
                 self._collect()
         except BaseException:
             self._cancel()
@@ -172,14 +171,16 @@ class _Execution:
                 run.expected_again = candidate.ways[way]
             else:
                 run.left_to_disk = True
-                self._spill_ahead(run.key)
+                self._tell_store(run.key, "spill_ahead")
         return step
 
-    def _spill_ahead(self, key: str) -> None:
-        """Have the store write a result to disk while steps run, before they want its memory."""
+    def _tell_store(self, key: str, what: str) -> None:
+        """Have the store write a result to disk, or read it from there, while steps run: before
+        they want its memory, or it.
+        """
         report = self._reports.get(key)
         if report is not None and report.objects:
-            node_actor(report.node_id).spill_ahead.remote(report.objects)
+            getattr(node_actor(report.node_id), what).remote(report.objects)
 
     def _submit(self, step: Step) -> None:
         need = self._need(step)
@@ -333,17 +334,12 @@ def _check_confinable(plan: Plan) -> None:
 
 def _is_readable(value: Any) -> bool:
     """Whether a step's value can be read by a step."""
+    values = value if isinstance(value, list) else [value]
     try:
-        ray.get([_read.remote(ref) for ref in _references(value)])
+        ray.get([_read.remote(ref) for ref in values if isinstance(ref, ray.ObjectRef)])
     except RayError:
         return False
     return True
-
-
-def _references(value: Any) -> list[ray.ObjectRef]:
-    """The references in a step's value."""
-    values = value if isinstance(value, list) else [value]
-    return [ref for ref in values if isinstance(ref, ray.ObjectRef)]
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]

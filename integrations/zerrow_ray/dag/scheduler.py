@@ -131,10 +131,8 @@ class Scheduler:
 
     def read_ahead(self) -> list[str]:
         """Return the results left to the stores that the step reads which comes after those that
-        run, each once, if there is a processor to have them back from the disk before that.
+        run, each once: they can be had from the disk before that.
         """
-        if self._account.steps_at_once() >= self._slots:
-            return []
         soon = [self._in_order[order] for order in self._to_run[: len(self._running) + 1]]
         inputs = {key for step in soon if step.key not in self._running for key in step.inputs}
         ahead = (inputs & self._spilled) - self._read_ahead
