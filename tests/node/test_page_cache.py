@@ -112,3 +112,19 @@ def test_what_is_about_to_be_read_is_read_ahead(store: Store) -> None:
     client.read_ahead([on_disk[0], b"never seen"])
     wait_until(lambda: cached_of(store) >= before + NBYTES)
     assert client.get(on_disk[0]).num_rows == make(0).num_rows
+
+
+def test_what_a_held_object_shares_stays(store: Store) -> None:
+    client, reader = store.connected(), store.worker()
+    table = make(0)
+    ids = [client.put(table.slice(n)) for n in range(2)]
+    del table
+    gc.collect()
+    client.spill_ahead(ids)
+    wait_until(lambda: client.stats().bytes_spilled == NBYTES)
+    # Nothing of the budget is left for the page cache.
+    rest = [client.get(client.put(make(n))) for n in range(1, 8)]
+    reader.do(f"view = client.get({ids[0]!r}); pc.sum(view['x']).as_py()")
+    reader.do(f"client.get({ids[1]!r}); gc.collect()")
+    wait_until(lambda: sum(info.holds for info in client.list()) == 1 + len(rest))
+    assert cached_of(store) >= NBYTES

@@ -39,8 +39,10 @@ class PageCache:
         while self._left and self.nbytes > room:
             object_id = next(iter(self._left))
             self.forget(object_id)
-            for fd, offset, size in self._on_disk(object_id):
-                os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
+            for fd, offset, size, objects in self._on_disk(object_id):
+                # What another object shares may be held, and was checked when it was read.
+                if objects == 1:
+                    os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
     def read_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Read what of these objects is on disk, in a thread. Who reads it meanwhile waits for the
@@ -50,19 +52,23 @@ class PageCache:
         with contextlib.suppress(OSError, RuntimeError):  # no more descriptors, or threads
             for object_id in filter(self._books.objects.__contains__, object_ids):
                 # Duplicates: a file may end while it is read.
-                pieces += ((os.dup(fd), at, size) for fd, at, size in self._on_disk(object_id))
+                pieces += ((os.dup(fd), at, size) for fd, at, size, _ in self._on_disk(object_id))
             if pieces:
                 threading.Thread(target=_read, args=(pieces,), name="zerrow-read-ahead").start()
                 return
         for fd, _, _ in pieces:
             os.close(fd)
 
-    def _on_disk(self, object_id: bytes) -> Iterator[tuple[int, int, int]]:
-        """The pieces of files that an object lies in: descriptor, offset, size."""
+    def _on_disk(self, object_id: bytes) -> Iterator[tuple[int, int, int, int]]:
+        """The pieces of files that an object lies in: descriptor, offset, size, and how many
+        objects do.
+        """
         for segment_id, ranges in self._books.objects[object_id].allocations:
-            if self._books.segments[segment_id].spilled:
-                for offset, size in unpack(ranges):
-                    yield self._descriptors[segment_id], offset, size
+            segment = self._books.segments[segment_id]
+            if segment.spilled:
+                counts = segment.references.counts(ranges)
+                for (offset, size), objects in zip(unpack(ranges), counts, strict=True):
+                    yield self._descriptors[segment_id], offset, size, objects
 
 
 def _read(pieces: list[tuple[int, int, int]]) -> None:
