@@ -4,6 +4,7 @@ import logging
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ class Session:
             encoded = encode()
             if self.client.publish(object_id, encoded) == issuer:
                 streams.keep(lease, self.client)
-                getattr(_this_thread, "publications", []).append(object_id)
+                _note_publication(object_id)
                 return encoded, object_id, lease
             # The lease is of an actor that died: nobody would hear of its end.
             self._leases.discard()
@@ -102,13 +103,25 @@ class Session:
 _this_thread = threading.local()
 
 
-def record_publications() -> list[bytes]:
-    """Return a list to which are added, until the next call, the ids of the objects that this
-    thread publishes under leases: of the results of its task, as Ray serializes them.
+class Publications(list[bytes]):
+    """Ids of objects. A plain list cannot be referred to weakly."""
+
+
+def record_publications() -> Publications:
+    """Return a list to which are added, as long as it is alive and until the next call, the ids of
+    the objects that this thread publishes under leases: of the results of its task, as Ray
+    serializes them.
     """
-    published: list[bytes] = []
-    _this_thread.publications = published
+    published = Publications()
+    _this_thread.publications = weakref.ref(published)
     return published
+
+
+def _note_publication(object_id: bytes) -> None:
+    reference = getattr(_this_thread, "publications", None)
+    published = None if reference is None else reference()
+    if published is not None:
+        published.append(object_id)
 
 
 _lock = threading.Lock()
