@@ -45,7 +45,10 @@ def cached_of(store: Store) -> int:
     """Bytes of a store's spilled files that are in the page cache."""
     total = 0
     for path in spilled_files(store.server_pid()):
-        fd = os.open(path, os.O_RDWR)
+        try:
+            fd = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            continue  # gone since
         total += cached(fd)
         os.close(fd)
     return total

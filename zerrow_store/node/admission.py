@@ -1,5 +1,6 @@
 """Puts: checked, admitted when they fit, and waiting in order while room is made for them."""
 
+import itertools
 import os
 import time
 from collections import Counter, deque
@@ -23,8 +24,11 @@ _MOST_COUNTED = 1 << 50
 
 @dataclass(eq=False)
 class Put:
-    """A publication that was asked for. adopted: segments without a process that came with it."""
+    """A publication that was asked for. arrival: its number, over all connections; adopted:
+    segments without a process that came with it.
+    """
 
+    arrival: int
     connection: Connection
     request_id: int
     fields: tuple[Any, ...]
@@ -47,7 +51,8 @@ class Admission:
         self._budget = budget
         self._supervisor_id = supervisor_id
         self._retry = retry
-        self._full: deque[Put] = deque()
+        self._arrivals = itertools.count()
+        self._full: list[Put] = []
         self._adopted: Counter[bytes] = Counter()
 
     def put(
@@ -67,7 +72,8 @@ class Admission:
         they hold nothing and this one does: with its end, its inputs go.
         """
         fields = (object_id, own, foreign, message, counters, transient, owned)
-        put = Put(connection, request_id, fields, self.adopt(connection, adopted))
+        ids = self.adopt(connection, adopted)
+        put = Put(next(self._arrivals), connection, request_id, fields, ids)
         behind = any(bool(each.connection.holds) >= bool(connection.holds) for each in self._full)
         return self.enter(put, behind=behind)
 
@@ -84,7 +90,7 @@ class Admission:
 
     def let_in(self) -> None:
         """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
-        waiting = deque(sorted(self._full, key=lambda put: not put.connection.holds))
+        waiting = deque(sorted(self._full, key=lambda p: (not p.connection.holds, p.arrival)))
         self._full.clear()
         while waiting and not self._full:
             put = waiting.popleft()
@@ -97,7 +103,7 @@ class Admission:
     def dropped(self, connection: Connection) -> None:
         """A connection has ended: it waits for nothing."""
         ended = [put for put in self._full if put.connection is connection]
-        self._full = deque(put for put in self._full if put.connection is not connection)
+        self._full = [put for put in self._full if put.connection is not connection]
         for put in ended:
             self.settle(put.adopted)
 
