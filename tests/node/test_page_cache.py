@@ -117,6 +117,24 @@ def test_what_is_about_to_be_read_is_read_ahead(store: Store) -> None:
     assert client.get(on_disk[0]).num_rows == make(0).num_rows
 
 
+def test_what_was_read_ahead_says_how_fast_the_disk_is(store: Store) -> None:
+    client = store.connected()
+    object_id = client.put(make(0))
+    gc.collect()
+    client.spill_ahead([object_id])
+    wait_until(lambda: client.stats().bytes_spilled == NBYTES)
+    unknown = client.stats().read_back_bandwidth
+    client.read_ahead([object_id])
+    wait_until(lambda: client.stats().read_back_bandwidth != unknown)
+    measured = client.stats().read_back_bandwidth
+    written = client.evictions()[0].seconds
+    # It comes from memory: that says nothing of the disk, but is part of what the eviction cost.
+    assert client.get(object_id).equals(make(0))
+    wait_until(lambda: client.evictions()[0].seconds > written)
+    assert client.stats().read_back_bandwidth == measured
+    assert client.evictions()[0].returned
+
+
 def test_what_a_held_object_shares_stays(store: Store) -> None:
     client, reader = store.connected(), store.worker()
     table = make(0)

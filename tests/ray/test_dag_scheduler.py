@@ -483,6 +483,16 @@ def test_what_was_rolled_back_is_made_again_ahead_where_there_is_room() -> None:
     )
 
 
+def test_what_is_read_later_makes_room_for_what_is_made_again_side_by_side() -> None:
+    run = ReadTwice(Rollback(), 1.0, sources=6, fit=2)
+    first_reading = len(run.at_once) // 2
+    assert any(
+        all(name.startswith("source") for name in names)
+        for names in run.at_once[first_reading:]
+        if len(names) == 2
+    )
+
+
 def test_swap_runs_everything_once() -> None:
     assert set(ReadTwice(Swap(), 0.0).runs.values()) == {1}
 

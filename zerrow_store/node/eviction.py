@@ -246,6 +246,17 @@ class Evictor:
             self.records.add(done.file_id, record)
         self._spill_wanted()
 
+    def asked_back(self, file_id: bytes) -> bool:
+        """Somebody is about to read spilled bytes; returns whether they have to come from the disk,
+        as nobody has read them.
+        """
+        return self.records.returned(file_id, 0.0)
+
+    def read_ahead(self, file_id: bytes, nbytes: int, seconds: float) -> None:
+        """Bytes that were asked back were read from the disk."""
+        self.records.returned(file_id, seconds)
+        self._spiller.was_read(nbytes, seconds)
+
     def read_back(self, file_id: bytes, nbytes: int, seconds: float) -> None:
         """A reader had spilled bytes from the disk, the first one: the others had them from the
         page cache.

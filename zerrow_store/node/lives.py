@@ -53,7 +53,11 @@ class Lives:
         self.dead: set[bytes] = set()
         self.holders: Counter[bytes] = Counter()
         self.settling = Settling()
-        self.page_cache = PageCache(self.books, self.descriptors)
+        self.page_cache = PageCache(
+            self.books,
+            self.descriptors,
+            is_first_read=lambda file_id: self.evictor.asked_back(file_id),
+        )
         self._high = int(HIGH_WATERMARK * budget)
         self._orphaned: dict[bytes, float] = {}
         self._returning_until = 0.0
@@ -137,6 +141,11 @@ class Lives:
     def trim_page_cache(self, resident: int) -> None:
         """Let the page cache have what `resident` bytes leave of the budget."""
         self.page_cache.trim(self._high - resident)
+
+    def note_read_ahead(self) -> None:
+        """Learn from what was read ahead since the last call."""
+        while self.page_cache.read:
+            self.evictor.read_ahead(*self.page_cache.read.popleft())
 
     def delete(self, object_id: bytes) -> None:
         """Delete an object: at once, or when its last holder is gone."""

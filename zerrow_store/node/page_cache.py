@@ -9,20 +9,44 @@ read can be had from the disk ahead; it does not count before that.
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from zerrow_store.node import _disk
 from zerrow_store.node.books import Books, unpack
 
 
-class PageCache:
-    """Idle objects that may have spilled bytes in the page cache. nbytes: of all, at most."""
+class _Piece(NamedTuple):
+    segment_id: bytes
+    fd: int
+    offset: int
+    size: int
+    is_first_read: bool
 
-    def __init__(self, books: Books, descriptors: dict[bytes, int]) -> None:
+
+class PageCache:
+    """Idle objects that may have spilled bytes in the page cache. nbytes: of all, at most.
+
+    is_first_read: whether nobody has read a file yet, so that it comes from the disk; it has been
+    asked for then. read: of such files, the bytes read ahead, and the seconds that took; threads
+    append to it.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        descriptors: dict[bytes, int],
+        *,
+        is_first_read: Callable[[bytes], bool],
+    ) -> None:
         self._books = books
         self._descriptors = descriptors
+        self._is_first_read = is_first_read
         self._left: dict[bytes, int] = {}
         self.nbytes = 0
+        self.read: deque[tuple[bytes, int, float]] = deque()
 
     def left(self, object_id: bytes) -> None:
         """An object has been let go of by its last reader."""
@@ -39,43 +63,52 @@ class PageCache:
         while self._left and self.nbytes > room:
             object_id = next(iter(self._left))
             self.forget(object_id)
-            for fd, offset, size, objects in self._on_disk(object_id):
+            for segment_id, offset, size, objects in self._on_disk(object_id):
                 # What another object shares may be held, and was checked when it was read.
                 if objects == 1:
+                    fd = self._descriptors[segment_id]
                     os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
     def read_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Read what of these objects is on disk, in a thread. Who reads it meanwhile waits for the
         same pages.
         """
-        pieces: list[tuple[int, int, int]] = []
+        pieces: list[_Piece] = []
         with contextlib.suppress(OSError, RuntimeError):  # no more descriptors, or threads
             for object_id in filter(self._books.objects.__contains__, object_ids):
-                # Duplicates: a file may end while it is read.
-                pieces += ((os.dup(fd), at, size) for fd, at, size, _ in self._on_disk(object_id))
+                for segment_id, offset, size, _ in self._on_disk(object_id):
+                    # A duplicate: a file may end while it is read.
+                    fd = os.dup(self._descriptors[segment_id])
+                    is_first = self._is_first_read(segment_id)
+                    pieces.append(_Piece(segment_id, fd, offset, size, is_first))
             if pieces:
-                threading.Thread(target=_read, args=(pieces,), name="zerrow-read-ahead").start()
+                threading.Thread(
+                    target=_read, args=(pieces, self.read), name="zerrow-read-ahead"
+                ).start()
                 return
-        for fd, _, _ in pieces:
-            os.close(fd)
+        for piece in pieces:
+            os.close(piece.fd)
 
-    def _on_disk(self, object_id: bytes) -> Iterator[tuple[int, int, int, int]]:
-        """The pieces of files that an object lies in: descriptor, offset, size, and how many
-        objects do.
+    def _on_disk(self, object_id: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+        """The pieces of files that an object lies in: segment, offset, size, and how many objects
+        do.
         """
         for segment_id, ranges in self._books.objects[object_id].allocations:
             segment = self._books.segments[segment_id]
             if segment.spilled:
                 counts = segment.references.counts(ranges)
                 for (offset, size), objects in zip(unpack(ranges), counts, strict=True):
-                    yield self._descriptors[segment_id], offset, size, objects
+                    yield segment_id, offset, size, objects
 
 
-def _read(pieces: list[tuple[int, int, int]]) -> None:
+def _read(pieces: list[_Piece], read: deque[tuple[bytes, int, float]]) -> None:
     """Read, and say nothing of failures: who needs the bytes will hear of them. Asked to do so by
     POSIX_FADV_WILLNEED, the kernel reads no more than a window.
     """
-    for fd, offset, size in pieces:
+    for piece in pieces:
+        started = time.monotonic()
         with contextlib.suppress(OSError):
-            _disk.checksum(fd, offset, size)
-        os.close(fd)
+            _disk.checksum(piece.fd, piece.offset, piece.size)
+            if piece.is_first_read:
+                read.append((piece.segment_id, piece.size, time.monotonic() - started))
+        os.close(piece.fd)

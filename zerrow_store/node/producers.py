@@ -5,8 +5,10 @@ tables. Each has its part as a standing bound, and is told when it has changed. 
 budget is resident all the same and room is being made, large allocations wait.
 """
 
+import bisect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from zerrow_store.node.connection import Connection
@@ -21,28 +23,35 @@ _ROUNDS = 1
 _HOLD_BACK_SECONDS = 1.0
 
 
-def bounds(held: dict[bytes, int], resting: set[bytes], room: int) -> dict[bytes, int]:
-    """Share `room` bytes out; returns each producer's part. held: what each has now, in bytes.
+@dataclass(frozen=True)
+class Held:
+    """What a producer has in memory, in bytes: of objects that are stored, and beside them."""
 
-    Those that work keep what they have, the largest first where that is too much for all, and may
-    grow: to twice that and an eighth of the room. Then come those that rest, with what they have;
-    the remainder is for all, by equal parts.
+    stored: int
+    unpublished: int
+
+
+def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[bytes, int]:
+    """Share `room` bytes out; returns each producer's part.
+
+    Those that work come first, each up to twice what it has and an eighth of the room; where that
+    is too much for all, so that they have equally much, with their objects: when these go, the
+    producer has their memory. Then come those that rest, with what they have; the remainder is for
+    all, by equal parts.
     """
-    parts = dict.fromkeys(held, 0)
-    left = room
+    working = [producer for producer in held if producer not in resting]
+    most = {p: 2 * (held[p].stored + held[p].unpublished) + room // 8 for p in working}
 
-    def give(producers: Iterable[bytes], most: Callable[[int], int]) -> None:
-        nonlocal left
-        for producer in producers:
-            part = min(left, most(held[producer]))
-            parts[producer] += part
-            left -= part
+    def up_to(level: int) -> dict[bytes, int]:
+        return {p: min(most[p], max(0, level - held[p].stored)) for p in working}
 
-    largest_first = sorted(held, key=held.__getitem__, reverse=True)
-    working = [producer for producer in largest_first if producer not in resting]
-    give(working, lambda nbytes: nbytes)
-    give(working, lambda nbytes: nbytes + room // 8)
-    give((producer for producer in largest_first if producer in resting), lambda nbytes: nbytes)
+    highest = max((most[p] + held[p].stored for p in working), default=0)
+    fits = bisect.bisect_right(range(highest + 1), room, key=lambda n: sum(up_to(n).values()))
+    parts = dict.fromkeys(held, 0) | up_to(fits - 1)
+    left = room - sum(parts.values())
+    for producer in sorted(resting & held.keys(), key=lambda p: held[p].unpublished, reverse=True):
+        parts[producer] = min(left, held[producer].unpublished)
+        left -= parts[producer]
     return {producer: part + left // len(parts) for producer, part in parts.items()}
 
 
@@ -80,7 +89,10 @@ class Producers:
     def share(self) -> None:
         """Share out what objects leave of the budget."""
         held = {
-            segment_id: max(0, self._lives.resident_of(segment_id) - segment.bytes_stored)
+            segment_id: Held(
+                segment.bytes_stored,
+                max(0, self._lives.resident_of(segment_id) - segment.bytes_stored),
+            )
             for segment_id, segment in self._lives.books.segments.items()
             if segment_id in self._lives.owners
         }

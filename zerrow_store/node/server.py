@@ -477,6 +477,7 @@ class Server:
             self._producers.share()
             # Time for producers to give up freed memory first; what is left then is used.
             self._lives.evictor.tick(resident if self._crowded else 0)
+            self._lives.note_read_ahead()
             self._lives.trim_page_cache(resident)
             self._crowded = resident > HIGH_WATERMARK * self._budget
             self._producers.hold_back(resident)

@@ -133,7 +133,9 @@ class _Execution:
     def until_done(self) -> None:
         try:
             while not self._scheduler.done:
-                while step := self._next():
+                # Ray gives a task to the worker that was idle for the shortest time. Often its result
+                # was just read, and its memory is free and warm: it is for who needs most of it.
+                for step in sorted(iter(self._next, None), key=self._peak, reverse=True):
                     self._submit(step)
                 for key in self._scheduler.read_ahead():
                     self._tell_store(key, "read_ahead")
@@ -270,6 +272,9 @@ class _Execution:
         if learned is not None:
             return learned
         return unknown(given, _declared(step), is_guess=_is_measurable(step))
+
+    def _peak(self, step: Step) -> int:
+        return self._need(step).peak
 
     def _seconds_again(self, step: Step) -> float | None:
         retriable = step.is_task and step.node.get_options().get("max_retries") != 0

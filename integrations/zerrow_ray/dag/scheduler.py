@@ -13,12 +13,14 @@ What will be read is known, and in which order: what is read last goes first, an
 step whose own result is read later, if that step does as well to wait.
 
 A result that was rolled back is made again when all else that its consumer needs is there; ahead of
-that if the consumer is one of the next to run, no other step wants the processor, and it fits. So
-is one that was lost, as when its file on disk is spoiled.
+that if the consumer is one of the next to run and no other step wants the processor. To run two
+steps side by side is worth more than most results that are kept for later: these make room for it.
+What was lost, as when its file on disk is spoiled, is made again in the same way.
 """
 
 import bisect
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
@@ -97,11 +99,13 @@ class Scheduler:
         if not ready or running >= self._slots:
             return None, []
         if not asked_for:
-            if step := self._first_that_fits(filter(self._is_soon_asked_for, ready)):
+            soon = list(filter(self._is_soon_asked_for, ready))
+            if step := self._first_that_fits(soon):
                 return step, []
             self._account.waits = False
-            if running > 0:
+            if running > 0 and not soon:
                 return None, []
+            ready = soon or ready
         return self._make_room_for((asked_for or ready)[0], alone=running == 0)
 
     def finish(self, key: str, new: int, size: int) -> list[str]:
@@ -274,10 +278,17 @@ class Scheduler:
         """Those of which it is no loss if a step starts now instead of when there is room. What is
         read before that one's result could as well stay, and the step wait until one has ended:
         for half as long as a step takes, it being as good as any other.
+
+        For a step that only runs ahead, what is read later goes if that costs no more than twice
+        what runs now takes: it runs beside that, and others have the room after it.
         """
         use, wait = self._next_use(starting.key), self._need(starting).seconds / 2
+        most = math.inf
+        if not self._asked_for(starting):
+            most = 2 * max(self._need(self._step(key)).seconds for key in self._running)
         for each in candidates:
-            if each.next_use > use or cost(self._policy, each) < wait:
+            price = cost(self._policy, each)
+            if price < wait or (each.next_use > use and price <= most):
                 yield each
 
     def _sharers(self, key: str) -> set[str]:
