@@ -133,8 +133,8 @@ class _Execution:
     def until_done(self) -> None:
         try:
             while not self._scheduler.done:
-                # Ray gives a task to the worker that was idle for the shortest time. Often its result
-                # was just read, and its memory is free and warm: it is for who needs most of it.
+                # Ray gives a task to the worker that was idle for the shortest time. Often its
+                # result was just read, and its memory is free and warm, for who needs most of it.
                 for step in sorted(iter(self._next, None), key=self._peak, reverse=True):
                     self._submit(step)
                 for key in self._scheduler.read_ahead():
