@@ -6,7 +6,7 @@
 #include <sys/resource.h>
 #include <sys/swap.h>
 
-static void t_full(void)
+static void t_no_space(void)
 {
 	size_t n = 8 * MB;
 	char *p = memory(n, 0);
@@ -178,7 +178,7 @@ static long cgroup_stat(const char *v2, const char *v1)
 }
 
 /* The charge stays with the group whose memory it was, and goes when the file goes */
-static void t_memcg(void)
+static void t_charged(void)
 {
 	size_t n = 16 * MB;
 	int fd = memfd(), pipes[2];
@@ -255,12 +255,12 @@ static void t_memcg_full(void)
 }
 
 const struct group account_groups[] = {
-	{ "full", t_full, FAST | FULL },
+	{ "no_space", t_no_space, FAST | FULL },
 	{ "full_later", t_full_later, FULL },
 	{ "overcommit", t_overcommit, FAST | FULL },
 	{ "counters", t_counters, FAST | FULL },
 	{ "map_count", t_map_count, FAST | FULL },
-	{ "memcg", t_memcg, FULL | MEMCG },
+	{ "charged", t_charged, FULL | MEMCG },
 	{ "memcg_full", t_memcg_full, FULL | MEMCG },
 	{ NULL, NULL, 0 },
 };
