@@ -260,6 +260,7 @@ static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 	struct shmem_inode_info *info = SHMEM_I(c->inode);
 	u64 base = kz_place(c, r->addr, r->len), size = base + offset_in_page(r->addr) + r->len;
 	pgoff_t fallocend = info->fallocend;
+	u64 copied = c->counts->copied;
 	int err;
 
 	if (size > MAX_LFS_FILESIZE)
@@ -276,6 +277,7 @@ static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 	err = kz_range_fill(c, r);
 	if (err && !c->mapped) { /* nobody has seen an edge that was copied: take it back */
 		kz_truncate(c, DIV_ROUND_UP(i_size_read(c->inode), PAGE_SIZE));
+		c->counts->copied = copied;
 		r->done = 0;
 	}
 	info->fallocend = fallocend;

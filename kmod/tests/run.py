@@ -43,6 +43,7 @@ for m in $(cat /modules); do insmod /lib/$m || echo "KZ-NO $m"; done
 echo 512M > /sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null && swapon /dev/zram0
 mkswap /dev/vda >/dev/null; echo
 %s
+grep -qs 'debug_locks: *0' /proc/lockdep_stats && echo KZ-NO lockdep, it turned itself off
 echo KZ-DMESG; dmesg; echo KZ-END
 echo o > /proc/sysrq-trigger; sleep 60
 """
@@ -165,8 +166,11 @@ def guests(kernel: str, args: argparse.Namespace) -> dict[str, Guest]:
     """The guests of a kernel, by name."""
     tail = f"{args.seed} {args.seconds}"
     plain, checked = Options(args.timeout, ""), Options(args.timeout, CHECKS)
-    if args.group:
-        return {args.group: Guest(CGROUP2, (("faults", f"{args.group} {tail}"),), checked)}
+    if kernel == kernels.DEBUG:  # which looks for more itself
+        checked = Options(args.timeout, "page_poison=1", memory=3072)
+    if args.groups:
+        tests = tuple(("faults", f"{group} {tail}") for group in args.groups)
+        return {args.groups[0]: Guest(CGROUP2, tests, checked)}
     if args.fast:
         return {"fast": Guest(CGROUP2, (("kernelzero", f"fast {tail}"),), plain)}
     main = (("kernelzero", f"full {tail}"), ("faults", f"faults {tail}"))
@@ -175,9 +179,8 @@ def guests(kernel: str, args: argparse.Namespace) -> dict[str, Guest]:
         "main": Guest(CGROUP2, main, checked),
         "zswap": Guest(CGROUP2, (("kernelzero", f"swap {tail}"),), zswap),
     }
-    if kernel == kernels.DEBUG:  # which looks for more itself, and is too slow for Python
-        found = {"main": Guest(CGROUP2, main, Options(args.timeout, "page_poison=1", memory=3072))}
-        return found
+    if kernel == kernels.DEBUG:  # too slow for Python
+        return {"main": found["main"]}
     if kernel == "6.1":  # Debian's 6.12 is built without memory cgroups v1
         found["memcg1"] = Guest(CGROUP1, (("kernelzero", f"memcg {tail}"),), checked)
     if "python" in (args.guests or ["python"]):
@@ -214,7 +217,12 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="the short groups")
     parser.add_argument("--guest", dest="guests", action="append", help="only this one; repeatable")
     parser.add_argument("--python", type=Path, help="that of the 'python' guest (default: .venv's)")
-    parser.add_argument("--group", help="one group alone, with the module for error injection")
+    parser.add_argument(
+        "--group",
+        dest="groups",
+        action="append",
+        help="only this one, with the module for error injection; repeatable",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the random stress")
     parser.add_argument("--seconds", type=int, default=60, help="of the random stress")
     parser.add_argument(

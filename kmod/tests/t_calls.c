@@ -173,6 +173,7 @@ static void t_edges(void)
 	CHECK(got.copied == 2 && file_same(fd, got_offset, 6, 5, 6 * PS - 3));
 	CHECK(same(p, 8 * PS, 5, 0));
 	CHECK(deanon(fd, p + 100, 6 * PS, 0) == EINVAL && !got_done); /* its whole pages are a file's now */
+	CHECK(!got.copied && !got.moved);
 }
 
 static void t_ranges(void)
@@ -239,10 +240,11 @@ static void t_adjacent(void)
 
 	p = memory(6 * MB, 0); /* together they do not fit, the first does */
 	fill(p, 6 * MB, 3);
-	r[0] = piece(p, p + 3 * MB);
+	r[0] = piece(p + 5, p + 3 * MB);
 	r[1] = piece(p + 3 * MB, p + 6 * MB);
 	CHECK(call(small, r, 2, 0) == ENOSPC && got_ranges == 1 && !r[1].done);
-	CHECK(file_same(small, r[0].offset, 3 * MB, 3, 0) && same(p, 6 * MB, 3, 0) && !unlink("/small/x"));
+	CHECK(got.copied == 1 && got.moved == 3 * MB / PS - 1); /* the edge was copied twice, and stays once */
+	CHECK(file_same(small, r[0].offset, 3 * MB - 5, 3, 5) && same(p, 6 * MB, 3, 0) && !unlink("/small/x"));
 }
 
 /* A range that ends in no memory: what was before the gap is in the file, and done says how much */
@@ -255,6 +257,7 @@ static void t_partly_mapped(void)
 	fill(p, 8 * PS, 1);
 	CHECK(!munmap(p + 5 * PS, PS));
 	CHECK(deanon(fd, p + 9, 8 * PS - 9, 0) == ENOMEM && got_done == 5 * PS - 9);
+	CHECK(got.copied == 1 && got.moved == 4);
 	CHECK(!fstat(fd, &st) && st.st_size == 5 * PS && st.st_blocks == 5 * 8);
 	CHECK(file_same(fd, 9, 5 * PS - 9, 1, 9) && same(p, 5 * PS, 1, 0) && same(p + 6 * PS, 2 * PS, 1, 6 * PS));
 }
