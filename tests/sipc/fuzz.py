@@ -2,14 +2,18 @@
 
     python -m tests.sipc.fuzz SEED ROUNDS
 
+First every reference of every sample's stream is each of the extremes once, then there are
+ROUNDS messages with random forgeries.
+
 Every message is refused with SipcError, or decodes to data that passes Arrow's cheap
 validation. What passes the full one also has to be usable.
 """
 
+import itertools
 import random
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
@@ -31,6 +35,18 @@ def samples() -> list[bytes]:
     return messages
 
 
+def words_of(message: bytes) -> int:
+    return int(struct.unpack_from("<Q", message, 48)[0])
+
+
+def with_words(message: bytes, first: int, last: int, value: int) -> bytes:
+    """The message with one word in place of those from first up to last."""
+    start = len(message) - 8 * words_of(message)
+    stream = message[start : start + 8 * first] + struct.pack("<q", value)
+    stream += message[start + 8 * last :]
+    return message[:48] + struct.pack("<Q", len(stream) // 8) + message[56:start] + stream
+
+
 def flip_bits(message: bytearray, rng: random.Random) -> None:
     for _ in range(rng.choice([1, 1, 2, 8])):
         message[rng.randrange(len(message))] ^= 1 << rng.randrange(8)
@@ -42,7 +58,7 @@ def put_extreme(message: bytearray, rng: random.Random) -> None:
 
 
 def put_extreme_in_stream(message: bytearray, rng: random.Random) -> None:
-    words = max(1, struct.unpack_from("<Q", message, 48)[0])
+    words = max(1, words_of(message))
     # The count itself may have been forged before.
     at = len(message) - 8 * rng.randrange(1, min(words, (len(message) - 56) // 8) + 1)
     struct.pack_into("<q", message, at, rng.choice(EXTREMES))
@@ -97,19 +113,30 @@ def decode(message: bytes) -> bool:
     return True
 
 
+def extremes_everywhere(message: bytes) -> Iterator[bytes]:
+    for first, last in itertools.combinations(range(words_of(message) + 1), 2):
+        # A buffer's reference has one word or three.
+        if last - first in (1, 3):
+            for extreme in EXTREMES:
+                yield seal(with_words(message, first, last, extreme))
+
+
 def main(seed: int, rounds: int) -> None:
     rng = random.Random(seed)
     _native.capture_arrow(True)
     messages = samples()
     passed = sum(decode(message) for message in messages)
     assert passed == len(messages)
+    for message in messages:
+        for forged in extremes_everywhere(message):
+            decode(forged)
     accepted = 0
     for _ in range(rounds):
-        message = bytearray(rng.choice(messages))
+        forgery = bytearray(rng.choice(messages))
         for _ in range(rng.choice([1, 1, 1, 3])):
-            if len(message) > 72:
-                rng.choice(FORGERIES)(message, rng)
-        accepted += decode(seal(bytes(message)) if len(message) >= 16 else bytes(message))
+            if len(forgery) > 72:
+                rng.choice(FORGERIES)(forgery, rng)
+        accepted += decode(seal(bytes(forgery)) if len(forgery) >= 16 else bytes(forgery))
     print(f"{rounds} messages, {accepted} accepted")
 
 

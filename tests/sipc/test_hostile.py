@@ -11,10 +11,13 @@ import pyarrow as pa
 import pytest
 
 from tests.sipc.conftest import Publisher
+from tests.sipc.fuzz import with_words
+from tests.sipc.test_round_trip import EXAMPLES
 from tests.sipc.xxh64 import seal, xxh64
 from zerrow_store.native import _native
 
 HEADER = struct.Struct("<4sHHQQQQQQ")
+NULL = -1
 
 
 @pytest.fixture
@@ -31,10 +34,7 @@ def with_header(message: bytes, **changes: int) -> bytes:
 
 
 def with_word(message: bytes, index: int, value: int) -> bytes:
-    forged = bytearray(message)
-    words = HEADER.unpack_from(message)[-1]
-    struct.pack_into("<q", forged, len(message) - 8 * (words - index), value)
-    return seal(bytes(forged))
+    return seal(with_words(message, index, index + 1, value))
 
 
 def test_the_checksum_of_the_tests_is_xxh64(message: bytes) -> None:
@@ -165,6 +165,20 @@ def test_view_outside_its_segment() -> None:
     for offset, length in [(size, 1), (0, size + 1), (1 << 63, 1 << 63)]:
         with pytest.raises(_native.SipcError, match="outside segment"):
             _native.view(segment, offset, length, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "buffer"),
+    [("views", 5, 1), ("views", 8, 2), ("dense union", 4, 1), ("dense union", 7, 2)],
+)
+def test_a_buffer_that_arrow_takes_for_granted(
+    publisher: Publisher, name: str, reference: int, buffer: int
+) -> None:
+    """Arrow's own validation dies of these."""
+    message = publisher.encode(EXAMPLES[name]).message
+    forged = seal(with_words(message, reference, reference + 3, NULL))
+    with pytest.raises(_native.SipcError, match=f"without its buffer {buffer}"):
+        _native.decode(forged, None)
 
 
 def test_fuzz() -> None:

@@ -240,6 +240,7 @@ class Decoder {
     auto data = std::make_shared<arrow::ArrayData>(type, length, null_count, NotNegative("offset"));
     data->buffers = ArrayBuffers(storage);
     CheckValidity(storage, data.get());
+    CheckPresent(storage, *data);
     data->child_data.reserve(storage.num_fields());
     for (const auto& field : storage.fields()) data->child_data.push_back(Node(field->type(), depth + 1));
     if (storage.id() == arrow::Type::DICTIONARY) {
@@ -260,6 +261,19 @@ class Decoder {
       data->null_count = storage.id() == arrow::Type::NA ? data->length : 0;
     } else if (data->null_count > 0 && data->buffers[0] == nullptr) {
       throw SipcError("SIPC array with nulls, but without a validity bitmap");
+    }
+  }
+
+  // Arrow reads the views of any array and the type codes of a union without asking whether
+  // they are there. Arrays of other types have to have their buffers unless they are empty.
+  static void CheckPresent(const arrow::DataType& storage, const arrow::ArrayData& data) {
+    if (data.length == 0 && !BufferCount(storage).variadic) return;
+    for (size_t i = 1; i < data.buffers.size(); ++i) {
+      if (data.buffers[i] != nullptr) continue;
+      arrow::DataTypeLayout layout = storage.layout();
+      if (i < layout.buffers.size() && layout.buffers[i].kind == arrow::DataTypeLayout::ALWAYS_NULL) continue;
+      throw SipcError("SIPC array of type " + storage.ToString() + " without its buffer " +
+                      std::to_string(i));
     }
   }
 
