@@ -1,10 +1,13 @@
 """The `zerrow` command, as its user runs it."""
 
+import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,28 @@ def test_starting_twice_is_no_error(name):
     again = run("start", "--name", name)
     assert again.returncode == 0
     assert "is running already" in again.stdout
+
+
+def processes_of(name: str) -> list[int]:
+    commands = {int(entry.name): entry / "cmdline" for entry in Path("/proc").glob("[0-9]*")}
+    found = []
+    for pid, command in commands.items():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if name.encode() in command.read_bytes():
+                found.append(pid)
+    return found
+
+
+def test_server_and_supervisor_have_descriptors_for_all_segments(name):
+    run("stop", "--name", name)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        assert run("start", "--name", name).returncode == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limits = [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes_of(name)]
+    assert limits == [(hard, hard)] * 2
 
 
 def test_status_and_objects(name):

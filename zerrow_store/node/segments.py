@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -16,6 +17,12 @@ _PAGE = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def allow_many_descriptors() -> None:
+    """Let this process have as many as it may: server and supervisor keep one of every segment."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_segment(segment_id: bytes, fd: int, size: int, *, sealed: bool = False) -> None:

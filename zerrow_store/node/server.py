@@ -13,7 +13,6 @@ import functools
 import gc
 import logging
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -41,7 +40,12 @@ from zerrow_store.node.lives import GRACE_SECONDS, Lives
 from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.policy import load_policy
 from zerrow_store.node.producers import Producers
-from zerrow_store.node.segments import check_segment, open_pidfd, start_time
+from zerrow_store.node.segments import (
+    allow_many_descriptors,
+    check_segment,
+    open_pidfd,
+    start_time,
+)
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -538,8 +542,7 @@ def main() -> int:
     collect_young_garbage()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_descriptors()
     try:
         server = Server(
             arguments.name,

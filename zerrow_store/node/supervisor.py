@@ -21,6 +21,7 @@ from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.node import protocol
 from zerrow_store.node.books import Books
 from zerrow_store.node.budget import default_budget, default_eviction
+from zerrow_store.node.segments import allow_many_descriptors
 
 logger = logging.getLogger("zerrow_store.supervisor")
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--eviction", default=default_eviction())
     parser.add_argument("--log", type=Path)
     arguments = parser.parse_args()
+    allow_many_descriptors()
     supervisor = Supervisor(
         arguments.name,
         budget=arguments.budget,
