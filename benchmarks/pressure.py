@@ -5,9 +5,10 @@ them: what is not read yet is in the way. Functions take from nothing to a secon
 it with eviction by "swap" (the store spills to disk), "rollback" (made again) and "adaptive"; plain
 Ray with an object store of the same size, which spills by itself. Each is a Ray of its own, in a
 memory cgroup with a hard limit of that and what Python, Ray and the functions themselves take: the
-pages of spilled files count, too. All that is run with the machine's own disk, and with one of
-250 MB/s, as machines in a cloud have. Prints tables of seconds (medians) and the most memory,
-writes JSON and a plot. Needs root, for the cgroup and the slow disk.
+pages of spilled files count, too. All that is run with the machine's own disk; with one of 250
+MB/s, as machines in a cloud have; and with its own disk and huge pages for shared memory that asks
+for them, as the plugin's does. Prints tables of seconds (medians) and the most memory, writes JSON
+and a plot. Needs root, for the cgroup, the slow disk and the huge pages.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import ray
 from benchmarks.bookkeeping import measure_apart
 from benchmarks.cgroup import run_limited
 from benchmarks.hop import environment
+from benchmarks.huge_pages import shared_huge_pages
 from benchmarks.slow_disk import slow_disk
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,8 +41,12 @@ TABLES, TABLE, MEMORY = 12, 64 * MIB, 4 * 64 * MIB + 32 * MIB
 OVERHEAD = 1 << 30
 LATENCIES = (0.0, 0.1, 0.3, 1.0)
 SIDES = ("plain Ray", "swap", "rollback", "adaptive")
-# Bytes a second; None: the machine's own.
-DISKS = {"own disk": None, "disk of 250 MB/s": 250_000_000}
+# The disk's bytes a second (None: the machine's own), and which shared memory has huge pages.
+MACHINES = {
+    "own disk": (None, "never"),
+    "disk of 250 MB/s": (250_000_000, "never"),
+    "own disk, huge pages": (None, "advise"),
+}
 DISK_SIZE = 32 << 30  # sparse; Ray deletes spilled files late
 
 
@@ -115,11 +121,12 @@ def in_own_group(side: str, repeat: int, spill_directory: str) -> dict[str, Any]
     return run_limited(command, MEMORY + OVERHEAD, **environ)
 
 
-def run_sides(disk: str, repeat: int) -> dict[str, dict[str, Any]]:
-    """Run all sides with a disk, one after the other. Raises SystemExit if one did not finish."""
-    print(f"--- {disk}", file=sys.stderr, flush=True)
-    bandwidth = DISKS[disk]
+def run_sides(machine: str, repeat: int) -> dict[str, dict[str, Any]]:
+    """Run all sides, one after the other. Raises SystemExit if one did not finish."""
+    print(f"--- {machine}", file=sys.stderr, flush=True)
+    bandwidth, huge_pages = MACHINES[machine]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(shared_huge_pages(huge_pages))
         directory = (
             stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
             if bandwidth is None
@@ -137,17 +144,17 @@ def plot(report: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, both = pyplot.subplots(1, len(DISKS), figsize=(11, 4), sharey=True)
+    figure, all_axes = pyplot.subplots(1, len(MACHINES), figsize=(14, 4), sharey=True)
     labels = [f"{latency:g} s" for latency in LATENCIES]
-    for axes, (disk, runs) in zip(both, report["disks"].items(), strict=True):
+    for axes, (machine, runs) in zip(all_axes, report["machines"].items(), strict=True):
         for side, run in runs.items():
             medians = [statistics.median(run["seconds"][label]) for label in labels]
             axes.plot(LATENCIES, medians, marker="o", label=side)
         axes.set_xlabel("latency of the functions that make the tables (s)")
         axes.set_ylim(bottom=0)
-        axes.set_title(disk)
-    both[0].set_ylabel("time of the DAG (s)")
-    both[0].legend()
+        axes.set_title(machine)
+    all_axes[0].set_ylabel("time of the DAG (s)")
+    all_axes[0].legend()
     figure.suptitle(
         f"{TABLES} tables of {TABLE // MIB} MiB in {MEMORY // MIB} MiB, each read twice"
     )
@@ -155,8 +162,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def print_table(disk: str, runs: dict[str, dict[str, Any]]) -> None:
-    print(f"{disk:20}" + "".join(f"{side:>12}" for side in SIDES))
+def print_table(machine: str, runs: dict[str, dict[str, Any]]) -> None:
+    print(f"{machine:20}" + "".join(f"{side:>12}" for side in SIDES))
     for label in runs[SIDES[0]]["seconds"]:
         medians = (statistics.median(runs[side]["seconds"][label]) for side in SIDES)
         print(f"{label:20}" + "".join(f"{median:>12.2f}" for median in medians))
@@ -173,15 +180,15 @@ def main() -> None:
     if arguments.side:
         json.dump(run_side(arguments.side, arguments.repeat), sys.stdout)
         return
-    disks = {disk: run_sides(disk, arguments.repeat) for disk in DISKS}
-    report = {"environment": environment(), "memory": MEMORY, "overhead": OVERHEAD, "disks": disks}
-    report["bookkeeping"] = measure_apart()
+    machines = {machine: run_sides(machine, arguments.repeat) for machine in MACHINES}
+    books = measure_apart()
+    report = {"environment": environment(), "memory": MEMORY, "overhead": OVERHEAD}
+    report |= {"machines": machines, "bookkeeping": books}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "pressure.json").write_text(json.dumps(report, indent=1))
     plot(report, RESULTS / "pressure.svg")
-    for disk, runs in disks.items():
-        print_table(disk, runs)
-    books = report["bookkeeping"]
+    for machine, runs in machines.items():
+        print_table(machine, runs)
     print(f"{books['event_us']:.1f} us for each event of {books['objects']:,} objects")
     print(
         f"{books['decide_1000_ms']:.1f} ms to choose 1000 of them, "

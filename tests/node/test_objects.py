@@ -201,9 +201,11 @@ def test_thousands_of_objects_leave_nothing(client):
     gc.collect()
     eventually(lambda: client.stats().bytes_stored == 0, "all is freed")
     eventually(lambda: pinned() <= pins, "all is unpinned")
-    after = usage()
-    assert after[:2] == before[:2]
-    assert after[2] <= before[2] + 20
+    own, servers, maps = usage()
+    # Something of earlier tests may have been on its way out before.
+    assert own <= before[0]
+    assert servers <= before[1]
+    assert maps <= before[2] + 20
 
 
 @settings(

@@ -124,7 +124,6 @@ class _Execution:
         )
         self._values: dict[str, Any] = {}
         self._puts: dict[str, ray.ObjectRef] = {}
-        self._sizes: dict[str, int] = {}
         self._reports: dict[str, Measured] = {}
         self._running: dict[ray.ObjectRef, Step] = {}
         self._runs: dict[str, Run] = {}
@@ -237,7 +236,6 @@ class _Execution:
         run = self._runs[step.key]
         run.finish(time.time() - self._start, report)
         new = report.new if report is not None else 0
-        self._sizes[step.key] = report.result if report is not None else 0
         if report is not None:
             given = self._input_bytes(step)
             # The worker's peak has the inputs in it, which are counted where they came from.
@@ -249,7 +247,7 @@ class _Execution:
                 current_session().client.record_rollback(
                     step.name, report.new, run.expected_again, report.seconds
                 )
-        for key in self._scheduler.finish(step.key, new, self._sizes[step.key]):
+        for key in self._scheduler.finish(step.key, new, self._result_bytes(step.key)):
             del self._values[key]
             self._runs[key].released = time.time() - self._start
         if run.rollbacks == 0:
@@ -283,7 +281,11 @@ class _Execution:
         return _estimates.seconds(_function(step)) or self._runs[step.key].seconds
 
     def _input_bytes(self, step: Step) -> int:
-        return sum(self._sizes[key] for key in step.inputs)
+        return sum(map(self._result_bytes, step.inputs))
+
+    def _result_bytes(self, key: str) -> int:
+        report = self._reports.get(key)
+        return report.result if report is not None else 0
 
     def _cancel(self) -> None:
         """Leave nothing running."""
