@@ -129,7 +129,9 @@ def test_figures(big: pa.Table) -> None:
     assert moved["failed"] == 1
     assert moved["timeouts"] == moved["out_of_memory"] == moved["broken"] == 0
     assert moved["warm"] + moved["waited"] + moved["cold"] == 6
-    assert moved["started"] >= moved["cold"] > 0
+    # Workers may have had sandboxes ready from before; their first ones were cold.
+    assert moved["started"] >= moved["cold"]
+    assert total()["sandbox"]["cold"] > 0
     # With validity bitmaps, which `nbytes` leaves out.
     assert 1 <= moved["bytes_returned"] / (5 * big["c0"].nbytes) < 1.02
     assert moved["bytes_copied"] >= big.nbytes
