@@ -266,25 +266,32 @@ def test_producers_keep_warm_what_the_budget_has_left(store: Make) -> None:
     assert producer.do("_native.arena_stats()['punched']") == punched
 
 
+def producers_that_keep_warm(store: Store) -> tuple[Worker, Worker]:
+    """Two of them: work(tables) makes tables, publishes one and deletes it."""
+    producers = store.worker(), store.worker()
+    for producer in producers:
+        producer.do(f"""
+            from zerrow_store.native import _native
+            def fill(tables):
+                return [pc.add(pa.array(range({NBYTES // 8})), 1) for _ in range(tables)]
+            def put(table):
+                return client.put(pa.table({{'x': table}}))
+            def warm():
+                return _native.arena_stats()['warm']
+            def work(tables):
+                work = fill(tables)
+                client.delete([put(work[0])])
+        """)
+    return producers
+
+
 def test_a_producer_that_rests_makes_way_for_one_that_works(
     store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZERROW_DECAY_MS", "600000")  # nothing is given up for its age
     roomy = store("none")
     client = roomy.connected()
-    producers = roomy.worker(), roomy.worker()
-    for producer in producers:
-        producer.do(f"""
-            from zerrow_store.native import _native
-            def fill(tables):
-                return [pc.add(pa.array(range({NBYTES // 8})), 1) for _ in range(tables)]
-            def warm():
-                return _native.arena_stats()['warm']
-            def work(tables):
-                work = fill(tables)
-                client.delete([client.put(pa.table({{'x': work[0]}}))])
-        """)
-    resting, working = producers
+    resting, working = producers_that_keep_warm(roomy)
     resting.do("work(6)")
     assert resting.do("warm()") >= 6 * NBYTES
 
@@ -297,6 +304,28 @@ def test_a_producer_that_rests_makes_way_for_one_that_works(
     # When it works again, it has its part.
     resting.do("work(4)")
     assert resting.do("warm()") > 0
+
+
+def test_who_made_what_stays_keeps_as_much_warm_as_another(
+    store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZERROW_DECAY_MS", "600000")
+    roomy = store("none")
+    client = roomy.connected()
+    producers = producers_that_keep_warm(roomy)
+    # With two tables for each, one of which is published, this fits.
+    producers[0].do("stay = [put(table) for table in fill(3)]")
+
+    def take_turns(rounds: int) -> None:
+        for _ in range(rounds):
+            for producer in producers:
+                producer.do("work(1)")
+                client.memory()  # the server has taken that in
+
+    take_turns(10)
+    punched = [producer.do("_native.arena_stats()['punched']") for producer in producers]
+    take_turns(10)
+    assert [producer.do("_native.arena_stats()['punched']") for producer in producers] == punched
 
 
 def test_producers_are_held_back_while_room_is_made(

@@ -24,7 +24,7 @@ def test_parts_are_no_more_than_the_room(
     assert all(part >= 0 for part in parts.values())
     # All of it is given, but for what cannot be divided.
     assert held == {} or room - len(held) < sum(parts.values()) <= room
-    if sum(2 * (each.stored + each.unpublished) + room // 8 for each in held.values()) <= room:
+    if sum(2 * (each.passing + each.unpublished) + room // 8 for each in held.values()) <= room:
         assert all(parts[producer] >= held[producer].unpublished for producer in held)
 
 
@@ -34,9 +34,9 @@ def test_who_works_has_no_less_than_another_unless_of_what_it_has(
 ) -> None:
     parts = bounds(held, set(), room)
     for one, other in itertools.permutations(held, 2):
-        is_more = parts[one] + held[one].stored > parts[other] + held[other].stored + len(held)
+        is_more = parts[one] + held[one].passing > parts[other] + held[other].passing + len(held)
         # It has twice what it had and more, or the objects of the other one fill its part.
-        twice = 2 * (held[other].stored + held[other].unpublished) + room // 8
+        twice = 2 * (held[other].passing + held[other].unpublished) + room // 8
         assert not is_more or parts[other] >= twice or parts[one] <= len(held)
 
 

@@ -7,6 +7,7 @@ budget is resident all the same and room is being made, large allocations wait.
 
 import bisect
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,16 @@ _NOTICED = 1 / 64
 # About as many produce at a time as there are processors. Who made none of the last results, so
 # many for each of these, is resting.
 _ROUNDS = 1
+# As many times as a producer published something, what it had stored then is there to stay.
+_LOOK_BACK = 2
 _HOLD_BACK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a producer has in memory, in bytes: of objects that are stored, and beside them."""
+    """What a producer has in memory, in bytes: of objects that come and go, and beside objects."""
 
-    stored: int
+    passing: int
     unpublished: int
 
 
@@ -35,17 +38,17 @@ def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[byte
     """Share `room` bytes out; returns each producer's part.
 
     Those that work come first, each up to twice what it has and an eighth of the room; where that
-    is too much for all, so that they have equally much, with their objects: when these go, the
-    producer has their memory. Then come those that rest, with what they have; the remainder is for
-    all, by equal parts.
+    is too much for all, so that they have equally much, with their objects that come and go: when
+    these go, the producer has their memory. Then come those that rest, with what they have; the
+    remainder is for all, by equal parts.
     """
     working = [producer for producer in held if producer not in resting]
-    most = {p: 2 * (held[p].stored + held[p].unpublished) + room // 8 for p in working}
+    most = {p: 2 * (held[p].passing + held[p].unpublished) + room // 8 for p in working}
 
     def up_to(level: int) -> dict[bytes, int]:
-        return {p: min(most[p], max(0, level - held[p].stored)) for p in working}
+        return {p: min(most[p], max(0, level - held[p].passing)) for p in working}
 
-    highest = max((most[p] + held[p].stored for p in working), default=0)
+    highest = max((most[p] + held[p].passing for p in working), default=0)
     fits = bisect.bisect_right(range(highest + 1), room, key=lambda n: sum(up_to(n).values()))
     parts = dict.fromkeys(held, 0) | up_to(fits - 1)
     left = room - sum(parts.values())
@@ -68,6 +71,7 @@ class Producers:
         self._bounds: dict[bytes, int] = {}
         self._publications = 0
         self._last_published: dict[bytes, int] = {}
+        self._had_stored: dict[bytes, deque[int]] = {}
         self._held_back = False
 
     def came(self, segment_id: bytes) -> None:
@@ -76,10 +80,14 @@ class Producers:
         self._last_published[segment_id] = self._publications
 
     def published(self, segment_id: bytes | None) -> None:
-        """Note that a process has made something."""
-        if segment_id is not None:
-            self._publications += 1
-            self._last_published[segment_id] = self._publications
+        """Note that a process has made something, which is not stored yet."""
+        segments = self._lives.books.segments
+        if segment_id is None or segment_id not in segments:  # or its process has ended
+            return
+        self._publications += 1
+        self._last_published[segment_id] = self._publications
+        had = self._had_stored.setdefault(segment_id, deque(maxlen=_LOOK_BACK))
+        had.append(segments[segment_id].bytes_stored)
 
     def share_changed(self) -> None:
         """Share out what objects leave of the budget, if that is not as much as before."""
@@ -90,13 +98,14 @@ class Producers:
         """Share out what objects leave of the budget."""
         held = {
             segment_id: Held(
-                segment.bytes_stored,
+                self._passing(segment_id, segment.bytes_stored),
                 max(0, self._lives.resident_of(segment_id) - segment.bytes_stored),
             )
             for segment_id, segment in self._lives.books.segments.items()
             if segment_id in self._lives.owners
         }
         self._last_published = {s: self._last_published.get(s, 0) for s in held}
+        self._had_stored = {s: had for s, had in self._had_stored.items() if s in held}
         awake_since = self._publications - _ROUNDS * (os.cpu_count() or 1)
         resting = {s for s, published in self._last_published.items() if published < awake_since}
         self._room = self._unused()
@@ -123,6 +132,9 @@ class Producers:
         """Look again at whether producers have to wait."""
         if self._held_back:
             self.hold_back(self._lives.resident())
+
+    def _passing(self, segment_id: bytes, stored: int) -> int:
+        return stored - min(stored, *self._had_stored.get(segment_id, (0,)))
 
     def _unused(self) -> int:
         return max(0, int(HIGH_WATERMARK * self._budget) - self._lives.books.bytes_stored)
