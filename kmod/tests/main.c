@@ -34,7 +34,8 @@ static const struct {
 	{ "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/stats/nr_anon", "", 0 }, /* 6.12 */
 };
 #define NR_COUNTERS (sizeof(counters) / sizeof(*counters))
-#define HIDDEN_SLACK 1024 /* pages */
+#define LISTS_SLACK 64 /* pages */
+#define HIDDEN_SLACK (512 - 2 * LISTS_SLACK) /* a leaked huge page is more, whatever the lists do */
 
 /* Pages in the per-CPU lists of free pages */
 static long free_on_cpus(void)
@@ -51,18 +52,33 @@ static long free_on_cpus(void)
 	return sum;
 }
 
-/* Pages that are neither free nor anything the kernel has a counter for: a leaked page becomes one. */
-static long hidden_pages(void)
+/* Pages that are neither free in a zone nor anything the kernel has a counter for */
+static long uncounted_pages(void)
 {
 	static const char *const known[] = { "nr_free_pages", "nr_anon_pages", "nr_file_pages", "nr_zspages",
 					     "nr_slab_reclaimable", "nr_slab_unreclaimable",
 					     "nr_page_table_pages" };
-	long hidden = field("/proc/meminfo", "MemTotal") / 4 - free_on_cpus();
+	long pages = field("/proc/meminfo", "MemTotal") / 4;
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
-		hidden -= field("/proc/vmstat", known[i]);
-	hidden += field("/proc/vmstat", "nr_swapcached"); /* anonymous and file at once */
-	return hidden - field("/proc/vmstat", "nr_kernel_stack") / 4;
+		pages -= field("/proc/vmstat", known[i]);
+	pages += field("/proc/vmstat", "nr_swapcached"); /* anonymous and file at once */
+	return pages - field("/proc/vmstat", "nr_kernel_stack") / 4;
+}
+
+/*
+ * Those that are not free on a CPU either: a leaked page becomes one. A CPU gives its zone thousands of
+ * free pages at once, which would be free twice, or never, if that fell between the two readings.
+ */
+static long hidden_pages(void)
+{
+	long lists, hidden;
+
+	do {
+		lists = free_on_cpus();
+		hidden = uncounted_pages() - lists;
+	} while (labs(free_on_cpus() - lists) > LISTS_SLACK);
+	return hidden;
 }
 
 struct counts {

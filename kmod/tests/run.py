@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import kernels
@@ -168,21 +168,21 @@ def guests(kernel: str, args: argparse.Namespace) -> dict[str, Guest]:
     plain, checked = Options(args.timeout, ""), Options(args.timeout, CHECKS)
     if kernel == kernels.DEBUG:  # which looks for more itself
         checked = Options(args.timeout, "page_poison=1", memory=3072)
-    if args.groups:
-        tests = tuple(("faults", f"{group} {tail}") for group in args.groups)
-        return {args.groups[0]: Guest(CGROUP2, tests, checked)}
-    if args.fast:
-        return {"fast": Guest(CGROUP2, (("kernelzero", f"fast {tail}"),), plain)}
     main = (("kernelzero", f"full {tail}"), ("faults", f"faults {tail}"))
     zswap = Options(args.timeout, f"{CHECKS} zswap.enabled=1", ("-cpu", "max", "-smp", "4"))
     found = {
         "main": Guest(CGROUP2, main, checked),
         "zswap": Guest(CGROUP2, (("kernelzero", f"swap {tail}"),), zswap),
     }
-    if kernel == kernels.DEBUG:  # too slow for Python
-        return {"main": found["main"]}
     if kernel == "6.1":  # Debian's 6.12 is built without memory cgroups v1
         found["memcg1"] = Guest(CGROUP1, (("kernelzero", f"memcg {tail}"),), checked)
+    if args.groups:
+        tests = tuple(("faults", f"{group} {tail}") for group in args.groups)
+        return {name: replace(found[name], tests=tests) for name in args.guests or ["main"]}
+    if args.fast:
+        return {"fast": Guest(CGROUP2, (("kernelzero", f"fast {tail}"),), plain)}
+    if kernel == kernels.DEBUG:  # too slow for Python
+        return {"main": found["main"]}
     if "python" in (args.guests or ["python"]):
         found["python"] = python(args)
     return {name: found[name] for name in args.guests or found}
@@ -221,7 +221,7 @@ def main() -> int:
         "--group",
         dest="groups",
         action="append",
-        help="only this one, with the module for error injection; repeatable",
+        help="only this one, with the module for error injection, in 'main' or --guest; repeatable",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the random stress")
     parser.add_argument("--seconds", type=int, default=60, help="of the random stress")
