@@ -175,7 +175,7 @@ def print_table(machine: str, runs: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=SIDES)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.side:
         json.dump(run_side(arguments.side, arguments.repeat), sys.stdout)
