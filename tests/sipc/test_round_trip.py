@@ -126,6 +126,12 @@ def test_examples_whole_and_sliced(name: str) -> None:
         check(pa.chunked_array([data, array]))
 
 
+def test_an_empty_slice_that_another_library_made(publisher: Publisher) -> None:
+    data = pa.array(["a", "b"], pa.string_view()).slice(2)
+    imported = pa.Array._import_from_c_capsule(*data.__arrow_c_array__())
+    assert publisher.trip(imported).equals(data)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -21,7 +21,7 @@ _NOTICED = 1 / 64
 # About as many produce at a time as there are processors. Who made none of the last results, so
 # many for each of these, is resting.
 _ROUNDS = 1
-# As many times as a producer published something, what it had stored then is there to stay.
+# What a producer had stored each of the last times it published something is there to stay.
 _LOOK_BACK = 2
 _HOLD_BACK_SECONDS = 1.0
 
