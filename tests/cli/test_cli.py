@@ -1,18 +1,17 @@
 """The `zerrow` command, as its user runs it."""
 
-import contextlib
 import json
 import os
 import resource
 import subprocess
 import sys
 import uuid
-from pathlib import Path
 
 import pytest
 
 import zerrow_store
 from tests.node.conftest import table
+from tests.node.helpers import processes
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -36,16 +35,6 @@ def test_starting_twice_is_no_error(name):
     assert "is running already" in again.stdout
 
 
-def processes_of(name: str) -> list[int]:
-    commands = {int(entry.name): entry / "cmdline" for entry in Path("/proc").glob("[0-9]*")}
-    found = []
-    for pid, command in commands.items():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            if name.encode() in command.read_bytes():
-                found.append(pid)
-    return found
-
-
 def test_server_and_supervisor_have_descriptors_for_all_segments(name):
     run("stop", "--name", name)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -54,7 +43,7 @@ def test_server_and_supervisor_have_descriptors_for_all_segments(name):
         assert run("start", "--name", name).returncode == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    limits = [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes_of(name)]
+    limits = [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes("--name", name)]
     assert limits == [(hard, hard)] * 2
 
 

@@ -108,7 +108,8 @@ def test_errors() -> None:
 
 
 def test_figures(big: pa.Table) -> None:
-    @zerrow_ray.sandboxed(timeout=20)
+    # No other test's sandboxes have as much memory: none of those is ready for these calls.
+    @zerrow_ray.sandboxed(timeout=20, memory="768MiB")
     @ray.remote(max_retries=0)
     def work(number: int, table: pa.Table) -> pa.Table:
         if number == 3:
@@ -129,9 +130,7 @@ def test_figures(big: pa.Table) -> None:
     assert moved["failed"] == 1
     assert moved["timeouts"] == moved["out_of_memory"] == moved["broken"] == 0
     assert moved["warm"] + moved["waited"] + moved["cold"] == 6
-    # Workers may have had sandboxes ready from before; their first ones were cold.
-    assert moved["started"] >= moved["cold"]
-    assert total()["sandbox"]["cold"] > 0
+    assert moved["started"] >= moved["cold"] > 0
     # With validity bitmaps, which `nbytes` leaves out.
     assert 1 <= moved["bytes_returned"] / (5 * big["c0"].nbytes) < 1.02
     assert moved["bytes_copied"] >= big.nbytes
