@@ -16,6 +16,7 @@ import ray.cloudpickle
 from ray.exceptions import RayError
 
 from zerrow_ray import frames, streams, submission
+from zerrow_ray.compact import reduce_compact
 from zerrow_ray.config import plugin_config
 from zerrow_ray.imports import when_imported
 from zerrow_ray.messages import publish
@@ -56,7 +57,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
         # Another ray.init in this process: Ray has put its own reducers back.
         dispatch[cls] = _registered[cls]
         return
-    own_path = dispatch.get(cls, _reduce_compact if issubclass(cls, _ARROW_TYPES) else None)
+    own_path = dispatch.get(cls, reduce_compact if issubclass(cls, _ARROW_TYPES) else None)
     context = ray._private.worker.global_worker.get_serialization_context
 
     def reduce(value: Any) -> Reduced:
@@ -78,39 +79,6 @@ def _by_reference(value: Any) -> Reduced | None:
     if not _native.reaches(value, plugin_config().threshold):
         return None
     return publish(lambda: _native.encode(value, move=True))
-
-
-def _reduce_compact(value: Any) -> Reduced:
-    """Pickle a RecordBatch, ChunkedArray or Array; a slice without the rest of its buffers.
-
-    Ray repairs this for tables only: pickling a 10-row slice of these ships every row.
-    """
-    if value.get_total_buffer_size() <= 2 * value.nbytes + 4096:
-        reduced: Reduced = value.__reduce__()
-        return reduced
-    if isinstance(value, pa.RecordBatch):
-        batches = [value]
-    elif isinstance(value, pa.ChunkedArray):
-        batches = [pa.record_batch([chunk], names=[""]) for chunk in value.chunks]
-    else:
-        batches = [pa.record_batch([value], names=[""])]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return _restore_compact, (sink.getvalue(), _kind(value))
-
-
-def _kind(value: Any) -> str:
-    kinds = (pa.RecordBatch, pa.ChunkedArray)
-    return next((kind.__name__ for kind in kinds if isinstance(value, kind)), "Array")
-
-
-def _restore_compact(stream: pa.Buffer, kind: str) -> Any:
-    table = pa.ipc.open_stream(stream).read_all()
-    if kind == "RecordBatch":
-        return table.to_batches()[0]
-    return table.column(0) if kind == "ChunkedArray" else table.column(0).chunk(0)
 
 
 def _subclasses(cls: type) -> set[type]:
