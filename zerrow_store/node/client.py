@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -135,12 +135,17 @@ class Client(Link, CacheCalls):
         ids = [object_ids] if isinstance(object_ids, bytes) else list(object_ids)
         self._request("delete", [ids, missing_ok])
 
-    def settling(self, object_id: bytes) -> None:
-        """Say that an object's lease may be here alone, until `settled` or for SETTLING_SECONDS."""
+    def settling(self, object_id: bytes, read: Callable[[], None]) -> None:
+        """Say that an object's lease may be here alone, until `settled`.
+
+        `read()` is called, in a thread of this client, when another process begins to read it.
+        """
+        self._settling[object_id] = read
         self._send_quietly("settling", [object_id])
 
     def settled(self, object_id: bytes) -> None:
         """Say that an object's lease is in other hands."""
+        self._settling.pop(object_id, None)
         self._send_quietly("settled", [object_id])
 
     def end_leases(self, object_ids: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -54,6 +54,7 @@ class Link:
         self._attached = False
         self._registered = OffsetSet()
         self._held: Counter[bytes] = Counter()
+        self._settling: dict[bytes, Callable[[], None]] = {}
         self._releases: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closed = False
         self._gone: set[bytes] = set()
@@ -126,6 +127,8 @@ class Link:
                 body = [body[0], True]
             frame = protocol.pack(request.kind, request_id, body)
             protocol.send(connection, frame, request.fds)
+        for object_id in list(self._settling):
+            protocol.send(connection, protocol.pack("settling", 0, [object_id]))
 
     def _call(
         self,
@@ -288,6 +291,9 @@ class Link:
             _native.bound_unpublished(body)
         elif kind == "hold_back":
             _native.hold_back(body)
+        elif kind == "read":
+            if (read := self._settling.pop(body, None)) is not None:
+                read()
         elif kind in ("reply", "error"):
             with self._lock:
                 request = self._requests.pop(request_id)

@@ -397,10 +397,11 @@ class Server:
             self._lives.delete(object_id)
 
     def _on_settling(self, connection: Connection, object_id: bytes) -> None:
-        self._lives.settling.began(connection, object_id)
+        if object_id in self._lives.books.objects:
+            self._lives.settling.began(connection, object_id)
 
     def _on_settled(self, connection: Connection, object_id: bytes) -> None:
-        self._lives.settling.over(connection, object_id)
+        self._lives.settling.over(object_id)
 
     def _on_end_leases(self, connection: Connection, object_ids: list[bytes]) -> list[bytes]:
         return self._lives.end_leases(object_ids)
