@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from zerrow_ray import frames, streams, submission
 from zerrow_ray.compact import reduce_compact
 from zerrow_ray.config import plugin_config
+from zerrow_ray.extension_types import needs_its_class
 from zerrow_ray.imports import when_imported
 from zerrow_ray.messages import publish
 from zerrow_ray.session import warn_once
@@ -76,7 +77,7 @@ def _register(cls: type, by_reference: Callable[[Any], Reduced | None]) -> None:
 
 
 def _by_reference(value: Any) -> Reduced | None:
-    if not _native.reaches(value, plugin_config().threshold):
+    if not _native.reaches(value, plugin_config().threshold) or needs_its_class(value):
         return None
     return publish(lambda: _native.encode(value, move=True))
 
