@@ -4,6 +4,7 @@ import fcntl
 import os
 import platform
 import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ def examine() -> list[Check]:
         ("sandbox: namespaces", False, _sandbox_namespaces),
         ("sandbox: system call filter", False, _sandbox_filter),
         ("sandbox: memory and process limits", False, _sandbox_limits),
+        ("drawing of DAGs", False, _drawing),
     ]
     return [_run(name, needed, check) for name, needed, check in checks]
 
@@ -135,3 +137,10 @@ def _sandbox_limits() -> str:
     from zerrow_store.sandbox.capabilities import limits
 
     return limits()
+
+
+def _drawing() -> str:
+    found = shutil.which("dot")
+    if found is None:
+        raise RuntimeError("off: Graphviz is not installed (Debian's package: graphviz)")
+    return found
