@@ -44,7 +44,7 @@ class StoreStats:
     `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
     segment, and copied. The bandwidths are in bytes a second, as last measured;
     `spill_processor_bandwidth` in bytes a second of a processor's time. eviction: the
-    policy's name.
+    policy's name. log: where the server logs; its supervisor has a file beside that.
     """
 
     objects: int
@@ -62,6 +62,7 @@ class StoreStats:
     clients: int
     pid: int
     supervised: bool
+    log: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""

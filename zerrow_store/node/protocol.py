@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -29,6 +30,14 @@ _CREDENTIALS = struct.Struct("3i")
 def address(name: str) -> bytes:
     """Return the abstract socket address of the store `name` of this user."""
     return f"\0zerrow-{os.getuid()}-{name}".encode()
+
+
+def running_stores() -> list[str]:
+    """Return the names of this user's stores that listen now."""
+    prefix = f"@zerrow-{os.getuid()}-"
+    rows = (line.split(" ", 7) for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    paths = {row[7].lstrip() for row in rows if len(row) == 8}
+    return sorted(path.removeprefix(prefix) for path in paths if path.startswith(prefix))
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from zerrow_store.errors import (
@@ -30,7 +31,7 @@ from zerrow_store.errors import (
     StoreFullError,
     ZerrowError,
 )
-from zerrow_store.node import protocol
+from zerrow_store.node import logs, protocol
 from zerrow_store.node.accounting import account, account_by_segment
 from zerrow_store.node.admission import Admission, Put
 from zerrow_store.node.cache import REQUESTS, Cache
@@ -59,15 +60,23 @@ _PATIENCE_SECONDS = 5.0
 class Server:
     """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end.
 
-    eviction: a policy's name.
+    eviction: a policy's name. log: where this process logs.
     """
 
     def __init__(
-        self, name: str, budget: int, eviction: str, watched: int | None, respawn: bool
+        self,
+        name: str,
+        *,
+        budget: int,
+        eviction: str,
+        log: Path,
+        watched: int | None,
+        respawn: bool,
     ) -> None:
         self._name = name
         self._budget = budget
         self._eviction = eviction
+        self._log = log
         self._watched = watched
         self._respawn = respawn
         self._selector = selectors.DefaultSelector()
@@ -434,6 +443,7 @@ class Server:
             "clients": sum(c is not self._supervisor for c in self._connections.values()),
             "pid": os.getpid(),
             "supervised": self._supervisor is not None,
+            "log": str(self._log),
         }
 
     def _on_memory(self, connection: Connection) -> dict[str, Any]:
@@ -500,6 +510,7 @@ class Server:
     def _respawn_supervisor(self) -> None:
         command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
         command += ["--budget", str(self._budget), "--eviction", self._eviction]
+        command += ["--log", str(self._log)]
         subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
 
     def _stop(self, *_: Any) -> None:
@@ -532,6 +543,7 @@ def main() -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--budget", type=int, required=True)
     parser.add_argument("--eviction", required=True)
+    parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--supervisor-fd", type=int, required=True)
     parser.add_argument("--watch-pid", type=int)
     parser.add_argument("--respawn-supervisor", action="store_true")
@@ -539,7 +551,7 @@ def main() -> int:
     # A process of its own, not a child of the supervisor: it outlives it.
     if os.fork():
         os._exit(0)
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logs.start(arguments.log)
     collect_young_garbage()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -547,10 +559,11 @@ def main() -> int:
     try:
         server = Server(
             arguments.name,
-            arguments.budget,
-            arguments.eviction,
-            arguments.watch_pid,
-            arguments.respawn_supervisor,
+            budget=arguments.budget,
+            eviction=arguments.eviction,
+            log=arguments.log,
+            watched=arguments.watch_pid,
+            respawn=arguments.respawn_supervisor,
         )
     except OSError as error:
         logger.warning("a store named %s is running already: %s", arguments.name, error)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
-from zerrow_store.node import protocol
+from zerrow_store.node import logs, protocol
 from zerrow_store.node.books import Books
 from zerrow_store.node.budget import default_budget, default_eviction
 from zerrow_store.node.segments import allow_many_descriptors
@@ -30,8 +30,8 @@ class Supervisor:
     """Supervises the store `name`. `start()` adopts a running server or starts one.
 
     budget: bytes the store may hold. eviction: the policy's name, see `policy`. watch_pid: a
-    process with whose end the store ends, too. log: file for what the server has to say; nowhere
-    if not given.
+    process with whose end the store ends, too. log: the server's log, see `logs`; by default in the
+    XDG state directory.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Supervisor:
         self._budget = budget
         self._eviction = eviction
         self._watch_pid = watch_pid
-        self._log = log
+        self._log = log or logs.default_log(name)
         self._respawn = respawn
         self._books = Books()
         self._descriptors: dict[bytes, int] = {}
@@ -118,12 +118,12 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "zerrow_store.node.server", "--name", self._name]
         command += ["--budget", str(self._budget), "--eviction", self._eviction]
-        command += ["--supervisor-fd", str(theirs.fileno())]
+        command += ["--log", str(self._log), "--supervisor-fd", str(theirs.fileno())]
         if self._watch_pid is not None:
             command += ["--watch-pid", str(self._watch_pid)]
         if self._respawn:
             command.append("--respawn-supervisor")
-        log = os.open(self._log or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        log = logs.open_log(self._log)
         try:
             subprocess.run(
                 command,
@@ -200,12 +200,14 @@ def main() -> None:
     parser.add_argument("--eviction", default=default_eviction())
     parser.add_argument("--log", type=Path)
     arguments = parser.parse_args()
+    log = arguments.log or logs.default_log(arguments.name)
+    logs.start(logs.supervisor_log(log))
     allow_many_descriptors()
     supervisor = Supervisor(
         arguments.name,
         budget=arguments.budget,
         eviction=arguments.eviction,
-        log=arguments.log,
+        log=log,
         respawn=True,
     )
     supervisor.start()
