@@ -1,5 +1,6 @@
 """Switching the plugin on for a job, in its driver."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import ray
 from zerrow_ray import ray_compat
 from zerrow_ray.activation import activate
 from zerrow_ray.settings import StoreSettings, announce, store_settings
+from zerrow_ray.versions import untested
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -72,19 +74,26 @@ def worker_setup() -> None:
 
 def _register(settings: StoreSettings) -> None:
     if ray_compat.is_client():
-        logger.warning(
+        _log_once(
             "tables take Ray's own path: a driver that is connected by ray:// shares no memory "
             "with the cluster; run the driver on a node of it, or submit it as a job"
         )
         return
     if not activate():
         return
+    if found := untested():
+        _log_once(f"zerrow_ray is not tested with {', '.join(found)}")
     from zerrow_ray.session import current_session, start_nodes
 
     ray_compat.load_ray_reducers()
     announce(settings)
     start_nodes()
     current_session()
+
+
+@functools.cache
+def _log_once(warning: str) -> None:
+    logger.warning(warning)
 
 
 def _register_after_init() -> None:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -35,6 +36,7 @@ _EXPECTED = {
     "ray._private.worker:Worker.record_task_log_end": ["self", "task_id", "attempt_number"],
     "ray._private.worker:_post_init_hooks": None,
     "ray._private.worker:global_worker": None,
+    "ray._private.worker:_global_node": None,
     "ray._private.serialization:SerializationContext.serialize": ["self", "value"],
     "ray._private.serialization:SerializationContext._serialize_to_pickle5": [
         "self",
@@ -289,6 +291,11 @@ def is_client() -> bool:
     """Whether this driver is connected by `ray://`."""
     connected: bool = ray.util.client.ray.is_connected()
     return connected
+
+
+def logs_directory() -> Path:
+    """Return where this session's logs are, on this node."""
+    return Path(ray._private.worker._global_node.get_logs_dir_path())
 
 
 def jobs() -> Iterator[tuple[bytes, bool, str]]:

@@ -1,5 +1,7 @@
 """The plugin is switched on by what travels; a worker that has no use for it loads nothing."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import ray.cloudpickle
 
 import zerrow_ray
 from tests.ray.conftest import RAY_OPTIONS, Moved
+from zerrow_ray import ray_compat
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -216,9 +219,13 @@ print("done")
     assert "done" in run(script)
 
 
-def run(script: str) -> str:
+def run(script: str, **variables: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | variables,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -239,3 +246,67 @@ print(ray_compat.missing())
         "ray._private.worker:Worker.put_object",
         "ray._private.worker:Worker.record_task_log_end",
     ]
+
+
+def test_a_client_driver_is_told():
+    script = """
+import logging, ray
+logging.basicConfig()
+from ray.util.client.ray_client_helpers import ray_start_client_server
+with ray_start_client_server() as client:
+    import zerrow_ray
+    for _ in range(2):
+        zerrow_ray.register()
+    import pyarrow as pa
+    table = pa.table({"x": list(range(1_000_000))})
+    assert client.get(client.put(table)).equals(table)
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=250
+    )
+    assert "done" in done.stdout, done.stderr
+    assert done.stderr.count("connected by ray://") == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "installed", "said"),
+    [
+        ("ray", "2.61.0", ["ray 2.61.0 (tested: 2.60)"]),
+        ("numpy", "3.0.0rc1", ["numpy 3.0.0rc1 (tested: 2.0 to 2.4)"]),
+        ("pyarrow", "27.0.0", ["pyarrow 27.0.0 (tested: 26.0)"]),
+        ("numpy", "2.1.3", []),
+    ],
+)
+def test_untested_versions_are_noticed(monkeypatch, package, installed, said):
+    from zerrow_ray import versions
+
+    monkeypatch.setattr(
+        versions, "version", lambda name: installed if name == package else known[name]
+    )
+    known = {"ray": "2.60.0", "pyarrow": "26.0.1", "numpy": "2.4.0"}
+    assert versions.untested() == said
+
+
+def test_a_submitted_job_with_the_hook_in_its_runtime_env():
+    """What was needed once is not needed now, and does no harm: `ray job submit` hands the
+    submitted environment to the script, whose `zerrow_ray.init()` has nothing to add.
+    """
+    script = f"""
+import zerrow_ray, numpy as np, pyarrow as pa, ray
+zerrow_ray.init(**{RAY_OPTIONS!r})
+@ray.remote
+def f():
+    return pa.table({{"x": np.arange({ROWS})}})
+assert len(ray.get(f.remote())) == {ROWS}
+print(zerrow_ray.stats()["total"]["bytes_shared"])
+"""
+    submitted = {"runtime_env": {"worker_process_setup_hook": "zerrow_ray.worker_setup"}}
+    printed = run(script, RAY_JOB_CONFIG_JSON_ENV_VAR=json.dumps(submitted))
+    assert int(printed) >= 8 * ROWS
+
+
+def test_the_store_logs_into_rays_session():
+    logs = ray_compat.logs_directory()
+    (log,) = logs.glob("zerrow-store-*[0-9a-f].log")
+    assert "started" in log.read_text()
