@@ -7,15 +7,15 @@ are serialised by a lock, because two threads may start at once.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 
 from zerrow_store.config import MemoryConfig
+from zerrow_store.forks import Lock
 from zerrow_store.memory import kernelzero
 from zerrow_store.native import _native
 
 _log = logging.getLogger("zerrow_store")
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def start(config: MemoryConfig | None = None) -> dict[str, bool]:
