@@ -1,5 +1,6 @@
 """The store's logs: where they lie, what gets into them, and that they stay small."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def test_a_server_logs_where_it_was_told_also_when_it_is_started_again(
     name: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "session" / "logs" / "zerrow-store.log"
-    supervisor = Supervisor(name, budget=1 << 20, log=log)
+    supervisor = Supervisor(name, budget=1 << 20, watch_pid=os.getpid(), log=log)
     supervisor.start()
     client = connect(name)
     for count in (1, 2):
@@ -42,7 +43,7 @@ def test_by_default_the_logs_are_in_the_state_directory(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert logs.default_log("a/b") == tmp_path / "zerrow-store" / "a%2Fb.log"
-    supervisor = Supervisor(name, budget=1 << 20)
+    supervisor = Supervisor(name, budget=1 << 20, watch_pid=os.getpid())
     supervisor.start()
     assert (tmp_path / "zerrow-store" / f"{name}.log").stat().st_mode & 0o777 == 0o600
     supervisor.stop()
@@ -51,7 +52,7 @@ def test_by_default_the_logs_are_in_the_state_directory(
 
 
 def test_a_store_whose_log_cannot_be_written_runs_without(name: str) -> None:
-    supervisor = Supervisor(name, budget=1 << 20, log=Path("/dev/null/log"))
+    supervisor = Supervisor(name, budget=1 << 20, watch_pid=os.getpid(), log=Path("/dev/null/log"))
     supervisor.start()
     client = connect(name)
     assert client.stats().objects == 0

@@ -9,14 +9,14 @@ begun in the native package.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 
 from zerrow_store.config import MemoryConfig
+from zerrow_store.forks import Lock
 from zerrow_store.memory import kernelzero
 
 _log = logging.getLogger("zerrow_store")
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def start(config: MemoryConfig | None = None) -> dict[str, bool]:
