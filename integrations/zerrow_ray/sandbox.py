@@ -7,7 +7,6 @@ The tenant is the job, unless it is named: sandboxes are reused within a job, ne
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from zerrow_ray import ray_compat
 from zerrow_ray.session import node_actor
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxMemoryError, SandboxTimeoutError
+from zerrow_store.forks import Lock
 from zerrow_store.sandbox import SandboxOptions, SandboxStats
 
 
@@ -79,7 +79,7 @@ def confined(
     return run
 
 
-_reporting = threading.Lock()
+_reporting = Lock()
 _reported: dict[str, int] = SandboxStats().as_dict()
 
 
