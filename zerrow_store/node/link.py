@@ -170,12 +170,13 @@ class Link(ABC):
     def _enter_epoch(self, epoch: bytes) -> None:
         if self._epoch not in (b"", epoch):
             with self._lock:
-                logger.warning(
-                    "the store %s has begun anew: it has lost %d objects that are held here, which "
-                    "stay readable",
-                    self._name,
-                    len(self._held),
-                )
+                if self._held:
+                    logger.warning(
+                        "the store %s has begun anew: it has lost %d objects that are held here, "
+                        "which stay readable",
+                        self._name,
+                        len(self._held),
+                    )
                 self._held.clear()
                 self._undeleted.clear()
                 self._releases.put(None)  # of holds that the store knows nothing of
