@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-decache bench-kernelzero \
+.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-decache bench-kernelzero \
 	bench-pressure bench-pipelines bench-sandbox nightly sanitize clean
 
 demo: $(STAMP)
@@ -38,6 +38,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.hop
 
+# Calls and hops of an ordinary job; GUEST=--data: Ray Data.
+bench-guest: $(STAMP)
+	$(BIN)/python -m benchmarks.guest $(GUEST)
+
 bench-decache: $(STAMP)
 	$(BIN)/python -m benchmarks.decache
 
@@ -57,6 +61,7 @@ bench-sandbox: $(STAMP)
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite
 	$(BIN)/python -m tests.nightly.sandbox_calls
+	$(BIN)/python -m tests.nightly.chaos
 
 # The sandbox's limits with cgroup v2, for machines that have v1; wants a kernel of `make test-kernel`.
 test-cgroup2: $(STAMP)

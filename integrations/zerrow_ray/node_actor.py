@@ -23,6 +23,7 @@ from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.jobs import live_jobs
+from zerrow_ray.ray_compat import logs_directory, when_out_of_scope
 from zerrow_ray.settings import announced
 from zerrow_store import memory
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
@@ -54,6 +55,7 @@ class NodeActor:
             budget=settings.budget(),
             eviction=settings.policy(),
             watch_pid=int(os.environ["RAY_RAYLET_PID"]),
+            log=logs_directory() / f"zerrow-store-{node_id[:12]}.log",
         )
         self._supervisor.start()
         self._client = Client(name)
@@ -85,10 +87,9 @@ class NodeActor:
 
         An object is named after its lease and dies with it.
         """
-        core_worker = ray._private.worker.global_worker.core_worker
         leases = [ray.put(None) for _ in range(count)]
         for lease in leases:
-            core_worker.add_object_out_of_scope_callback(lease, self._gone.put)
+            when_out_of_scope(lease, self._gone.put)
         return self._supervisor.id, leases
 
     def stats(self) -> dict[str, Any]:

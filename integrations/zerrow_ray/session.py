@@ -1,6 +1,5 @@
 """This process's connection to the store of its Ray node: made at first use, one per process."""
 
-import logging
 import os
 import queue
 import threading
@@ -15,11 +14,10 @@ from zerrow_ray import streams
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.leases import LeasePool
 from zerrow_ray.node_actor import NodeActor
+from zerrow_ray.ray_compat import when_out_of_scope
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.native._native import Encoded
 from zerrow_store.node.client import Client, Publication
-
-logger = logging.getLogger("zerrow_ray")
 
 
 class Session:
@@ -70,8 +68,7 @@ class Session:
 
     def delete_with(self, ref: ray.ObjectRef, object_ids: list[bytes]) -> None:
         """Delete objects as soon as `ref`, which this process owns, is out of scope everywhere."""
-        core_worker = ray._private.worker.global_worker.core_worker
-        core_worker.add_object_out_of_scope_callback(ref, lambda _: self._deleted.put(object_ids))
+        when_out_of_scope(ref, lambda _: self._deleted.put(object_ids))
 
     def delete(self, object_ids: list[bytes]) -> None:
         """Delete objects of this process, soon and without waiting."""
@@ -162,13 +159,3 @@ def start_nodes() -> None:
     for node in ray.nodes():
         if node["Alive"]:
             node_actor(node["NodeID"])
-
-
-def warn_once(error: Exception) -> None:
-    """Log why tables take Ray's own path, once for each kind of error."""
-    if type(error) not in _warned:
-        _warned.add(type(error))
-        logger.warning("tables take Ray's own path: %s: %s", type(error).__name__, error)
-
-
-_warned: set[type] = set()

@@ -17,6 +17,7 @@ import ray
 from ray.dag import InputNode, MultiOutputNode
 
 import zerrow_ray
+from tests.capabilities import needs_graphviz, needs_sandboxes
 from tests.ray.conftest import eventually, total
 from zerrow_ray import dag
 from zerrow_ray.dag import executor
@@ -62,9 +63,13 @@ class Counter:
 
 
 def by_ray(node, *args, **kwargs):
+    return ray.get(execute_by_ray(node, *args, **kwargs))
+
+
+def execute_by_ray(node, *args, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
-        return ray.get(node.execute(*args, **kwargs))
+        return node.execute(*args, **kwargs)
 
 
 def test_results_are_those_of_rays_executor() -> None:
@@ -155,7 +160,7 @@ def test_steps_wait_for_memory() -> None:
     assert max(run.submitted for run in makes) >= min(run.finished for run in counts)
 
 
-def test_what_is_explained_is_what_happened(tmp_path: Path) -> None:
+def test_what_is_explained_is_what_happened() -> None:
     first = make.bind()
     _, explanation = dag.execute(add_column.bind(first, make.bind(1)), explain=True)
     rows = {row["name"]: row for row in explanation.rows()}
@@ -170,6 +175,11 @@ def test_what_is_explained_is_what_happened(tmp_path: Path) -> None:
     assert source.startswith("digraph")
     assert source.count("->") == 2
     assert source.count("label=") == 3
+
+
+@needs_graphviz
+def test_a_drawing_has_all_steps(tmp_path: Path) -> None:
+    _, explanation = dag.execute(add_column.bind(make.bind(), make.bind(1)), explain=True)
     explanation.save_svg(tmp_path / "dag.svg")
     drawing = (tmp_path / "dag.svg").read_text()
     assert drawing.count('class="node"') == 3
@@ -212,6 +222,65 @@ def test_steps_are_retried_as_ray_does(tmp_path: Path) -> None:
 
     assert ray.get(dag.execute(flaky.bind(make.bind()))) == ROWS
     assert (tmp_path / "runs").read_text() == "xxx"
+
+
+@ray.remote
+def pair(n: int) -> tuple[int, int]:
+    return n, n + 1
+
+
+@ray.remote
+def series(n: int):
+    yield n
+    yield n + 1
+
+
+@ray.remote
+def kind_of(value) -> str:
+    return type(value).__name__
+
+
+deprecated = pytest.mark.filterwarnings("ignore:num_returns='dynamic' is deprecated")
+
+
+@deprecated
+@pytest.mark.parametrize(
+    ("function", "returns"),
+    [
+        *((pair, returns) for returns in (None, 0, 1, 2, 3)),
+        *((series, returns) for returns in (None, 0, 1, 2, 3, "dynamic", "streaming")),
+    ],
+)
+def test_num_returns_means_what_it_means_to_ray(function, returns) -> None:
+    node = function.options(num_returns=returns).bind(1)
+    assert outcome(dag.execute, node) == outcome(execute_by_ray, node)
+
+
+@deprecated
+@pytest.mark.parametrize(("function", "returns"), [(pair, 0), (pair, 2), (series, "dynamic")])
+def test_a_step_takes_what_ray_passes_on(function, returns) -> None:
+    node = kind_of.bind(function.options(num_returns=returns).bind(1))
+    assert outcome(dag.execute, node) == outcome(execute_by_ray, node)
+
+
+def outcome(execute, node):
+    """What running a node gives, with values in the place of references, or its error's text."""
+    try:
+        return described(execute(node))
+    except dag.StepError as error:
+        return str(error.__cause__.cause)
+    except ray.exceptions.RayTaskError as error:
+        return str(error.cause)
+
+
+def described(value):
+    if isinstance(value, ray.ObjectRef):
+        return described(ray.get(value))
+    if isinstance(value, list):
+        return [described(each) for each in value]
+    if isinstance(value, ray.ObjectRefGenerator | ray.DynamicObjectRefGenerator):
+        return [type(value).__name__, *map(described, value)]
+    return value
 
 
 def test_several_results_and_generators() -> None:
@@ -519,6 +588,7 @@ def test_what_must_not_run_twice_is_not_rolled_back() -> None:
     assert all(run.rollbacks == 0 for run in explanation.runs if run.name.startswith("make"))
 
 
+@needs_sandboxes
 def test_steps_run_confined_when_asked() -> None:
     @ray.remote
     def look(table: pa.Table) -> list:

@@ -14,12 +14,13 @@ import ray
 from ray.exceptions import RayTaskError
 
 import zerrow_ray
+from tests.capabilities import needs_sandboxes
 from tests.ray.conftest import eventually, total
 from zerrow_ray.config import store_name
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
 from zerrow_store.node import protocol
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [needs_sandboxes, pytest.mark.usefixtures("cluster")]
 
 
 def test_a_task_like_any_other(big: pa.Table) -> None:

@@ -11,11 +11,12 @@ import ray
 from ray.exceptions import RayError, TaskCancelledError, WorkerCrashedError
 
 import zerrow_ray
+from tests.capabilities import needs_sandboxes
 from tests.ray.conftest import eventually, total
 from tests.sandbox.conftest import below, groups
 from zerrow_store.sandbox import cgroups
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [needs_sandboxes, pytest.mark.usefixtures("cluster")]
 
 
 @zerrow_ray.sandboxed(memory="512MiB")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.capabilities import needs_sandboxes
 from tests.sandbox.conftest import below, eventually, groups, where
 from zerrow_store import sandbox
 from zerrow_store.cli.main import main
@@ -89,6 +90,7 @@ def test_the_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> No
         assert f"sandbox: {part}" in said
 
 
+@needs_sandboxes
 def test_a_host_that_is_killed_takes_its_sandboxes_along(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import os, time
@@ -115,6 +117,7 @@ def test_a_host_that_is_killed_takes_its_sandboxes_along(tmp_path: Path) -> None
     assert groups(host.pid) == []
 
 
+@needs_sandboxes
 def test_a_forked_child_has_sandboxes_of_its_own() -> None:
     ours = {sandbox.run(where) for _ in range(5)}
     reading, writing = os.pipe()
@@ -134,6 +137,7 @@ def test_a_forked_child_has_sandboxes_of_its_own() -> None:
     assert sandbox.run(where).startswith("pid:")
 
 
+@needs_sandboxes
 def test_a_result_outlives_its_sandbox() -> None:
     table = sandbox.run(lambda: pa.table({"x": pc.add(pa.array(np.arange(100_000)), 1)}))
     sandbox.close()

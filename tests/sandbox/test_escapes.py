@@ -19,9 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.capabilities import needs_sandboxes
 from tests.sandbox.conftest import eventually, groups, sandboxes, where
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
+
+pytestmark = needs_sandboxes
 
 
 def attempt(function: Any, *arguments: Any) -> str:

@@ -4,9 +4,12 @@ import threading
 
 import pytest
 
+from tests.capabilities import needs_sandboxes
 from tests.nightly import sandbox_calls
 from tests.sandbox.conftest import where
 from zerrow_store import sandbox
+
+pytestmark = needs_sandboxes
 
 
 @pytest.mark.slow

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.capabilities import needs_sandboxes
 from tests.node.helpers import Store
 from tests.sandbox.conftest import eventually
 from zerrow_store import sandbox
+
+pytestmark = needs_sandboxes
 
 ROWS = 100_000
 EXPECTED = [float(n) * 3 for n in range(ROWS)]

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.capabilities import needs_sandboxes
 from tests.sandbox import test_escapes as escapes
 from zerrow_store import sandbox
 
@@ -96,6 +97,7 @@ def test_sockets() -> None:
     assert _unconfined(lambda: escapes.attempt(socket.socket, 16, socket.SOCK_RAW, 0)) == "done"
 
 
+@needs_sandboxes
 def test_limits_are_what_stops_them() -> None:
     def processes(count: int) -> int:
         return sum(os.fork() > 0 or os._exit(0) for _ in range(count))

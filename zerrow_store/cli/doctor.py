@@ -4,6 +4,7 @@ import fcntl
 import os
 import platform
 import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ def examine() -> list[Check]:
         ("sandbox: namespaces", False, _sandbox_namespaces),
         ("sandbox: system call filter", False, _sandbox_filter),
         ("sandbox: memory and process limits", False, _sandbox_limits),
+        ("drawing of DAGs", False, _drawing),
     ]
     return [_run(name, needed, check) for name, needed, check in checks]
 
@@ -146,3 +148,10 @@ def _sandbox_limits() -> str:
     from zerrow_store.sandbox.capabilities import limits
 
     return limits()
+
+
+def _drawing() -> str:
+    found = shutil.which("dot")
+    if found is None:
+        raise RuntimeError("off: Graphviz is not installed (Debian's package: graphviz)")
+    return found

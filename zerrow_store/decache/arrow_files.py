@@ -53,6 +53,7 @@ def read_ipc(
 def read_feather(
     source: Any,
     columns: Sequence[str | int] | None = None,
+    memory_map: bool = False,
     use_threads: bool = True,
     *,
     filesystem: Any = None,
@@ -60,10 +61,14 @@ def read_feather(
 ) -> pa.Table:
     """Read a table from a Feather file, each column decoded once on this machine.
 
-    The arguments and the result are those of `pyarrow.feather.read_table`; a local file that is not
-    compressed is always mapped. Version 1 of Feather is read by pyarrow.
+    The arguments and the result are those of `pyarrow.feather.read_table`, except:
+
+    memory_map: changes nothing; a local file that is not compressed is always mapped.
     client: as for `read_parquet`.
+
+    Version 1 of Feather is read by pyarrow.
     """
+    del memory_map
     client = client if client is not None else default_client()
 
     def read(file: OpenFile) -> pa.Table:

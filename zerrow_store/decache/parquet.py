@@ -47,11 +47,18 @@ def read_parquet(
     read_dictionary: Sequence[str] | None = None,
     binary_type: pa.DataType | None = None,
     list_type: Any = None,
+    memory_map: bool = False,
+    buffer_size: int = 0,
     partitioning: Any = "hive",
     filesystem: Any = None,
     filters: Any = None,
     ignore_prefixes: Sequence[str] | None = None,
+    pre_buffer: bool = True,
     coerce_int96_timestamp_unit: str | None = None,
+    decryption_properties: Any = None,
+    thrift_string_size_limit: int | None = None,
+    thrift_container_size_limit: int | None = None,
+    schema_depth_limit: int | None = None,
     page_checksum_verification: bool = False,
     arrow_extensions_enabled: bool = True,
     share_strings: bool = False,
@@ -66,8 +73,10 @@ def read_parquet(
         so that what is made of them by filter, take, sort or join refers to it.
     client: the connection to the store whose cache is used; by default to the store "default".
         Without one, files are decoded as usual.
-
-    Encrypted files are refused.
+    memory_map, buffer_size, pre_buffer: how a file is read by whoever decodes it; what the cache
+        has is not read again.
+    decryption_properties: what is decrypted with them is decoded as usual, and not cached: other
+        readers of the cache may not have the keys. Without them encrypted files are refused.
     """
     read = _Read(
         client if client is not None else default_client(),
@@ -81,14 +90,24 @@ def read_parquet(
         read_dictionary=frozenset(read_dictionary or ()),
         binary_type=binary_type,
         list_type=list_type,
+        buffer_size=buffer_size,
+        pre_buffer=pre_buffer,
         coerce_int96_timestamp_unit=coerce_int96_timestamp_unit,
+        thrift_string_size_limit=thrift_string_size_limit,
+        thrift_container_size_limit=thrift_container_size_limit,
+        schema_depth_limit=schema_depth_limit,
         page_checksum_verification=page_checksum_verification,
         arrow_extensions_enabled=arrow_extensions_enabled,
         share_strings=share_strings,
     )
     source = _expanded(source)
+    cached = decryption_properties is None
     plain_file = isinstance(source, str | os.PathLike) and os.path.isfile(source)
-    if plain_file and (filesystem is None or isinstance(filesystem, pafs.LocalFileSystem)):
+    if (
+        cached
+        and plain_file
+        and (filesystem is None or isinstance(filesystem, pafs.LocalFileSystem))
+    ):
         with contextlib.suppress(UncacheableFileError):
             return read.file(os.fspath(source), options)
 
@@ -98,8 +117,10 @@ def read_parquet(
             schema=schema,
             filesystem=filesystem,
             filters=filters,
+            memory_map=memory_map,
             partitioning=partitioning,
             ignore_prefixes=ignore_prefixes,
+            decryption_properties=decryption_properties,
             **options.reader(),
         )
 
@@ -107,7 +128,7 @@ def read_parquet(
     if share_strings:
         options = _with_shared_strings(options, found.schema)
         found = dataset(options)
-    if isinstance(source, str | os.PathLike | list):
+    if cached and isinstance(source, str | os.PathLike | list):
         with contextlib.suppress(UncacheableFileError):
             return read.dataset(found, options)
     table = found.read(columns, use_threads, use_pandas_metadata)

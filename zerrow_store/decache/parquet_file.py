@@ -26,6 +26,7 @@ from zerrow_store.forks import Lock
 from zerrow_store.node.cache_index import Unit
 
 _KEPT_FOOTERS = 256
+_NOT_FOR_ALL_COLUMNS = {"read_dictionary", "buffer_size", "pre_buffer"}
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,18 @@ class ParquetOptions:
     """How columns are decoded; pyarrow's names and meanings.
 
     share_strings: string columns have one dictionary for the whole file.
+    buffer_size, pre_buffer: how a file is read; the columns are the same.
     """
 
     read_dictionary: frozenset[str] = frozenset()
     binary_type: pa.DataType | None = None
     list_type: Any = None
+    buffer_size: int = 0
+    pre_buffer: bool = True
     coerce_int96_timestamp_unit: str | None = None
+    thrift_string_size_limit: int | None = None
+    thrift_container_size_limit: int | None = None
+    schema_depth_limit: int | None = None
     page_checksum_verification: bool = False
     arrow_extensions_enabled: bool = True
     share_strings: bool = False
@@ -49,7 +56,12 @@ class ParquetOptions:
             "read_dictionary": sorted(self.read_dictionary) or None,
             "binary_type": self.binary_type,
             "list_type": self.list_type,
+            "buffer_size": self.buffer_size,
+            "pre_buffer": self.pre_buffer,
             "coerce_int96_timestamp_unit": self.coerce_int96_timestamp_unit,
+            "thrift_string_size_limit": self.thrift_string_size_limit,
+            "thrift_container_size_limit": self.thrift_container_size_limit,
+            "schema_depth_limit": self.schema_depth_limit,
             "page_checksum_verification": self.page_checksum_verification,
             "arrow_extensions_enabled": self.arrow_extensions_enabled,
         }
@@ -61,6 +73,9 @@ class ParquetOptions:
             binary_type=self.binary_type,
             list_type=self.list_type,
             coerce_int96_timestamp_unit=self.coerce_int96_timestamp_unit,
+            thrift_string_size_limit=self.thrift_string_size_limit,
+            thrift_container_size_limit=self.thrift_container_size_limit,
+            schema_depth_limit=self.schema_depth_limit,
             page_checksum_verification=self.page_checksum_verification,
             arrow_extensions_enabled=self.arrow_extensions_enabled,
         )
@@ -71,7 +86,7 @@ class ParquetOptions:
         given = [
             f"{name}={value.__name__ if isinstance(value, type) else value}"
             for name, value in self.reader().items()
-            if name != "read_dictionary" and value is not getattr(ParquetOptions, name)
+            if name not in _NOT_FOR_ALL_COLUMNS and value is not getattr(ParquetOptions, name)
         ]
         return ",".join(["parquet", *given])
 

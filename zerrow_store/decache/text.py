@@ -26,6 +26,7 @@ def read_csv(
     read_options: csv.ReadOptions | None = None,
     parse_options: csv.ParseOptions | None = None,
     convert_options: csv.ConvertOptions | None = None,
+    memory_pool: pa.MemoryPool | None = None,
     *,
     filesystem: Any = None,
     client: Client | None = None,
@@ -33,20 +34,25 @@ def read_csv(
     """Read a table from CSV, decoded once on this machine for the same options.
 
     The arguments and the result are those of `pyarrow.csv.read_csv`; files are decompressed by
-    their extension, as there. client: as for `read_parquet`.
+    their extension, as there.
+
+    client: as for `read_parquet`.
+    memory_pool: if given, the file is decoded into that pool, and not cached.
     """
     options = [read_options, parse_options, convert_options]
 
     def decode(stream: Any) -> pa.Table:
-        return csv.read_csv(stream, *options)
+        return csv.read_csv(stream, *options, memory_pool=memory_pool)
 
-    return _read(source, filesystem, client, "csv", options, decode)
+    cached = memory_pool is None
+    return _read(source, filesystem, client, "csv", options, decode, cached)
 
 
 def read_json(
     source: Any,
     read_options: json.ReadOptions | None = None,
     parse_options: json.ParseOptions | None = None,
+    memory_pool: pa.MemoryPool | None = None,
     *,
     filesystem: Any = None,
     client: Client | None = None,
@@ -54,14 +60,18 @@ def read_json(
     """Read a table from lines of JSON, decoded once on this machine for the same options.
 
     The arguments and the result are those of `pyarrow.json.read_json`; files are decompressed by
-    their extension, as there. client: as for `read_parquet`.
+    their extension, as there.
+
+    client: as for `read_parquet`.
+    memory_pool: if given, the file is decoded into that pool, and not cached.
     """
     options = [read_options, parse_options]
 
     def decode(stream: Any) -> pa.Table:
-        return json.read_json(stream, *options)
+        return json.read_json(stream, *options, memory_pool=memory_pool)
 
-    return _read(source, filesystem, client, "json", options, decode)
+    cached = memory_pool is None
+    return _read(source, filesystem, client, "json", options, decode, cached)
 
 
 def _read(
@@ -71,9 +81,10 @@ def _read(
     form: str,
     options: list[Any],
     decode: Callable[[Any], pa.Table],
+    cached: bool,
 ) -> pa.Table:
     client = client if client is not None else default_client()
-    described = _described(options)
+    described = _described(options) if cached else None
     digest = hashlib.blake2b((described or "").encode(), digest_size=6).hexdigest()
     unit: Unit = (f"{form},{digest}", "*")
 

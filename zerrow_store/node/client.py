@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -153,14 +153,19 @@ class Client(StoreLink, CacheCalls):
             object_ids = [object_ids]
         self._request(m.Delete(check_ids(object_ids), missing_ok))
 
-    def settling(self, object_id: bytes) -> None:
-        """Say that an object's lease may be here alone, until `settled` or for SETTLING_SECONDS."""
+    def settling(self, object_id: bytes, read: Callable[[], None]) -> None:
+        """Say that an object's lease may be here alone, until `settled`.
+
+        `read()` is called, in a thread of this client, when another process begins to read it.
+        """
         check_id(object_id)
+        self._settling[object_id] = read
         self._send_quietly(m.Settling(object_id))
 
     def settled(self, object_id: bytes) -> None:
         """Say that an object's lease is in other hands."""
         check_id(object_id)
+        self._settling.pop(object_id, None)
         self._send_quietly(m.Settled(object_id))
 
     def end_leases(self, object_ids: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -146,10 +146,11 @@ class Handlers:
             self._lives.delete(object_id)
 
     def _settling(self, call: Call, request: m.Settling) -> None:
-        self._lives.settling.began(call.connection, request.object_id)
+        if request.object_id in self._lives.books.objects:
+            self._lives.settling.began(call.connection, request.object_id)
 
     def _settled(self, call: Call, request: m.Settled) -> None:
-        self._lives.settling.over(call.connection, request.object_id)
+        self._lives.settling.over(request.object_id)
 
     def _end_leases(self, call: Call, request: m.EndLeases) -> list[bytes]:
         return self._lives.end_leases(request.object_ids)

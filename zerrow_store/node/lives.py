@@ -131,6 +131,9 @@ class Lives:
         self._orphaned.pop(object_id, None)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
+        producer = self.settling.read(object_id, connection)
+        if producer is not None:
+            self._tell(producer, "read", object_id)
         return entry
 
     def release(self, object_id: bytes, count: int, readable_until: float = 0.0) -> None:
@@ -184,6 +187,7 @@ class Lives:
 
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
+        self.settling.gone(object_id)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
         self.give_back(self.change("remove", [object_id]))

@@ -483,6 +483,7 @@ def main() -> int:
         )
         signal.signal(signal.SIGTERM, server.stop)
         server.restore(socket.socket(fileno=arguments.supervisor_fd))
+        logger.info("the store %s is started, with %d bytes", arguments.name, arguments.budget)
         server.run()
     return 0
 

@@ -34,7 +34,8 @@ def system_call_filter() -> str:
         os.close(make_filter(network=False))
     except OSError as error:
         raise SandboxUnavailableError(
-            f"no libseccomp ({error}): only with best_effort=True, and then unfiltered"
+            f"no libseccomp ({error}; Debian's package: libseccomp2): only with "
+            "best_effort=True, and then unfiltered"
         ) from error
     library = ctypes.CDLL("libseccomp.so.2")
     return f"by libseccomp, level {library.seccomp_api_get()}"

@@ -31,7 +31,7 @@ from zerrow_ray.jobs import announce_dags, jobs_that_run_dags
 from zerrow_ray.sandbox import confined
 from zerrow_ray.session import current_session, node_actor
 from zerrow_ray.settings import announced
-from zerrow_ray.stats import stats
+from zerrow_ray.store_stats import stats
 from zerrow_store.errors import ZerrowError
 from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.policy import Policy, load_policy
@@ -196,8 +196,9 @@ class _Execution:
             options = {"name": step.name, **step.node.get_options(), "num_returns": returns + 1}
             args, kwargs, _ = nodes.arguments(step.node, self._argument)
             task = _measured_task(step.body, returns, self._sandbox).options(**options)
-            *values, ends = task.remote(*args, **kwargs)
-            value = values[0] if returns == 1 else values
+            refs = task.remote(*args, **kwargs)
+            *values, ends = refs if returns else [refs]
+            value = _as_ray_gives(values)
         else:
             value = nodes.run(step.node, self._argument)
             # A call with several results ends when its first one is there, with the others.
@@ -316,6 +317,13 @@ def _function(step: Step) -> Function:
 def _returns(step: Step) -> Any:
     """How many results a task has; no number for a generator."""
     return step.node.get_options().get("num_returns", 1)
+
+
+def _as_ray_gives(refs: list[ray.ObjectRef]) -> Any:
+    """What `remote()` returns of a task with these results."""
+    if len(refs) > 1:
+        return refs
+    return refs[0] if refs else None
 
 
 def _is_measurable(step: Step) -> bool:

@@ -41,7 +41,10 @@ class Measured:
 
 
 def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
-    """Return a function that does the same and returns one more value, a `Measured`."""
+    """Return a function that does the same and returns one more value, a `Measured`.
+
+    returns: how many results the function has; of none, its value is dropped, as Ray does.
+    """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -51,7 +54,7 @@ def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
         value = function(*args, **kwargs)
         seconds = time.perf_counter() - clock
         allocated = _native.arena_stats()["peak"] - arena_before
-        values = [value] if returns == 1 else list(value)
+        values = _results(value, returns)
         sizes = [_sizes(each) for each in values]
         result, new = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
         peak = max(_status("VmHWM") - before, new)
@@ -59,9 +62,18 @@ def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
         node_id, objects = ray.get_runtime_context().get_node_id(), record_publications()
         pid = os.getpid()
         report = Measured(started, seconds, result, new, peak, allocated, pid, node_id, objects)
-        return (*values, report)
+        return (*values, report) if returns else report
 
     return run
+
+
+def _results(value: Any, returns: int) -> list[Any]:
+    if returns == 0:
+        return []
+    results = [value] if returns == 1 else list(value)
+    if len(results) != returns:  # as Ray says it, which would count the report, too
+        raise ValueError(f"Task returned {len(results)} objects, but num_returns={returns}.")
+    return results
 
 
 def _sizes(value: Any) -> tuple[int, int]:

@@ -1,0 +1,33 @@
+"""What some tests need of the machine. Where it is missing they are skipped, and the run's last
+lines say which, and why.
+
+The fixtures behind these marks look once, in the process that runs the tests: workers and sandboxes
+import test modules, too.
+"""
+
+import shutil
+
+import pytest
+
+from zerrow_store.errors import SandboxUnavailableError
+from zerrow_store.sandbox import capabilities
+
+needs_sandboxes = pytest.mark.usefixtures("sandboxes_can_be_made")
+needs_graphviz = pytest.mark.usefixtures("graphviz_is_there")
+
+
+@pytest.fixture(scope="session")
+def sandboxes_can_be_made() -> None:
+    """With all that they have by default."""
+    try:
+        capabilities.namespaces()
+        capabilities.system_call_filter()
+        capabilities.limits()
+    except SandboxUnavailableError as error:
+        pytest.skip(f"no sandboxes here: {error}")
+
+
+@pytest.fixture(scope="session")
+def graphviz_is_there() -> None:
+    if shutil.which("dot") is None:
+        pytest.skip("Graphviz is not installed")
