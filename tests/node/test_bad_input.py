@@ -24,7 +24,7 @@ WITH_AN_ID: Calls = {
     "hold": lambda client, bad: client.hold(bad),
     "begin_hold": lambda client, bad: client.begin_hold(bad),
     "allocations": lambda client, bad: client.allocations(bad),
-    "settling": lambda client, bad: client.settling(bad),
+    "settling": lambda client, bad: client.settling(bad, lambda: None),
     "settled": lambda client, bad: client.settled(bad),
     "publish": lambda client, bad: client.publish(bad, _native.encode(table(10)), b"m"),
     "delete several": lambda client, bad: client.delete([b"x", bad]),

@@ -124,6 +124,9 @@ def test_a_malformed_request_of_each_kind(store: Store, kind: str) -> None:
     """As a request it is answered, as a notice it is not; the connection and all others go on."""
     with unharmed(store):
         peer = Peer(store.name)
+        fd = memfd(1 << 20)
+        assert peer.ask("attach", [SEGMENT, 1 << 20], [fd])[0] == "reply"
+        os.close(fd)
         for body in malformed(WELL_FORMED[kind]):
             if kind == "shutdown" and body == []:
                 continue

@@ -5,6 +5,8 @@ import sys
 
 from tests.node.conftest import eventually
 from zerrow_store.node.client import Client
+from zerrow_store.node.connection import Connection
+from zerrow_store.node.settling import Settling
 
 PRODUCER = """
 import sys, time, zerrow_store
@@ -55,3 +57,17 @@ def test_a_producer_that_comes_back_still_has_its_leases(client, name):
     eventually(lambda: told == [b"object"], "the producer hears of the reader")
     assert client.end_leases([b"object"]) == ()
     producer.close()
+
+
+def test_two_connections_may_announce_the_same_object():
+    settling, one, other = (
+        Settling(),
+        Connection.__new__(Connection),
+        Connection.__new__(Connection),
+    )
+    settling.began(one, b"object")
+    settling.began(other, b"object")
+    settling.ended(one)
+    assert not settling.may_be_cut(b"object")
+    settling.ended(other)
+    assert settling.may_be_cut(b"object")

@@ -66,7 +66,6 @@ class Link(ABC):
         self._requests: dict[int, Request] = {}
         self._undeleted: set[bytes] = set()
         self._held: Counter[bytes] = Counter()
-        self._settling: dict[bytes, Callable[[], None]] = {}
         self._releases: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._socket: socket.socket | None = None
         self._reader = protocol.FrameReader()

@@ -20,6 +20,7 @@ class Settling:
     def began(self, producer: Connection, object_id: bytes) -> None:
         """Note that an object's lease is in the hands of its producer alone."""
         self._cut.discard(object_id)  # its producer was only away
+        self.over(object_id)  # it may be another connection's, of the same process
         self._producers[object_id] = producer
         self._begun.setdefault(producer, set()).add(object_id)
 

@@ -9,7 +9,8 @@ all the same, which then undoes it.
 
 import contextlib
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zerrow_store import forks
@@ -32,6 +33,7 @@ class StoreLink(Link):
         self._attached = False
         self._registered = OffsetSet()
         self._gone: set[bytes] = set()
+        self._settling: dict[bytes, Callable[[], None]] = {}
 
     def _introduce(self, call: Call) -> None:
         if self._attached:
@@ -42,6 +44,13 @@ class StoreLink(Link):
     def _lose(self) -> None:
         # Whoever reads it has no hold any more that would say so: it stays pinned.
         self._registered = OffsetSet()
+        self._settling.clear()
+
+    def _resend(self, connection: socket.socket) -> None:
+        super()._resend(connection)
+        for object_id in list(self._settling):
+            message = m.Settling(object_id)
+            protocol.send(connection, protocol.pack(message.kind, 0, message))
 
     def _pause(self) -> None:
         _native.bound_unpublished(None)
