@@ -59,7 +59,7 @@ def measure(path: Path) -> dict[str, Any]:
     from zerrow_store.node.supervisor import Supervisor
 
     store = f"bench-{os.getpid()}"
-    supervisor = Supervisor(store, budget=16 << 30)
+    supervisor = Supervisor(store, budget=16 << 30, watch_pid=os.getpid())
     supervisor.start()
     try:
         warm, fresh = KINDS

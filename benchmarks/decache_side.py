@@ -140,7 +140,7 @@ def measure_sharing(path: str) -> dict[str, Any]:
     import zerrow_store
     from zerrow_store.node.supervisor import Supervisor
 
-    supervisor = Supervisor(f"bench-{os.getpid()}", budget=16 << 30)
+    supervisor = Supervisor(f"bench-{os.getpid()}", budget=16 << 30, watch_pid=os.getpid())
     supervisor.start()
     client = zerrow_store.connect(f"bench-{os.getpid()}")
     sharing = {}

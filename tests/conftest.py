@@ -1,6 +1,7 @@
 """A node store for a test: of its own name, supervised, and nothing left of it afterwards."""
 
 import signal
+import tempfile
 import uuid
 from collections.abc import Iterator
 
@@ -13,6 +14,14 @@ __all__ = ["graphviz_is_there", "sandboxes_can_be_made", "store"]
 
 # Started in the background this process ignores control-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _state_directory() -> Iterator[None]:
+    """Logs of the tests' stores are not left in the user's directory."""
+    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", path)
+        yield
 
 
 @pytest.fixture

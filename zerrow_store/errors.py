@@ -70,6 +70,10 @@ class ProtocolError(ZerrowError):
     """A peer sent what the protocol does not allow."""
 
 
+class InternalError(ZerrowError):
+    """The store failed over a request, which has changed nothing; its log has the traceback."""
+
+
 class SandboxError(ZerrowError):
     """A sandboxed function failed, or returned what it may not.
 

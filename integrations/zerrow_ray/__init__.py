@@ -5,19 +5,20 @@
 
 and `ray.put`, `ray.get`, task arguments and results carry tables without copying them. Or, with
 no change of code, `RAY_RUNTIME_ENV_HOOK=zerrow_ray.runtime_env_hook`.
+
+What stands here is loaded at first use: every worker imports this package, most need little of it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
-from zerrow_ray.reading import read_parquet
-from zerrow_ray.sandbox import sandboxed
-from zerrow_ray.stats import stats
-
 if TYPE_CHECKING:
     from zerrow_ray import dag
     from zerrow_ray.datasource import read_parquet_dataset
+    from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
+    from zerrow_ray.reading import read_parquet
+    from zerrow_ray.sandbox import sandboxed
+    from zerrow_ray.store_stats import stats
 
 __all__ = [
     "dag",
@@ -31,11 +32,21 @@ __all__ = [
     "worker_setup",
 ]
 
+_MODULES = {
+    "init": "lifecycle",
+    "read_parquet": "reading",
+    "read_parquet_dataset": "datasource",
+    "register": "lifecycle",
+    "runtime_env_hook": "lifecycle",
+    "sandboxed": "sandbox",
+    "stats": "store_stats",
+    "worker_setup": "lifecycle",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Every worker imports this package; Ray Data and DAGs take long to load, and few use them.
     if name == "dag":
         return import_module("zerrow_ray.dag")
-    if name == "read_parquet_dataset":
-        return import_module("zerrow_ray.datasource").read_parquet_dataset
+    if name in _MODULES:
+        return getattr(import_module(f"zerrow_ray.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

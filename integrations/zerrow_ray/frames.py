@@ -1,41 +1,82 @@
 """pandas and polars frames by reference.
 
-pandas frames are pickled with protocol 5, whose out-of-band buffers become references: the frame
-comes back exactly, index, attributes and dtypes included. polars frames go through Arrow.
+A pandas frame is pickled as Ray pickles it, but for its buffers, which the pickler collects while
+it is inside the frame: the frame comes back exactly, index, attributes and dtypes included. polars
+frames go through Arrow.
 """
 
-import pickle
 from typing import Any
 
 import pyarrow as pa
 
+from zerrow_ray import serialization
 from zerrow_ray.config import plugin_config
-from zerrow_ray.messages import publish
+from zerrow_ray.kinds import Kind, Reduced, add_kind, add_when_imported
 from zerrow_store.native import _native
 
-Reduced = tuple[Any, ...]
+
+def register() -> None:
+    """Let frames go by reference in this process, as soon as it has imported their libraries."""
+    add_when_imported("pandas", lambda pandas: add_kind(pandas.DataFrame, _PANDAS))
+    add_when_imported("polars", lambda polars: add_kind(polars.DataFrame, _POLARS))
 
 
-def reduce_pandas(frame: Any) -> Reduced | None:
-    """Reduce a pandas DataFrame, or decline it: too small, or holding Python objects."""
-    if not all(_is_buffer_backed(dtype) for dtype in frame.dtypes):
-        return None
-    if int(frame.memory_usage(index=False).sum()) < plugin_config().threshold:
-        return None
-    buffers: list[pickle.PickleBuffer] = []
-    header = pickle.dumps(frame, protocol=5, buffer_callback=buffers.append)
-    raw = [buffer.raw() for buffer in buffers]
-    return publish(lambda: _native.encode_buffers(header, raw, move=True), _restore_pickle)
+def _own(frame: Any) -> Reduced:
+    reduced: Reduced = frame.__reduce_ex__(5)
+    return reduced
 
 
-def reduce_polars(frame: Any) -> Reduced | None:
-    """Reduce a polars DataFrame, or decline it: too small, or with dtypes that Arrow has not."""
+def _pandas_reaches(frame: Any) -> bool:
+    import pandas as pd
+
+    bare = pd.DataFrame(frame)  # without attributes, which pandas copies deeply at every turn
+    if not all(_is_buffer_backed(dtype) for dtype in bare.dtypes):
+        return False
+    return int(bare.memory_usage(index=False).sum()) >= plugin_config().threshold
+
+
+def _reduce_pandas(frame: Any) -> Reduced:
+    function, arguments, state = frame.__reduce_ex__(5)[:3]
+    return function, arguments, (_Opening(), state, _Closing()), None, None, _set_state
+
+
+_PANDAS = Kind(_pandas_reaches, _reduce_pandas, _own)
+
+
+class _Opening:
+    """Is pickled when the pickler enters a frame."""
+
+    def __reduce__(self) -> Reduced:
+        serialization.current().frames_open += 1
+        return bool, ()
+
+
+class _Closing:
+    """Is pickled when the pickler leaves a frame."""
+
+    def __reduce__(self) -> Reduced:
+        serialization.current().frames_open -= 1
+        return bool, ()
+
+
+def _set_state(frame: Any, marked: tuple[bool, Any, bool]) -> None:
+    frame.__setstate__(marked[1])
+
+
+def _polars_reaches(frame: Any) -> bool:
     if frame.estimated_size() < plugin_config().threshold:
-        return None
-    if _from_arrow(frame.clear().to_arrow()).schema != frame.schema:
-        return None
+        return False
+    return bool(_from_arrow(frame.clear().to_arrow()).schema == frame.schema)
+
+
+def _reduce_polars(frame: Any) -> Reduced:
+    from zerrow_ray.messages import publish
+
     table = frame.to_arrow()
-    return publish(lambda: _native.encode(table, move=True), _from_arrow)
+    return publish(lambda: _native.encode(table, move=True), frame, _POLARS, wrap=_from_arrow)
+
+
+_POLARS = Kind(_polars_reaches, _reduce_polars, _own)
 
 
 def _is_buffer_backed(dtype: Any) -> bool:
@@ -48,11 +89,6 @@ def _is_buffer_backed(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "biufcmM" and not isinstance(
         dtype, pd.api.extensions.ExtensionDtype
     )
-
-
-def _restore_pickle(parts: tuple[bytes, list[pa.Buffer]]) -> Any:
-    header, buffers = parts
-    return pickle.loads(header, buffers=buffers)
 
 
 def _from_arrow(table: pa.Table) -> Any:

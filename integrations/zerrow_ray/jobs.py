@@ -7,16 +7,17 @@ from ray.experimental.internal_kv import (
     _internal_kv_put,
 )
 
+from zerrow_ray import ray_compat
+
 _RUNS_DAGS = b"zerrow_ray:runs_dags:"
 
 
 def live_jobs() -> set[bytes]:
     """Ids of the cluster's running jobs, Ray's own internal ones left out."""
-    jobs = ray._private.worker.global_worker.gcs_client.get_all_job_info()
     return {
-        job_id.binary()
-        for job_id, job in jobs.items()
-        if not job.is_dead and not job.config.ray_namespace.startswith("_ray_internal")
+        job_id
+        for job_id, is_over, namespace in ray_compat.jobs()
+        if not is_over and not namespace.startswith("_ray_internal")
     }
 
 

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,9 +23,10 @@ from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.jobs import live_jobs
+from zerrow_ray.ray_compat import logs_directory, when_out_of_scope
 from zerrow_ray.settings import announced
-from zerrow_store import memory
-from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
+from zerrow_store import memory, threads
+from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnavailableError
 from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
 from zerrow_store.sandbox.stats import SandboxStats
@@ -54,6 +55,7 @@ class NodeActor:
             budget=settings.budget(),
             eviction=settings.policy(),
             watch_pid=int(os.environ["RAY_RAYLET_PID"]),
+            log=logs_directory() / f"zerrow-store-{node_id[:12]}.log",
         )
         self._supervisor.start()
         self._client = Client(name)
@@ -70,8 +72,8 @@ class NodeActor:
         self._orphans: list[bytes] = []
         self._jobs_of_orphans: set[bytes] = set()
         self._add_orphans([info.object_id for info in self._client.list()])
-        threading.Thread(target=self._release, name="zerrow-release", daemon=True).start()
-        threading.Thread(target=self._watch_jobs, name="zerrow-jobs", daemon=True).start()
+        threads.start(self._release, name="zerrow-release")
+        threads.start(self._watch_jobs, name="zerrow-jobs")
 
     def ready(self) -> None:
         """Return when the store answers."""
@@ -85,10 +87,9 @@ class NodeActor:
 
         An object is named after its lease and dies with it.
         """
-        core_worker = ray._private.worker.global_worker.core_worker
         leases = [ray.put(None) for _ in range(count)]
         for lease in leases:
-            core_worker.add_object_out_of_scope_callback(lease, self._gone.put)
+            when_out_of_scope(lease, self._gone.put)
         return self._supervisor.id, leases
 
     def stats(self) -> dict[str, Any]:
@@ -170,21 +171,27 @@ class NodeActor:
         return fetch_object(self._client, location, self._token, object_id, allocations)
 
     def _release(self) -> None:
+        gone: list[bytes] = []
         while True:
-            gone = [self._gone.get()]
+            if not gone:
+                gone.append(self._gone.get())
             while not self._gone.empty():
                 gone.append(self._gone.get())
             try:
-                if kept := self._client.end_leases(gone):
-                    self._add_orphans(kept)
-            except Exception:
-                logger.exception("could not release %d objects", len(gone))
+                kept = self._client.end_leases(gone)
+            except StoreUnavailableError as error:
+                logger.warning("%d objects are released later: %s", len(gone), error)
+                time.sleep(_JOB_POLL_SECONDS)
+                continue
+            gone.clear()
+            self._add_orphans(kept)
 
-    def _add_orphans(self, object_ids: Iterable[bytes]) -> None:
+    def _add_orphans(self, object_ids: Sequence[bytes]) -> None:
         """Keep objects whose leases tell nothing any more until the jobs of now have ended."""
-        with self._orphans_lock:
-            self._orphans += object_ids
-            self._jobs_of_orphans |= live_jobs()
+        if object_ids:
+            with self._orphans_lock:
+                self._jobs_of_orphans |= _jobs_for_sure()
+                self._orphans += object_ids
 
     def _delete_orphans(self, live: set[bytes]) -> None:
         with self._orphans_lock:
@@ -193,7 +200,7 @@ class NodeActor:
                 self._orphans, self._jobs_of_orphans = [], set()
 
     def _watch_jobs(self) -> None:
-        while live := live_jobs():
+        while live := _jobs_for_sure():
             self._delete_orphans(live)
             self._tidy()
             time.sleep(_JOB_POLL_SECONDS)
@@ -210,6 +217,16 @@ class NodeActor:
             present = {info.object_id for info in self._client.list()}
             for object_id in self._landed.keys() - present:
                 self._landed.pop(object_id, None)
+
+
+def _jobs_for_sure() -> set[bytes]:
+    """Return the running jobs, as soon as Ray can say so."""
+    while True:
+        try:
+            return live_jobs()
+        except Exception as error:  # whatever Ray raises while its control store is away
+            logger.warning("cannot ask for the cluster's jobs: %s", error)
+            time.sleep(_JOB_POLL_SECONDS)
 
 
 def _cluster_token() -> str:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError
 
-from zerrow_ray.session import current_session, warn_once
+from zerrow_ray.session import current_session
+from zerrow_ray.warnings import warn_once
 from zerrow_store.errors import ZerrowError
 from zerrow_store.node.client import Client
 

@@ -7,7 +7,6 @@ The tenant is the job, unless it is named: sandboxes are reused within a job, ne
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,11 @@ import ray
 from ray.remote_function import RemoteFunction
 from ray.util.metrics import Counter
 
+from zerrow_ray import ray_compat
 from zerrow_ray.session import node_actor
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxMemoryError, SandboxTimeoutError
+from zerrow_store.forks import Lock
 from zerrow_store.sandbox import SandboxOptions, SandboxStats
 
 
@@ -42,8 +43,8 @@ def sandboxed(function: Any = None, /, *, tenant: str | None = None, **settings:
 def _sandboxed(function: Any, *, tenant: str | None, options: SandboxOptions) -> Any:
     if not isinstance(function, RemoteFunction):
         return confined(function, tenant, options)
-    body = confined(function._function, tenant, options)
-    given = {k: v for k, v in (function._default_options or {}).items() if v is not None}
+    body, given = ray_compat.function_and_options(function)
+    body = confined(body, tenant, options)
     return ray.remote(**given)(body) if given else ray.remote(body)
 
 
@@ -78,7 +79,7 @@ def confined(
     return run
 
 
-_reporting = threading.Lock()
+_reporting = Lock()
 _reported: dict[str, int] = SandboxStats().as_dict()
 
 

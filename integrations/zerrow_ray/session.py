@@ -1,6 +1,6 @@
 """This process's connection to the store of its Ray node: made at first use, one per process."""
 
-import logging
+import contextlib
 import os
 import queue
 import threading
@@ -15,11 +15,12 @@ from zerrow_ray import streams
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.leases import LeasePool
 from zerrow_ray.node_actor import NodeActor
+from zerrow_ray.ray_compat import when_out_of_scope
+from zerrow_store import threads
 from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.forks import Lock
 from zerrow_store.native._native import Encoded
 from zerrow_store.node.client import Client, Publication
-
-logger = logging.getLogger("zerrow_ray")
 
 
 class Session:
@@ -33,8 +34,13 @@ class Session:
         self.actor = node_actor(node_id)
         self.client = self._connect()
         self._leases = LeasePool(self.actor)
-        self._deleted: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
-        threading.Thread(target=self._delete, name="zerrow-delete", daemon=True).start()
+        self._deleted: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
+        threads.start(self._delete, name="zerrow-delete")
+
+    def close(self) -> None:
+        """Let go of a store whose cluster has been left."""
+        self._deleted.put(None)
+        self.client.close()
 
     def _connect(self) -> Client:
         name = store_name(self.node_id)
@@ -70,19 +76,17 @@ class Session:
 
     def delete_with(self, ref: ray.ObjectRef, object_ids: list[bytes]) -> None:
         """Delete objects as soon as `ref`, which this process owns, is out of scope everywhere."""
-        core_worker = ray._private.worker.global_worker.core_worker
-        core_worker.add_object_out_of_scope_callback(ref, lambda _: self._deleted.put(object_ids))
+        when_out_of_scope(ref, lambda _: self._deleted.put(object_ids))
 
     def delete(self, object_ids: list[bytes]) -> None:
         """Delete objects of this process, soon and without waiting."""
         self._deleted.put(object_ids)
 
     def _delete(self) -> None:
-        while True:
-            try:
-                self.client.delete(self._deleted.get(), missing_ok=True)
-            except StoreUnavailableError:
-                return  # the store is gone, and the objects with it
+        while (object_ids := self._deleted.get()) is not None:
+            # Without a store, the client deletes them as soon as there is one again.
+            with contextlib.suppress(StoreUnavailableError):
+                self.client.delete(object_ids, missing_ok=True)
 
     def fetch(
         self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]
@@ -124,7 +128,7 @@ def _note_publication(object_id: bytes) -> None:
         published.append(object_id)
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _session: Session | None = None
 _owner_pid: int | None = None
 
@@ -138,6 +142,8 @@ def current_session() -> Session:
     node_id = ray.get_runtime_context().get_node_id()
     with _lock:
         if _session is None or _session.node_id != node_id or _owner_pid != os.getpid():
+            if _session is not None and _owner_pid == os.getpid():
+                _session.close()
             _session, _owner_pid = Session(node_id), os.getpid()
         return _session
 
@@ -162,13 +168,3 @@ def start_nodes() -> None:
     for node in ray.nodes():
         if node["Alive"]:
             node_actor(node["NodeID"])
-
-
-def warn_once(error: Exception) -> None:
-    """Log why tables take Ray's own path, once for each kind of error."""
-    if type(error) not in _warned:
-        _warned.add(type(error))
-        logger.warning("tables take Ray's own path: %s: %s", type(error).__name__, error)
-
-
-_warned: set[type] = set()

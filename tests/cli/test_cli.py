@@ -111,3 +111,13 @@ def test_doctor():
     assert checks["capture of Arrow"]["ok"]
     assert not checks["kernelzero"]["ok"] or checks["kernelzero"]["finding"] == "available"
     assert "CHECK" in run("doctor").stdout
+
+
+def test_doctor_says_where_the_logs_are(name, tmp_path):
+    run("stop", "--name", name)
+    log = tmp_path / "store.log"
+    assert run("start", "--name", name, "--log", str(log)).returncode == 0
+    checks = json.loads(run("doctor", "--format", "json").stdout)
+    (finding,) = [row["finding"] for row in checks if row["check"] == "logs"]
+    assert f"store {name}: {log}" in finding
+    assert {path.name for path in tmp_path.iterdir()} == {"store.log", "store-supervisor.log"}

@@ -9,6 +9,7 @@ from tests.memory.helpers import run_python
 from zerrow_store.cli.doctor import examine
 from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import kernelzero
+from zerrow_store.native import _native
 
 DEBIAN, OTHER = "6.1.0-1-amd64", "6.18.44"
 
@@ -68,9 +69,7 @@ def test_where_there_is_none(monkeypatch) -> None:
 
 
 def test_where_there_is_one(monkeypatch) -> None:
-    monkeypatch.setattr(
-        kernelzero._native, "kernelzero_query", lambda: {"version": 7, "huge": 1, "swap": 1}
-    )
+    monkeypatch.setattr(_native, "kernelzero_query", lambda: {"version": 7, "huge": 1, "swap": 1})
     assert kernelzero.wanted("on")
     assert kernelzero.wanted("auto")
     assert not kernelzero.wanted("off")

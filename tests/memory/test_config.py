@@ -117,12 +117,16 @@ def test_another_pyarrow_is_an_import_error() -> None:
         fake = types.ModuleType("zerrow_store.native._build_info")
         fake.PYARROW_VERSION = "1.2.3"
         sys.modules["zerrow_store.native._build_info"] = fake
-        try:
-            from zerrow_store import memory
-        except ImportError as error:
-            assert "built for pyarrow 1.2.3" in str(error) and "pyarrow==1.2.3" in str(error)
-        else:
-            raise AssertionError
-        assert "zerrow_store.native._native" not in sys.modules
+        from zerrow_store import memory
+        def load():
+            import zerrow_store.native
+        for use in (memory.start, load):
+            try:
+                use()
+            except ImportError as error:
+                assert "built for pyarrow 1.2.3" in str(error) and "pyarrow==1.2.3" in str(error)
+            else:
+                raise AssertionError
+            assert "zerrow_store.native._native" not in sys.modules
         """
     )

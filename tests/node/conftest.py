@@ -33,7 +33,7 @@ def name() -> str:
 
 @pytest.fixture
 def supervisor(name: str, tmp_path: Path) -> Iterator[Supervisor]:
-    running = Supervisor(name, budget=BUDGET, log=tmp_path / "log")
+    running = Supervisor(name, budget=BUDGET, log=tmp_path / "log", watch_pid=os.getpid())
     running.start()
     yield running
     running.stop()

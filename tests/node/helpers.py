@@ -41,7 +41,7 @@ class Store:
 
     def __init__(self, name: str, *, budget: int, eviction: str = "adaptive") -> None:
         self.name = name
-        self.supervisor = Supervisor(name, budget=budget, eviction=eviction)
+        self.supervisor = Supervisor(name, budget=budget, eviction=eviction, watch_pid=os.getpid())
         self.supervisor.start()
         self._clients: list[Client] = []
         self._workers: list[Worker] = []

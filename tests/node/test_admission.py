@@ -6,7 +6,6 @@ import select
 import selectors
 import tempfile
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from zerrow_store.errors import StoreFullError
+from zerrow_store.node import messages as m
 from zerrow_store.node.admission import Admission, Put
-from zerrow_store.node.connection import DEFERRED
+from zerrow_store.node.connection import DEFERRED, Call
 from zerrow_store.node.lives import Lives
 from zerrow_store.node.policy import load_policy
 
@@ -35,7 +35,6 @@ class Peer:
     def __init__(self, segment: bytes) -> None:
         self.segment = segment
         self.holds: Counter[bytes] = Counter()
-        self.socket = SimpleNamespace(fileno=lambda: 0)
         self.asked: dict[int, int] = {}
         self.free = set(range(SIZE // PAGE))
 
@@ -88,8 +87,8 @@ class Admissions(RuleBasedStateMachine):
         """A put that waited is tried again; it must be the first of those that go first."""
         waiting = [(p, n) for p in self.peers for n in p.asked]
         first_class = [n for p, n in waiting if p.holds] or [n for _, n in waiting]
-        assert put.request_id == min(first_class), "it overtakes another one"
-        self.answer(put.connection, put.request_id, lambda: self.admission.enter(put))
+        assert put.call.request_id == min(first_class), "it overtakes another one"
+        self.answer(put.call.connection, put.call.request_id, lambda: self.admission.enter(put))
 
     def answer(self, peer: Any, number: int, enter: Any) -> None:
         pages = peer.asked[number]
@@ -129,13 +128,10 @@ class Admissions(RuleBasedStateMachine):
         own = b"".join(
             (o * PAGE).to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets
         )
-        fields = (object_id, own, [], None, False, False, [0, 0, 0])
+        message = m.Put(object_id, own, [], None, False, False, (0, 0, 0))
+        call = Call(peer, self.serial, [])  # type: ignore[arg-type]
         peer.asked[self.serial] = pages
-        self.answer(
-            peer,
-            self.serial,
-            lambda: self.admission.put(self.serial, peer, *fields),  # type: ignore[arg-type]
-        )
+        self.answer(peer, self.serial, lambda: self.admission.put(call, message))
 
     def objects(self) -> list[bytes]:
         return sorted(o for o, entry in self.lives.books.objects.items() if not entry.deleted)
@@ -163,7 +159,6 @@ class Admissions(RuleBasedStateMachine):
     def disconnect(self, who: int) -> None:
         peer = self.peers[who]
         peer.asked.clear()
-        peer.socket.fileno = lambda: -1
         holds, peer.holds = peer.holds, Counter()
         for object_id, count in holds.items():
             self.lives.release(object_id, count)

@@ -125,8 +125,8 @@ def column(**changed):
     ],
     ids=str,
 )
-def test_malformed_requests_end_the_connection(peer, bystander, request_):
-    assert peer.ask(*request_) is None
+def test_malformed_requests_are_refused(peer, bystander, request_):
+    assert peer.refused(*request_)
     assert bystander.cache_list() == []
 
 

@@ -136,7 +136,8 @@ def test_a_large_message_reaches_its_reader(store: Store) -> None:
     encoded = _native.encode(numbers())
     client.publish(b"large", encoded, b"m" * (100 << 20))
     reader = store.worker()
-    assert reader.do("len(client._request('get', [b'large'])[0])") == 100 << 20
+    reader.do("from zerrow_store.node import messages")
+    assert reader.do("len(client._request(messages.Get(b'large'))[0])") == 100 << 20
     # And its books can be handed over.
     kill(store.server_pid())
     assert client.stats().objects == 1

@@ -208,7 +208,7 @@ supervisor.wait()
 def test_two_supervisors_do_not_fight(standalone: str) -> None:
     client = Client(standalone)
     server = client.stats().pid
-    newcomer = Supervisor(standalone, budget=1 << 30)
+    newcomer = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
     newcomer.start()
     # The one before lets go, and the store goes on.
     wait_until(lambda: _supervisor(standalone) is None)

@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.node.helpers import Store, Worker, kill, processes, spilled_files, wait_until
+from tests.node.helpers import Store, Worker, kill, spilled_files, wait_until
 from tests.node.test_spill import BUDGET, NBYTES, disk, make
 from zerrow_store.decache import read_parquet
 from zerrow_store.errors import ObjectLostError, StoreFullError
 from zerrow_store.native import _native
+from zerrow_store.node.client import Client
+from zerrow_store.node.protocol import running_stores
 
 __all__ = ["disk"]  # a fixture
 
@@ -465,9 +467,8 @@ def test_kill_9_of_all_of_a_store_leaves_no_files(name: str, disk: Path) -> None
     command += ["--budget", str(BUDGET)]
     with subprocess.Popen(command, start_new_session=True) as supervisor:
         try:
-            wait_until(lambda: f"-{name}" in Path("/proc/net/unix").read_text())
-            wait_until(lambda: len(processes("zerrow_store.node.server", name)) == 1)  # it forks
-            (server,) = processes("zerrow_store.node.server", name)
+            wait_until(lambda: name in running_stores())
+            server = Client(name).stats().pid
             producer = Worker()
             producer.do(f"import zerrow_store; client = zerrow_store.connect({name!r})")
             producer.start("""

@@ -5,6 +5,7 @@ import fcntl
 import mmap
 import os
 import random
+import socket
 import struct
 
 import msgpack
@@ -47,15 +48,22 @@ class Peer:
         self.socket = protocol.connect(name)
         self.socket.settimeout(10)
         self.reader = protocol.FrameReader()
+        self.descriptors = []
         if greet:
             assert self.ask("hello", HELLO)[0] == "reply"
 
     def ask(self, kind, body, fds=()):
         try:
-            protocol.send(self.socket, protocol.pack(kind, 1, body), fds)
+            protocol.send(self.socket, protocol.pack(kind, 1, body, len(fds)), fds)
         except BrokenPipeError:
             return None
         return self.answer()
+
+    def refused(self, kind, body, fds=()):
+        """Whether the store refuses a request, and only that: the connection goes on."""
+        answer = self.ask(kind, body, fds)
+        goes_on = self.ask("stats", [])
+        return (answer[0], answer[2][0], goes_on[0]) == ("error", "ProtocolError", "reply")
 
     def answer(self):
         """The next frame, or None when the store hung up."""
@@ -65,7 +73,8 @@ class Peer:
                     return None
         except ConnectionResetError:
             return None
-        return frame
+        self.descriptors += frame.descriptors
+        return frame.kind, frame.request_id, frame.body
 
     def close(self) -> None:
         self.reader.close()
@@ -83,20 +92,28 @@ def peer(name, bystander):
     "data",
     [
         b"\xff" * 64,
-        struct.pack("<I", 0xFFFFFFFF),
-        struct.pack("<I", 5) + b"\xc1" * 5,
-        struct.pack("<I", 1) + b"\x01",
-        protocol.pack("no such thing", 1, []),
-        protocol.pack("hello", 1, [99, "client", b""]),
-        protocol.pack("hello", 1, "x"),
+        struct.pack("<IH", 0xFFFFFFFF, 0),
+        struct.pack("<IH", 5, 0) + b"\xc1" * 5,
+        struct.pack("<IH", 1, 0) + b"\x01",
         protocol.pack("list", 1, []),
+        protocol.pack("hello", 1, HELLO, 1),
     ],
-    ids=["ones", "huge", "not msgpack", "no array", "unknown", "version", "shape", "no hello"],
+    ids=["ones", "huge", "not msgpack", "no array", "no hello", "no descriptor"],
 )
 def test_garbage_ends_the_connection(name, bystander, data):
     raw = Peer(name, greet=False)
     raw.socket.sendall(data)
     assert raw.answer() is None
+    raw.close()
+
+
+@pytest.mark.parametrize(
+    "body", [[99, "client", b""], "x", [], [protocol.PROTOCOL_VERSION, "king", b""]], ids=str
+)
+def test_a_hello_that_is_refused_is_not_heard(name, bystander, body):
+    raw = Peer(name, greet=False)
+    assert raw.ask("hello", body)[0] == "error"
+    assert raw.ask("stats", []) is None
     raw.close()
 
 
@@ -176,7 +193,7 @@ def test_segments_that_are_none(peer, tmp_path, what):
         fds, segment_id = [memfd(size)], b"short"
     else:
         fds = []
-    assert peer.ask("attach", [segment_id, size], fds) is None
+    assert peer.refused("attach", [segment_id, size], fds)
     for fd in fds:
         os.close(fd)
 
@@ -192,12 +209,12 @@ def attached(peer: Peer, size: int = 1 << 20) -> bytes:
 def test_allocations_outside_of_the_segment(peer):
     attached(peer)
     own = struct.pack("<QQ", (1 << 20) - 8, 16)
-    assert peer.ask("put", [b"bad", own, [], None, False, False, [0, 0, 0]]) is None
+    assert peer.refused("put", [b"bad", own, [], None, False, False, [0, 0, 0]])
 
 
 def test_allocations_without_a_segment(peer):
     own = struct.pack("<QQ", 0, 16)
-    assert peer.ask("put", [b"bad", own, [], None, False, False, [0, 0, 0]]) is None
+    assert peer.refused("put", [b"bad", own, [], None, False, False, [0, 0, 0]])
 
 
 def test_foreign_allocations_that_nobody_published(peer, bystander):
@@ -211,7 +228,7 @@ def test_foreign_allocations_that_nobody_published(peer, bystander):
 def test_releasing_what_is_not_held(peer, bystander):
     (info,) = bystander.list()
     view = bystander.get(info.object_id)
-    assert peer.ask("release", [[info.object_id]]) is None
+    assert peer.refused("release", [[info.object_id]])
     assert view.equals(table())
 
 
@@ -219,7 +236,7 @@ def test_another_processes_segment_cannot_be_taken_over(name, bystander):
     segment_id, _, size = _native.arena_segment()
     child = os.fork()
     if child == 0:
-        refused = Peer(name).ask("attach", [segment_id, size], [memfd(size)]) is None
+        refused = Peer(name).refused("attach", [segment_id, size], [memfd(size)])
         os._exit(0 if refused else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -228,7 +245,7 @@ def test_descriptors_that_are_given_out_are_read_only(peer, bystander):
     mine, _, _ = _native.arena_segment()
     kind, _, body = peer.ask("segments", [[mine]])
     assert kind == "reply"
-    fd = peer.reader.take_descriptor()
+    (fd,) = peer.descriptors
     size = body[0][0]
     with pytest.raises(PermissionError):
         mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -252,9 +269,12 @@ def test_one_who_does_not_read_is_dropped_not_waited_for(name, bystander):
 
 
 def test_lost_descriptors_and_long_frames_are_errors():
-    reader = protocol.FrameReader()
+    ours, theirs = socket.socketpair()
+    ours.sendall(protocol.pack("x", 1, [], 1))
     with pytest.raises(ProtocolError, match="did not come"):
-        reader.take_descriptor()
+        protocol.FrameReader().read(theirs)
+    ours.close()
+    theirs.close()
     with pytest.raises(ProtocolError, match="larger than"):
         protocol.pack("x", 1, bytes(protocol.MAX_FRAME + 1))
-    assert msgpack.unpackb(protocol.pack("x", 1, None)[4:]) == ["x", 1, None]
+    assert msgpack.unpackb(protocol.pack("x", 1, None)[6:]) == ["x", 1, None]

@@ -80,7 +80,7 @@ def test_an_object_never_changes(client):
 
 
 def test_a_put_that_does_not_fit_says_so_and_leaves_nothing(name):
-    small = Supervisor(name, budget=1 << 20)
+    small = Supervisor(name, budget=1 << 20, watch_pid=os.getpid())
     small.start()
     client = zerrow_store.connect(name)
     before = pinned()

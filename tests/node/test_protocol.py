@@ -37,17 +37,23 @@ class Raw:
 
     def ask(self, kind: str, body: Any, fds: list[int] | None = None) -> tuple[str, Any]:
         """Send a request; returns (kind, body) of what comes back, ("end", None) if it hangs up."""
-        return self.raw(protocol.pack(kind, 1, body), fds)
+        return self.raw(protocol.pack(kind, 1, body, len(fds or ())), fds)
+
+    def refused(self, kind: str, body: Any, fds: list[int] | None = None) -> bool:
+        """Whether the store refuses a request, and only that: the connection goes on."""
+        answer, error = self.ask(kind, body, fds)
+        goes_on, _ = self.ask("stats", [])
+        return (answer, goes_on) == ("error", "reply") and error[0] == "ProtocolError"
 
     def raw(self, data: bytes, fds: list[int] | None = None) -> tuple[str, Any]:
         try:
             protocol.send(self.socket, data, fds or ())
-            while (frame := self.reader.next()) is None or frame[0] not in ("reply", "error"):
-                if frame is None and not self.reader.feed(self.socket):
-                    return "end", None
+            while (frame := self.reader.read(self.socket)).kind not in ("reply", "error"):
+                frame.close()
         except OSError:
             return "end", None
-        return frame[0], frame[2]
+        frame.close()
+        return frame.kind, frame.body
 
     def close(self) -> None:
         self.socket.close()
@@ -136,11 +142,11 @@ def test_puts_of_nonsense(
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack("<I", protocol.MAX_FRAME + 1),
-        struct.pack("<I", 1) + b"\xc1",
-        struct.pack("<I", 0),
-        struct.pack("<I", 1) + msgpack.packb(7),
-        struct.pack("<I", 200_000) + b"\x91" * 200_000,
+        struct.pack("<IH", protocol.MAX_REQUEST + 1, 0),
+        struct.pack("<IH", 1, 0) + b"\xc1",
+        struct.pack("<IH", 0, 0),
+        struct.pack("<IH", 1, 0) + msgpack.packb(7),
+        struct.pack("<IH", 200_000, 0) + b"\x91" * 200_000,
     ],
     ids=["too-large", "not-msgpack", "empty", "not-a-list", "nested-too-deep"],
 )
@@ -152,7 +158,8 @@ def test_a_broken_frame_ends_the_connection(store: Store, raw: Raw, data: bytes)
 def test_a_hello_comes_first_and_names_the_version(store: Store) -> None:
     early, old = Raw(store.name, greet=False), Raw(store.name, greet=False)
     assert early.ask("stats", [])[0] == "end"
-    assert old.ask("hello", [protocol.PROTOCOL_VERSION + 1, "client", b""])[0] == "end"
+    assert old.ask("hello", [protocol.PROTOCOL_VERSION + 1, "client", b""])[0] == "error"
+    assert old.ask("stats", [])[0] == "end"
     early.close()
     old.close()
 
@@ -174,7 +181,7 @@ def test_only_a_proper_memfd_is_a_segment(store: Store, tmp_path: Any) -> None:
     with unharmed(store):
         for body, fds in attempts:
             raw = Raw(store.name)
-            assert raw.ask("attach", body, fds)[0] == "end", body
+            assert raw.refused("attach", body, fds), body
             raw.close()
     for fd in (unsealed, sealed, plain, pipe, other_end):
         os.close(fd)
@@ -248,7 +255,9 @@ def test_a_frame_in_pieces_is_put_together() -> None:
         assert reader.next() is None
         ours.send(bytes([byte]))
         assert reader.feed(theirs)
-    assert reader.next() == ("put", 7, [b"x" * 300, None])
+    whole = reader.next()
+    assert whole is not None
+    assert (whole.kind, whole.request_id, whole.body) == ("put", 7, [b"x" * 300, None])
     ours.close()
     assert not reader.feed(theirs)
     theirs.close()
@@ -259,16 +268,17 @@ def test_descriptors_follow_their_frames() -> None:
     reader = protocol.FrameReader()
     files = [memfd(size) for size in (4096, 8192)]
     for fd in files:
-        protocol.send(ours, protocol.pack("attach", 1, []), [fd])
+        protocol.send(ours, protocol.pack("attach", 1, [], 1), [fd])
     while len(array.array("i", list(reader._descriptors))) < 2:
         reader.feed(theirs)
     for size in (4096, 8192):
-        assert reader.next() is not None
-        fd = reader.take_descriptor()
+        frame = reader.next()
+        assert frame is not None
+        with pytest.raises(ProtocolError, match="2 descriptors; 1 came"):
+            frame.take_descriptors(2)
+        (fd,) = frame.take_descriptors(1)
         assert os.fstat(fd).st_size == size
         os.close(fd)
-    with pytest.raises(ProtocolError, match="did not come"):
-        reader.take_descriptor()
     for fd in files:
         os.close(fd)
     ours.close()

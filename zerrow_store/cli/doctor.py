@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zerrow_store.node.budget import default_budget, memory_limit
+from zerrow_store.node.logs import default_log
+from zerrow_store.node.protocol import running_stores
 from zerrow_store.sizes import format_size
 
 
@@ -35,6 +37,7 @@ def examine() -> list[Check]:
         ("descriptors", True, _descriptors),
         ("mappings", False, _mappings),
         ("huge pages", False, _huge_pages),
+        ("logs", False, _logs),
         ("kernelzero", False, _kernelzero),
         ("sandbox: namespaces", False, _sandbox_namespaces),
         ("sandbox: system call filter", False, _sandbox_filter),
@@ -110,6 +113,14 @@ def _huge_pages() -> str:
             "`echo advise` into /sys/kernel/mm/transparent_hugepage/shmem_enabled helps"
         )
     return chosen
+
+
+def _logs() -> str:
+    from zerrow_store.node.client import Client
+
+    found = {name: Client(name).stats().log for name in running_stores()}
+    found.setdefault("default", f"{default_log('default')} (not running)")
+    return "; ".join(f"store {name}: {log}" for name, log in found.items())
 
 
 def _kernelzero() -> str:

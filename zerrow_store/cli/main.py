@@ -11,6 +11,7 @@ from zerrow_store.cli.doctor import examine
 from zerrow_store.cli.output import print_fields, print_rows
 from zerrow_store.errors import StoreUnavailableError, ZerrowError
 from zerrow_store.node.budget import default_budget, default_eviction
+from zerrow_store.node.logs import default_log, supervisor_log
 from zerrow_store.node.policy import POLICIES, load_policy
 from zerrow_store.sizes import format_size, parse_size
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     start = commands.add_parser("start", parents=[common], help="start a store")
     start.add_argument("--memory", type=parse_size, help="what it may hold, like 8GiB")
     start.add_argument("--eviction", help=f"what goes when it is full: {', '.join(POLICIES)}")
-    start.add_argument("--log", type=Path, help="file for what the store has to say")
+    start.add_argument("--log", type=Path, help="its log (default: in the XDG state directory)")
     start.set_defaults(run=_start)
     stop = commands.add_parser("stop", parents=[common], help="stop it; its objects are gone")
     stop.set_defaults(run=_stop)
@@ -69,8 +70,8 @@ def _start(options: argparse.Namespace) -> int:
     eviction = options.eviction or default_eviction()
     load_policy(eviction)
     command += ["--budget", str(budget), "--eviction", eviction]
-    if options.log is not None:
-        command += ["--log", str(options.log.absolute())]
+    log = (options.log or default_log(options.name)).absolute()
+    command += ["--log", str(log)]
     supervisor = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -88,7 +89,7 @@ def _start(options: argparse.Namespace) -> int:
             return 0
     raise StoreUnavailableError(
         f"the store {options.name} did not start (exit code {supervisor.returncode}); "
-        "run it with --log FILE to see why"
+        f"{log} and {supervisor_log(log)} say why"
     )
 
 

@@ -5,7 +5,6 @@ local file needs no decoding: it is mapped, and the table refers to the bytes in
 `pyarrow.memory_map`; like any mapped file, it must not be truncated while it is used.
 """
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +18,14 @@ from zerrow_store.decache.files import LocalFile, OpenFile
 from zerrow_store.decache.parts import Chunks
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
+from zerrow_store.forks import Lock
 from zerrow_store.node.cache_index import Unit
 from zerrow_store.node.client import Client
 
 _VARIANT = "arrow"
 _KEPT = 256
 _compressed: OrderedDict[bytes, bool] = OrderedDict()
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def read_ipc(

@@ -6,7 +6,6 @@ and row group, so that a damaged column does not fail the readers of others.
 """
 
 import queue
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
 from zerrow_store.decache.parts import Chunks
+from zerrow_store.forks import Lock
 from zerrow_store.node.cache_index import Unit
 
 _KEPT_FOOTERS = 256
@@ -128,7 +128,7 @@ class Column:
 
 
 _footers: OrderedDict[tuple[bytes, ParquetOptions], Footer] = OrderedDict()
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def read_footer(file: OpenFile, options: ParquetOptions) -> Footer:

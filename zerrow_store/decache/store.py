@@ -1,15 +1,15 @@
 """This process's connection to the store whose cache it reads through, if there is one."""
 
 import logging
-import threading
 
 from zerrow_store import memory
 from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.forks import Lock
 from zerrow_store.node.client import Client
 
 logger = logging.getLogger("zerrow_store")
 
-_lock = threading.Lock()
+_lock = Lock()
 _clients: dict[str, Client] = {}
 _warned: set[str] = set()
 

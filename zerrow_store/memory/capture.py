@@ -3,19 +3,20 @@
 What they allocate outside of it is followed where KernelZero can be used, so that it is moved at
 publication instead of copied. Each capture is on its own: one that fails says so in one log line,
 and its library goes on with its own allocator; what that allocates is copied at publication. Calls
-are serialised by a lock, because two threads may start at once.
+are serialised by a lock, because two threads may start at once. The native module is loaded by
+what needs it: `zerrow_ray` starts the captures from within the import of pyarrow, which may have
+begun in the native package.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 
 from zerrow_store.config import MemoryConfig
+from zerrow_store.forks import Lock
 from zerrow_store.memory import kernelzero
-from zerrow_store.native import _native
 
 _log = logging.getLogger("zerrow_store")
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def start(config: MemoryConfig | None = None) -> dict[str, bool]:
@@ -25,6 +26,8 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
     made from now on: the first start decides. Starting again switches captures as configured.
     Raises KernelZeroError if KernelZero is asked for and cannot be used.
     """
+    from zerrow_store.native import _native
+
     config = config or MemoryConfig.from_environment()
     with _lock:
         _native.configure_arena(
@@ -41,6 +44,8 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
 
 def stop() -> None:
     """Let Arrow and NumPy allocate as before. What lies in the arena stays valid."""
+    from zerrow_store.native import _native
+
     with _lock:
         _native.capture_arrow(False)
         _native.capture_numpy(False)
@@ -55,6 +60,8 @@ def _switch(library: str, capture: Callable[[bool], None], on: bool) -> None:
 
 
 def _follow(on: bool) -> None:
+    from zerrow_store.native import _native
+
     if on:
         _switch("Arrow", lambda _: _native.follow_arrow(), True)
         _switch("NumPy", lambda _: _native.follow_numpy(), True)

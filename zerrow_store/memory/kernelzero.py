@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zerrow_store.errors import KernelZeroError
-from zerrow_store.native import _native
 
 DEVICE = Path("/dev/kernelzero")
 _MODULE = Path("/sys/module/kernelzero")
@@ -30,6 +29,8 @@ class KernelZero:
 
 def probe() -> KernelZero:
     """Ask the kernel module what it is."""
+    from zerrow_store.native import _native
+
     kernel = platform.release()
     try:
         answer = _native.kernelzero_query()

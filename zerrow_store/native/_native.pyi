@@ -41,7 +41,9 @@ def arena_reset_peak() -> int:
 
 def arena_trim(keep: int = 0) -> None: ...
 def hold_back(seconds: float) -> None:
-    """Let large allocations of Arrow's wait until `seconds` from now, or the next call."""
+    """Let large allocations of Arrow's wait until `seconds` from now, or the next call; those that
+    are made with the GIL never wait.
+    """
 
 def bound_unpublished(limit: int | None) -> None:
     """Keep what is neither published nor given back, in use or warm, at `limit` bytes from now on,

@@ -1,6 +1,7 @@
 // See arena.h. Here: allocation, recycling and pins; decay.cc and fork.cc have the rest.
 #include "arena.h"
 
+#include <Python.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -66,7 +67,10 @@ void Arena::HoldBack(double seconds) {
 }
 
 void Arena::AwaitRoom() const {
-  // Looked at again and again, without a lock: whoever allocates may hold any of Arrow's, or the GIL.
+  // Whoever holds the GIL does not wait: what ends the wait may need it, and what is being converted under
+  // it must not change meanwhile. Looked at again and again, without a lock of ours: the caller may hold any
+  // of Arrow's.
+  if (Py_IsInitialized() && PyGILState_Check()) return;
   while (std::chrono::steady_clock::now() < held_back_until_.load(std::memory_order_relaxed))
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
@@ -278,23 +282,29 @@ bool Arena::Pin(uint64_t offset) {
 }
 
 bool Arena::PinExtent(uint64_t offset) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  auto it = extents_.find(offset);
-  if (it == extents_.end()) return false;
-  Extent& extent = it->second;
-  if (extent.freed && extent.pins == 0) return false;
-  if (extent.is_private) {
-    if (mapping_.Written({offset, extent.size})) return false;
-  } else if (extent.origin == Origin::kNumpy && !extent.freed) {
-    if (private_count_ >= kPrivateMax || !mapping_.Privatise(RangeOf(it))) return false;
-    extent.is_private = true;
-    ++private_count_;
+  Range published;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto it = extents_.find(offset);
+    if (it == extents_.end()) return false;
+    Extent& extent = it->second;
+    if (extent.freed && extent.pins == 0) return false;
+    if (extent.is_private) {
+      published = {offset, extent.size};
+    } else if (extent.origin == Origin::kNumpy && !extent.freed) {
+      if (private_count_ >= kPrivateMax || !mapping_.Privatise(RangeOf(it))) return false;
+      extent.is_private = true;
+      ++private_count_;
+    }
+    if (extent.pins++ == 0) {
+      pinned_ += extent.size;
+      unpublished_ -= extent.length;
+    }
   }
-  if (extent.pins++ == 0) {
-    pinned_ += extent.size;
-    unpublished_ -= extent.length;
-  }
-  return true;
+  // The pin keeps the range as it is while its pages are looked at.
+  if (published.length == 0 || !mapping_.Written(published)) return true;
+  Unpin(offset);
+  return false;
 }
 
 void Arena::Unpin(uint64_t offset) {

@@ -9,7 +9,7 @@
 // be freed after the interpreter has gone.
 //
 // Locks: a slab class's, then `mutex_` (free and live extents, children). System calls that
-// may take long (punching) happen outside both.
+// may take long (punching, reading the page map) happen outside both.
 //
 // fork: a child inherits the mapping, but privately: it neither writes its parent's file nor
 // allocates there. What it could read at the fork is not recycled by the parent before the
@@ -83,7 +83,7 @@ class Arena final : private SlabSource {
   // far as giving up warm memory does it.
   void BoundUnpublished(uint64_t limit);
   // Lets large allocations of Arrow's wait for `seconds` from now on, or till they are told
-  // otherwise: the store is making room. They never fail for it.
+  // otherwise: the store is making room. They never fail for it, and never wait with the GIL.
   void HoldBack(double seconds);
   ArenaStats Stats();
   // What is in use and not pinned; its peak counts from now on.

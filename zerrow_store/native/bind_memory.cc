@@ -156,7 +156,11 @@ struct ArenaProbe {
     if (!RequireArena()->Find(reinterpret_cast<const void*>(address), size, &found)) return std::nullopt;
     return {{found.offset, found.size}};
   }
-  static bool Pin(uint64_t offset) { return RequireArena()->Pin(offset); }
+  static bool Pin(uint64_t offset) {
+    Arena* arena = RequireArena();
+    py::gil_scoped_release release;
+    return arena->Pin(offset);
+  }
 };
 
 }  // namespace

@@ -14,12 +14,11 @@ from zerrow_store.errors import (
     ProtocolError,
     StoreFullError,
 )
-from zerrow_store.node.books import COUNTERS, NO_PROCESS, Packed
-from zerrow_store.node.connection import DEFERRED, Connection
+from zerrow_store.node import messages as m
+from zerrow_store.node.books import NO_PROCESS, Packed
+from zerrow_store.node.connection import DEFERRED, Call, Connection
 from zerrow_store.node.lives import Lives
 from zerrow_store.node.segments import check_segment
-
-_MOST_COUNTED = 1 << 50
 
 
 @dataclass(eq=False)
@@ -29,9 +28,8 @@ class Put:
     """
 
     arrival: int
-    connection: Connection
-    request_id: int
-    fields: tuple[Any, ...]
+    call: Call
+    request: m.Put
     adopted: list[bytes]
     waits: bool = False
 
@@ -55,26 +53,14 @@ class Admission:
         self._full: list[Put] = []
         self._adopted: Counter[bytes] = Counter()
 
-    def put(
-        self,
-        request_id: int,
-        connection: Connection,
-        object_id: bytes,
-        own: bytes,
-        foreign: Packed,
-        message: bytes | None,
-        transient: bool,
-        owned: bool,
-        counters: list[int],
-        adopted: Sequence[tuple[bytes, int]] = (),
-    ) -> Any:
+    def put(self, call: Call, request: m.Put) -> Any:
         """Enter an object, once there is room for it: those that wait for it come first, unless
         they hold nothing and this one does: with its end, its inputs go.
         """
-        fields = (object_id, own, foreign, message, counters, transient, owned)
-        ids = self.adopt(connection, adopted)
-        put = Put(next(self._arrivals), connection, request_id, fields, ids)
-        behind = any(bool(each.connection.holds) >= bool(connection.holds) for each in self._full)
+        ids = self.adopt(call, request.adopted)
+        put = Put(next(self._arrivals), call, request, ids)
+        holds = bool(call.connection.holds)
+        behind = any(bool(each.call.connection.holds) >= holds for each in self._full)
         return self.enter(put, behind=behind)
 
     def enter(self, put: Put, *, behind: bool = False) -> Any:
@@ -90,20 +76,16 @@ class Admission:
 
     def let_in(self) -> None:
         """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
-        waiting = deque(sorted(self._full, key=lambda p: (not p.connection.holds, p.arrival)))
+        waiting = deque(sorted(self._full, key=lambda p: (not p.call.connection.holds, p.arrival)))
         self._full.clear()
         while waiting and not self._full:
-            put = waiting.popleft()
-            if put.connection.socket.fileno() >= 0:
-                self._retry(put)
-            else:
-                self.settle(put.adopted)
+            self._retry(waiting.popleft())
         self._full.extend(waiting)
 
     def dropped(self, connection: Connection) -> None:
         """A connection has ended: it waits for nothing."""
-        ended = [put for put in self._full if put.connection is connection]
-        self._full = [put for put in self._full if put.connection is not connection]
+        ended = [put for put in self._full if put.call.connection is connection]
+        self._full = [put for put in self._full if put.call.connection is not connection]
         for put in ended:
             self.settle(put.adopted)
 
@@ -115,39 +97,46 @@ class Admission:
     def admit(
         self,
         connection: Connection,
-        object_id: bytes,
-        own: bytes,
-        foreign: Packed,
-        message: bytes | None,
-        counters: list[int],
+        publication: m.Put | m.Column,
+        *,
         transient: bool = False,
         owned: bool = False,
     ) -> list[Any]:
         """Check a publication and make room for it; returns the event that enters it."""
-        if not isinstance(object_id, bytes) or not (message is None or isinstance(message, bytes)):
-            raise ProtocolError("an object's id and message are bytes")
+        object_id, own = publication.object_id, publication.own
         if object_id in self._lives.books.objects:
             raise ObjectExistsError(
                 f"object {object_id.hex()} exists already; objects never change"
             )
-        allocations = [(segment_id, packed) for segment_id, packed in foreign if packed]
+        allocations = [(segment_id, packed) for segment_id, packed in publication.foreign if packed]
+        self.check_own(connection, own, owned=owned)
         self._check_foreign(allocations)
-        if (own or owned) and connection.segment is None:
-            raise ProtocolError("it publishes without having attached a segment")
         if own:
             assert connection.segment is not None
             allocations.append((connection.segment, own))
-        if len(counters) != len(COUNTERS) or any(type(count) is not int for count in counters):
-            raise ProtocolError("counters are numbers of bytes")
-        if any(not 0 <= count <= _MOST_COUNTED for count in counters):
-            raise ProtocolError("counters are numbers of bytes that a machine can have")
-        needed = self._lives.books.new_bytes(allocations)
+        needed = self._new_bytes(allocations)
         used = self._lives.books.bytes_stored
         if needed and used + needed > self._budget:
             raise StoreFullError(needed=needed, used=used, budget=self._budget)
         owner = connection.segment if owned else None
-        body = [object_id, allocations, message, bool(transient), owner]
-        return [*body, counters, time.time()]
+        body = [object_id, allocations, publication.message, transient, owner]
+        return [*body, publication.counters, time.time()]
+
+    def check_own(self, connection: Connection, own: bytes, *, owned: bool = False) -> None:
+        """Raise ProtocolError for allocations that the process's segment cannot have."""
+        if not (own or owned):
+            return
+        if connection.segment is None:
+            raise ProtocolError("it publishes without having attached a segment")
+        if connection.segment not in self._lives.books.segments:
+            raise ObjectLostError("the process that made the segment has ended")
+        self._new_bytes([(connection.segment, own)])
+
+    def _new_bytes(self, allocations: Packed) -> int:
+        try:
+            return self._lives.books.new_bytes(allocations)
+        except ValueError as error:
+            raise ProtocolError(f"it publishes what cannot be: {error}") from None
 
     def _wait_for_room(self, put: Put) -> Any:
         put.waits = True
@@ -155,8 +144,9 @@ class Admission:
         return DEFERRED
 
     def _brings_bytes(self, put: Put) -> bool:
-        segment, own = put.connection.segment or b"", put.fields[1]
-        return bool(put.adopted or (own and self._lives.books.new_bytes([(segment, own)])))
+        connection, own = put.call.connection, put.request.own
+        self.check_own(connection, own)
+        return bool(put.adopted or (own and self._new_bytes([(connection.segment or b"", own)])))
 
     def _enter(self, put: Put) -> Any:
         try:
@@ -176,18 +166,19 @@ class Admission:
         return self._wait_for_room(put)
 
     def _put(self, put: Put) -> list[bytes]:
-        object_id, _, _, _, _, transient, _ = put.fields
-        self._lives.change("put", self.admit(put.connection, *put.fields))
-        self._lives.entered(object_id, transient=transient)
+        request, transient = put.request, put.request.transient
+        event = self.admit(put.call.connection, request, transient=transient, owned=request.owned)
+        self._lives.change("put", event)
+        self._lives.entered(request.object_id, transient=transient)
         return [self._supervisor_id()]
 
-    def adopt(self, connection: Connection, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+    def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """Take over sealed segments, which have no process; returns their ids, to be settled."""
+        for (_, size), fd in zip(adopted, call.descriptors, strict=True):
+            check_segment(fd, size, sealed=True)
         ids: list[bytes] = []
-        fds = [connection.reader.take_descriptor() for _ in adopted]
         try:
-            for (segment_id, size), fd in zip(adopted, fds, strict=True):
-                check_segment(segment_id, fd, size, sealed=True)
+            for (segment_id, size), fd in zip(adopted, call.descriptors, strict=True):
                 if segment_id not in self._lives.books.segments:
                     self._lives.descriptors[segment_id] = os.dup(fd)
                     self._lives.change("segment", [segment_id, size, NO_PROCESS, 0])
@@ -195,12 +186,9 @@ class Admission:
                 if segment_id in self._adopted:
                     self._adopted[segment_id] += 1
                     ids.append(segment_id)
-        except BaseException:
+        except OSError:  # out of descriptors
             self.settle(ids)
             raise
-        finally:
-            for fd in fds:
-                os.close(fd)
         return ids
 
     def settle(self, adopted: list[bytes]) -> None:

@@ -6,12 +6,12 @@ refers to it. So it does with the sealed files of memory that KernelZero has mov
 """
 
 import os
-import threading
 
+from zerrow_store.forks import Lock
 from zerrow_store.native import _native
 from zerrow_store.node import protocol
 
-_lock = threading.Lock()
+_lock = Lock()
 _offered: dict[bytes, tuple[int, int]] = {}
 
 
@@ -42,11 +42,3 @@ def close(fds: list[int]) -> None:
     """Close what `take` returned."""
     while fds:
         os.close(fds.pop())
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

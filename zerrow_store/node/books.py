@@ -89,9 +89,14 @@ class Object:
 
 
 class Books:
-    """Segments, objects and counters; see the module."""
+    """Segments, objects and counters; see the module.
+
+    epoch: what these books are known by. Whoever connects again sees by it whether the store knows
+    what it knew.
+    """
 
     def __init__(self) -> None:
+        self.epoch = b""
         self.segments: dict[bytes, Segment] = {}
         self.objects: dict[bytes, Object] = {}
         self.cache = CacheIndex()
@@ -106,6 +111,7 @@ class Books:
 
     def snapshot(self) -> Iterator[tuple[str, list[Any]]]:
         """Iterate over events that make equal books out of empty ones."""
+        yield "epoch", [self.epoch]
         for segment_id, segment in self.segments.items():
             yield "segment", [segment_id, segment.size, segment.pid, segment.started]
             if segment.shared:
@@ -135,6 +141,9 @@ class Books:
             segments[segment_id].references.missing(ranges, segments[segment_id].size)
             for segment_id, ranges in allocations
         )
+
+    def _epoch(self, epoch: bytes) -> None:
+        self.epoch = epoch
 
     def _segment(self, segment_id: bytes, size: int, pid: int, started: int) -> None:
         self.segments[segment_id] = Segment(size, pid, started)

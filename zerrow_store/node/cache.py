@@ -15,34 +15,21 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from zerrow_store.errors import DecodeError, ProtocolError, StoreFullError, ZerrowError
-from zerrow_store.node.books import Books, Object, Packed
+from zerrow_store.errors import DecodeError, StoreFullError, ZerrowError
+from zerrow_store.node import messages as m
+from zerrow_store.node.books import Books, Object
 from zerrow_store.node.cache_index import Unit
-from zerrow_store.node.connection import DEFERRED, Connection
+from zerrow_store.node.connection import DEFERRED, Call, Connection
 
 logger = logging.getLogger("zerrow_store.server")
-
-REQUESTS = {
-    "cache_open": "open",
-    "cache_publish": "publish",
-    "cache_fail": "fail",
-    "cache_release": "release",
-    "cache_list": "list_entries",
-    "cache_drop": "drop",
-}
-"""The requests, and who handles them: given request id, connection and body."""
 
 _Key = tuple[bytes, Unit, int]
 
 
 @dataclass(eq=False)
 class _Waiter:
-    connection: Connection
-    request_id: int
-    token: bytes
-    file: bytes
-    wanted: list[tuple[Unit, list[int]]]
-    most: int
+    call: Call
+    request: m.CacheOpen
 
 
 class Cache:
@@ -56,11 +43,12 @@ class Cache:
         hold: Callable[[Connection, bytes], Object],
         change: Callable[[str, list[Any]], Any],
         delete: Callable[[bytes], None],
-        admit: Callable[..., list[Any]],
-        answer: Callable[[Connection, int, Any], None],
+        check_own: Callable[[Connection, bytes], None],
+        admit: Callable[[Connection, m.Column], list[Any]],
+        answer: Callable[[Call, Any], None],
         decoded: Callable[[bytes, Unit, frozenset[int], float], None],
         make_room: Callable[[int], bool],
-        adopt: Callable[[Connection, Sequence[tuple[bytes, int]]], list[bytes]],
+        adopt: Callable[[Call, Sequence[tuple[bytes, int]]], list[bytes]],
         settle: Callable[[list[bytes]], None],
     ) -> None:
         self._books = books
@@ -68,6 +56,7 @@ class Cache:
         self._hold = hold
         self._change = change
         self._delete = delete
+        self._check_own = check_own
         self._admit = admit
         self._answer = answer
         self._decoded = decoded
@@ -80,103 +69,60 @@ class Cache:
 
     # --- requests ---
 
-    def open(
-        self,
-        request_id: int,
-        connection: Connection,
-        token: bytes,
-        file: bytes,
-        path: str,
-        wanted: list[Any],
-        most: int,
-    ) -> Any:
+    def open(self, call: Call, request: m.CacheOpen) -> Any:
         """Answer what is there, what the caller is to decode, and what to ask for again later.
 
         Waits while there is nothing to decode and others are decoding. `token` names the read;
         it is given `most` units at a time to decode, so that readers at once share the work.
         """
-        if not (isinstance(file, bytes) and isinstance(token, bytes) and isinstance(path, str)):
-            raise ProtocolError("a file's identity and a read's token are bytes, a path is text")
-        if type(most) is not int or most < 1:
-            raise ProtocolError("a reader decodes one unit at least")
-        for object_id in self._books.cache.outdated(file, path):
+        for object_id in self._books.cache.outdated(request.file, request.path):
             self._delete(object_id)
-        units = [(_unit(unit), _parts(parts)) for unit, parts in wanted]
-        waiter = _Waiter(connection, request_id, token, file, units, most)
+        waiter = _Waiter(call, request)
         reply = self._collect(waiter)
         if reply is None:
-            self._waiting.setdefault(file, []).append(waiter)
+            self._waiting.setdefault(request.file, []).append(waiter)
             return DEFERRED
         return reply
 
-    def publish(
-        self,
-        _: int,
-        connection: Connection,
-        token: bytes,
-        file: bytes,
-        path: str,
-        columns: list[Any],
-        adopted: Sequence[tuple[bytes, int]] = (),
-    ) -> list[bool]:
-        """Take decoded columns in; answers which were taken. The caller holds these.
-
-        adopted: segments of no process that come with them.
-        """
-        segments = self._adopt(connection, adopted)
+    def publish(self, call: Call, request: m.CachePublish) -> list[bool]:
+        """Take decoded columns in; answers which were taken. The caller holds these."""
+        for column in request.columns:
+            self._check_own(call.connection, column.own)
+        segments = self._adopt(call, request.adopted)
         try:
-            return self._publish(connection, token, file, path, columns)
+            return self._publish(call.connection, request)
         finally:
             self._settle(segments)
 
-    def _publish(
-        self, connection: Connection, token: bytes, file: bytes, path: str, columns: list[Any]
-    ) -> list[bool]:
-        if not (isinstance(file, bytes) and isinstance(path, str)):
-            raise ProtocolError("a file's identity is bytes, a path is text")
-        for unit, layout, seconds, _, _, _, message, _ in columns:
-            parts = _parts([part for part, _ in layout])
-            if not parts or len(set(parts)) < len(parts) or not _parts([n for _, n in layout]):
-                raise ProtocolError("a layout is distinct parts and their numbers of chunks")
-            if not (isinstance(message, bytes) and isinstance(seconds, float) and _unit(unit)):
-                raise ProtocolError("a column has a message, and took seconds to decode")
-        admitted = [self._enter(connection, file, path, *column) for column in columns]
+    def _publish(self, connection: Connection, request: m.CachePublish) -> list[bool]:
+        admitted = [self._enter(connection, request, column) for column in request.columns]
         refused: set[_Key] = set()
-        for accepted, (unit, layout, *_) in zip(admitted, columns, strict=True):
-            keys = {(file, _unit(unit), part) for part, _ in layout}
-            self._unclaim(keys, connection, token)
+        for accepted, column in zip(admitted, request.columns, strict=True):
+            keys = {(request.file, column.unit, part) for part, _ in column.layout}
+            self._unclaim(keys, connection, request.token)
             if not accepted:
                 refused |= keys
-        self._wake(file, refused)
+        self._wake(request.file, refused)
         return admitted
 
-    def fail(
-        self,
-        _: int,
-        connection: Connection,
-        token: bytes,
-        file: bytes,
-        failed: list[Any],
-        error: list[str],
-    ) -> None:
+    def fail(self, call: Call, request: m.CacheFail) -> None:
         """Give up claims whose decoding fails; whoever waits for one is told why."""
-        keys = {(file, _unit(unit), part) for unit, parts in failed for part in _parts(parts)}
-        kind, message = error
-        reason = DecodeError(str(kind), str(message))
-        self._unclaim(keys, connection, token)
-        for waiter in list(self._waiting.get(file, ())):
-            if waiter not in self._waiting.get(file, ()):
-                continue  # its connection ended while another was told
-            if keys & {(file, unit, part) for unit, parts in waiter.wanted for part in parts}:
+        keys = {(request.file, unit, part) for unit, parts in request.failed for part in parts}
+        reason = DecodeError(*request.error)
+        self._unclaim(keys, call.connection, request.token)
+        for waiter in list(self._waiting.get(request.file, ())):
+            wanted = waiter.request.wanted
+            if keys & {(request.file, unit, part) for unit, parts in wanted for part in parts}:
                 self._forget(waiter)
-                self._answer(waiter.connection, waiter.request_id, reason)
-        self._wake(file)
+                self._answer(waiter.call, reason)
+        self._wake(request.file)
 
-    def release(self, _: int, connection: Connection, token: bytes) -> None:
+    def release(self, call: Call, request: m.CacheRelease) -> None:
         """Give up all claims of a read."""
-        self._give_up({k for k in self._claimed[connection] if self._claims[k][1] == token})
+        claimed = self._claimed[call.connection]
+        self._give_up({key for key in claimed if self._claims[key][1] == request.token})
 
-    def list_entries(self, _: int, connection: Connection) -> list[Any]:
+    def list_entries(self, call: Call, request: m.CacheList) -> list[Any]:
         """Answer all entries."""
         books, holders = self._books, self._holders
         return [
@@ -195,9 +141,9 @@ class Cache:
             for object_id, entry in books.cache.entries.items()
         ]
 
-    def drop(self, _: int, connection: Connection, path: str | None) -> int:
+    def drop(self, call: Call, request: m.CacheDrop) -> int:
         """Delete the entries of a file, or all; answers how many."""
-        objects = self._books.cache.objects_at(path)
+        objects = self._books.cache.objects_at(request.path)
         for object_id in objects:
             self._delete(object_id)
         return len(objects)
@@ -207,7 +153,7 @@ class Cache:
     def dropped(self, connection: Connection) -> None:
         """A connection has ended: its claims are the next one's."""
         for waiters in list(self._waiting.values()):
-            for waiter in [w for w in waiters if w.connection is connection]:
+            for waiter in [w for w in waiters if w.call.connection is connection]:
                 self._forget(waiter)
         self._give_up(self._claimed.pop(connection, set()))
 
@@ -218,21 +164,22 @@ class Cache:
         found: list[dict[bytes, list[int]]] = []
         granted: list[list[Any]] = []
         held, later = [], []
-        for index, (unit, parts) in enumerate(waiter.wanted):
-            there = self._books.cache.parts(waiter.file, unit)
+        file = waiter.request.file
+        for index, (unit, parts) in enumerate(waiter.request.wanted):
+            there = self._books.cache.parts(file, unit)
             hits: dict[bytes, list[int]] = {}
             free, taken = [], []
             decoder = 0
             for part in parts:
                 if object_id := there.get(part):
                     hits.setdefault(object_id, []).append(part)
-                elif claim := self._claims.get((waiter.file, unit, part)):
+                elif claim := self._claims.get((file, unit, part)):
                     taken.append(part)
                     decoder = claim[0].pid
                 else:
                     free.append(part)
             found.append(hits)
-            if free and len(granted) < waiter.most:
+            if free and len(granted) < waiter.request.most:
                 granted.append([index, free])
             elif free:
                 later.append([index, free, 0])
@@ -241,7 +188,7 @@ class Cache:
         if held and not granted:
             return None
         self._claim(waiter, granted)
-        return [self._take(waiter.connection, found), granted, [*later, *held]]
+        return [self._take(waiter.call.connection, found), granted, [*later, *held]]
 
     def _take(self, connection: Connection, found: list[dict[bytes, list[int]]]) -> list[Any]:
         entries = self._books.cache.entries
@@ -256,11 +203,12 @@ class Cache:
         return answer
 
     def _claim(self, waiter: _Waiter, granted: list[Any]) -> None:
+        connection, request = waiter.call.connection, waiter.request
         for index, parts in granted:
             for part in parts:
-                key = (waiter.file, waiter.wanted[index][0], part)
-                self._claims[key] = (waiter.connection, waiter.token)
-                self._claimed[waiter.connection].add(key)
+                key = (request.file, request.wanted[index][0], part)
+                self._claims[key] = (connection, request.token)
+                self._claimed[connection].add(key)
 
     def _unclaim(self, keys: set[_Key], connection: Connection, token: bytes) -> None:
         for key in keys:
@@ -282,20 +230,19 @@ class Cache:
         refused: what the store cannot hold; all who wait for it decode it themselves, at once.
         """
         for waiter in list(self._waiting.get(file, ())):
-            if waiter not in self._waiting.get(file, ()):
-                continue
             reply = self._collect_refused(waiter, refused) if refused else None
             reply = self._collect(waiter) if reply is None else reply
             if reply is not None:
                 self._forget(waiter)
-                self._answer(waiter.connection, waiter.request_id, reply)
+                self._answer(waiter.call, reply)
 
     def _collect_refused(self, waiter: _Waiter, refused: Set[_Key]) -> list[Any] | None:
         """Return only what is refused, as granted without a claim; the rest is asked for again."""
         granted, held = [], []
-        for index, (unit, parts) in enumerate(waiter.wanted):
-            own = [part for part in parts if (waiter.file, unit, part) in refused]
-            rest = [part for part in parts if (waiter.file, unit, part) not in refused]
+        file = waiter.request.file
+        for index, (unit, parts) in enumerate(waiter.request.wanted):
+            own = [part for part in parts if (file, unit, part) in refused]
+            rest = [part for part in parts if (file, unit, part) not in refused]
             if own:
                 granted.append([index, own])
             if rest:
@@ -303,48 +250,40 @@ class Cache:
         return [[], granted, held] if granted else None
 
     def _forget(self, waiter: _Waiter) -> None:
-        self._waiting[waiter.file].remove(waiter)
-        if not self._waiting[waiter.file]:
-            del self._waiting[waiter.file]
+        file = waiter.request.file
+        self._waiting[file].remove(waiter)
+        if not self._waiting[file]:
+            del self._waiting[file]
 
     # --- admission ---
 
-    def _enter(
-        self,
-        connection: Connection,
-        file: bytes,
-        path: str,
-        unit: list[str],
-        layout: list[list[int]],
-        seconds: float,
-        object_id: bytes,
-        own: bytes,
-        foreign: Packed,
-        message: bytes,
-        counters: list[int],
-    ) -> bool:
-        if object_id not in self._books.objects:  # else it is sent again after a restart
-            there = self._books.cache.parts(file, _unit(unit))
-            if any(part in there for part, _ in layout):
+    def _enter(self, connection: Connection, request: m.CachePublish, column: m.Column) -> bool:
+        file, unit, object_id = request.file, column.unit, column.object_id
+        if object_id in self._books.objects:  # sent again after a restart
+            known = self._books.cache.entries.get(object_id)
+            if known is None or (known.file, known.unit) != (file, unit):
                 return False
-            self._decoded(file, _unit(unit), frozenset(part for part, _ in layout), seconds)
-            put = self._admitted(connection, path, object_id, own, foreign, message, counters)
-            if put is None:
-                return False
-            entry = [file, path, list(_unit(unit)), layout, seconds, 0, time.time()]
-            self._change("cache", [put, entry])
+            self._hold(connection, object_id)
+            return True
+        there = self._books.cache.parts(file, unit)
+        if any(part in there for part, _ in column.layout):
+            return False
+        self._decoded(file, unit, frozenset(part for part, _ in column.layout), column.seconds)
+        put = self._admitted(connection, request.path, column)
+        if put is None:
+            return False
+        entry = [file, request.path, unit, column.layout, column.seconds, 0, time.time()]
+        self._change("cache", [put, entry])
         self._hold(connection, object_id)
         return True
 
-    def _admitted(self, connection: Connection, path: str, *column: Any) -> list[Any] | None:
+    def _admitted(self, connection: Connection, path: str, column: m.Column) -> list[Any] | None:
         """Return the event that enters a column; None if it does not fit, also after what can be
         dropped at once. A decoder does not wait for the disk.
         """
         for last in (False, True):
             try:
-                return self._admit(connection, *column)
-            except ProtocolError:
-                raise
+                return self._admit(connection, column)
             except StoreFullError as error:
                 if last or not self._make_room(error.needed):
                     return None
@@ -352,16 +291,3 @@ class Cache:
                 logger.warning("a decoded column of %s is not cached: %s", path, error)
                 return None
         return None
-
-
-def _parts(parts: list[int]) -> list[int]:
-    if any(type(part) is not int or part < 0 for part in parts):
-        raise ProtocolError("a part is a number")
-    return parts
-
-
-def _unit(unit: list[str]) -> Unit:
-    variant, column = unit
-    if not (isinstance(variant, str) and isinstance(column, str)):
-        raise ProtocolError("a unit is a variant and a column")
-    return variant, column

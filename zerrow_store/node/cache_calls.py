@@ -5,13 +5,13 @@ What an answer hands out is held: whoever gets it makes a hold of it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zerrow_store.native import _native
+from zerrow_store.node import messages as m
 from zerrow_store.node.cache_index import Unit
-from zerrow_store.node.requests import Hold, Moved, moved_places
+from zerrow_store.node.requests import Hold, Moved, Request, moved_places
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ class DecodedColumn:
     object_id: bytes
     encoded: _native.Encoded
 
-    def body(self) -> list[Any]:
+    def message(self) -> m.Column:
         """As it travels."""
         e = self.encoded
-        counters = [e.bytes_shared, e.bytes_reshared, e.bytes_copied]
-        column = [self.unit, self.layout, self.seconds, self.object_id]
-        return [*column, e.own, e.foreign, e.message, counters]
+        counters = (e.bytes_shared, e.bytes_reshared, e.bytes_copied)
+        layout = [(part, chunks) for part, chunks in self.layout]
+        column = (self.unit, layout, self.seconds, self.object_id)
+        return m.Column(*column, e.own, e.foreign, e.message, counters)
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,16 @@ class CacheCalls(ABC):
     """The part of `Client` that speaks to the cache."""
 
     @abstractmethod
-    def _request(self, kind: str, body: Any) -> Any: ...
+    def _request(self, message: m.Request) -> Any: ...
 
     @abstractmethod
-    def _request_publication(
-        self, kind: str, body: list[Any], encoded: Sequence[_native.Encoded]
-    ) -> Any: ...
+    def _begin_publication(self, message: m.CachePublish) -> Request: ...
 
     @abstractmethod
-    def _send_quietly(self, kind: str, body: Any) -> None: ...
+    def _wait(self, request: Request) -> Any: ...
+
+    @abstractmethod
+    def _send_quietly(self, message: m.Request) -> None: ...
 
     @abstractmethod
     def _held_by(self, object_id: bytes) -> Hold: ...
@@ -109,8 +111,8 @@ class CacheCalls(ABC):
         most: how many units the caller wants to be given to decode at a time.
         Raises DecodeError when the one who decodes fails.
         """
-        body = [token, file, path, wanted, most]
-        hits, granted, later = self._request("cache_open", body)
+        request = m.CacheOpen(token, file, path, wanted, most)
+        hits, granted, later = self._request(request)
         found = [
             CacheHit(index, message, layout, parts, moved_places(moved), self._held_by(object_id))
             for index, object_id, message, layout, parts, moved in hits
@@ -124,9 +126,8 @@ class CacheCalls(ABC):
 
         What the cache does not take is the caller's alone.
         """
-        body = [token, file, path, [column.body() for column in columns]]
-        encoded = [column.encoded for column in columns]
-        admitted = self._request_publication("cache_publish", body, encoded)
+        message = m.CachePublish(token, file, path, [column.message() for column in columns])
+        admitted = self._wait(self._begin_publication(message))
         return [
             self._held_by(column.object_id) if ok else None
             for column, ok in zip(columns, admitted, strict=True)
@@ -136,17 +137,18 @@ class CacheCalls(ABC):
         self, token: bytes, file: bytes, failed: list[tuple[Unit, list[int]]], error: Exception
     ) -> None:
         """Give up claims because decoding fails; whoever waits is told."""
-        self._send_quietly("cache_fail", [token, file, failed, [type(error).__name__, str(error)]])
+        reason = (type(error).__name__, str(error))
+        self._send_quietly(m.CacheFail(token, file, failed, reason))
 
     def cache_release(self, token: bytes) -> None:
         """Give up a read's claims; the next who waits decodes."""
-        self._send_quietly("cache_release", [token])
+        self._send_quietly(m.CacheRelease(token))
 
     def cache_list(self) -> list[CacheEntry]:
         """Return the cache's entries."""
-        return [CacheEntry(*entry) for entry in self._request("cache_list", [])]
+        return [CacheEntry(*entry) for entry in self._request(m.CacheList())]
 
     def cache_drop(self, path: str | None = None) -> int:
         """Drop the entries of a file, or all; returns how many. Views of them stay."""
-        dropped: int = self._request("cache_drop", [path])
+        dropped: int = self._request(m.CacheDrop(path))
         return dropped

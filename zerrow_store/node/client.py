@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,13 +12,22 @@ import pyarrow as pa
 
 from zerrow_store import errors
 from zerrow_store.native import _native
+from zerrow_store.node import messages as m
 from zerrow_store.node import protocol, read_back
 from zerrow_store.node.accounting import MemoryReport, SegmentMemory
 from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
 from zerrow_store.node.eviction import Eviction
-from zerrow_store.node.link import Link
-from zerrow_store.node.requests import Hold, Moved, Request, moved_places, offsets_of
+from zerrow_store.node.requests import (
+    Hold,
+    Moved,
+    Request,
+    check_id,
+    check_ids,
+    moved_places,
+    offsets_of,
+)
+from zerrow_store.node.store_link import StoreLink
 
 _ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
 
@@ -44,7 +53,7 @@ class StoreStats:
     `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
     segment, and copied. The bandwidths are in bytes a second, as last measured;
     `spill_processor_bandwidth` in bytes a second of a processor's time. eviction: the
-    policy's name.
+    policy's name. log: where the server logs; its supervisor has a file beside that.
     """
 
     objects: int
@@ -62,6 +71,7 @@ class StoreStats:
     clients: int
     pid: int
     supervised: bool
+    log: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
@@ -100,7 +110,7 @@ class Holding:
         self.hold.moved = moved_places(moved)
 
 
-class Client(Link, CacheCalls):
+class Client(StoreLink, CacheCalls):
     """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
 
     def put(self, obj: Any, *, object_id: bytes | None = None) -> bytes:
@@ -110,6 +120,8 @@ class Client(Link, CacheCalls):
         (polars, duckdb, nanoarrow), which is stored as a Table.
         Raises StoreFullError, ObjectExistsError, TypeError.
         """
+        if object_id is not None:
+            check_id(object_id)
         if not isinstance(obj, _ARROW_DATA):
             if not hasattr(obj, "__arrow_c_stream__"):
                 raise TypeError(f"not Arrow data: {type(obj).__name__}")
@@ -124,24 +136,37 @@ class Client(Link, CacheCalls):
 
         Raises ObjectNotFoundError.
         """
-        message, _, moved = self._request("get", [object_id])
+        check_id(object_id)
+        message, _, moved = self._request(m.Get(object_id))
         hold = self._held_by(object_id)
         if message is None:
             raise errors.ObjectNotFoundError(object_id)
         return self.decode(message, hold, moved_places(moved))
 
     def delete(self, object_ids: bytes | Iterable[bytes], *, missing_ok: bool = False) -> None:
-        """Delete objects. Their memory goes when the last view does. Raises ObjectNotFoundError."""
-        ids = [object_ids] if isinstance(object_ids, bytes) else list(object_ids)
-        self._request("delete", [ids, missing_ok])
+        """Delete objects. Their memory goes when the last view does.
 
-    def settling(self, object_id: bytes) -> None:
-        """Say that an object's lease may be here alone, until `settled` or for SETTLING_SECONDS."""
-        self._send_quietly("settling", [object_id])
+        Raises ObjectNotFoundError, with nothing deleted; StoreUnavailableError, and they are
+        deleted as soon as the store is back.
+        """
+        if isinstance(object_ids, bytes):
+            object_ids = [object_ids]
+        self._request(m.Delete(check_ids(object_ids), missing_ok))
+
+    def settling(self, object_id: bytes, read: Callable[[], None]) -> None:
+        """Say that an object's lease may be here alone, until `settled`.
+
+        `read()` is called, in a thread of this client, when another process begins to read it.
+        """
+        check_id(object_id)
+        self._settling[object_id] = read
+        self._send_quietly(m.Settling(object_id))
 
     def settled(self, object_id: bytes) -> None:
         """Say that an object's lease is in other hands."""
-        self._send_quietly("settled", [object_id])
+        check_id(object_id)
+        self._settling.pop(object_id, None)
+        self._send_quietly(m.Settled(object_id))
 
     def end_leases(self, object_ids: Iterable[bytes]) -> tuple[bytes, ...]:
         """Delete objects whose leases have ended, those that are there.
@@ -149,41 +174,41 @@ class Client(Link, CacheCalls):
         Returns the ids of those that stay, because their producer died while their leases were
         `settling`: nobody is going to say when they are not needed any more.
         """
-        return tuple(self._request("end_leases", [[*object_ids]]))
+        return tuple(self._request(m.EndLeases(check_ids(object_ids))))
 
     def list(self) -> list[ObjectInfo]:
         """Return the objects in the store."""
-        return [ObjectInfo(*entry) for entry in self._request("list", [])]
+        return [ObjectInfo(*entry) for entry in self._request(m.List())]
 
     def stats(self) -> StoreStats:
         """Return the store's figures."""
-        return StoreStats(**self._request("stats", []))
+        return StoreStats(**self._request(m.Stats()))
 
     def memory(self) -> MemoryReport:
         """Return what the store's memory is used for."""
-        return MemoryReport(**self._request("memory", []))
+        return MemoryReport(**self._request(m.Memory()))
 
     def memory_by_segment(self) -> tuple[SegmentMemory, ...]:
         """Return what each segment is used for: those of processes, sealed ones, files on disk."""
-        return tuple(SegmentMemory(*row) for row in self._request("memory_by_segment", []))
+        return tuple(SegmentMemory(*row) for row in self._request(m.MemoryBySegment()))
 
     def evictions(self) -> tuple[Eviction, ...]:
         """Return the newest evictions, the oldest first, since the store was last started."""
-        return tuple(Eviction(*record) for record in self._request("evictions", []))
+        return tuple(Eviction(*record) for record in self._request(m.Evictions()))
 
     def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Have objects that are there spilled as soon as nobody reads them, whether memory is short
         or not: somebody knows that it will be. Who reads one before that takes it back.
         """
-        self._send_quietly("spill_ahead", [[*object_ids]])
+        self._send_quietly(m.SpillAhead(check_ids(object_ids)))
 
     def read_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Have what of these objects is on disk read into memory: somebody is about to read it."""
-        self._send_quietly("read_ahead", [[*object_ids]])
+        self._send_quietly(m.ReadAhead(check_ids(object_ids)))
 
     def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
         """Enter a result that was dropped and made again into the list of evictions."""
-        self._send_quietly("evicted", [name, nbytes, expected, seconds])
+        self._send_quietly(m.Evicted(name, nbytes, expected, seconds))
 
     # --- below: for those who carry messages themselves ---
 
@@ -217,10 +242,16 @@ class Client(Link, CacheCalls):
         owned: bool = False,
     ) -> Publication:
         """Do as `publish` does, but leave it to the caller to wait."""
-        counters = [encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied]
-        body = [object_id, encoded.own, encoded.foreign, message, transient, owned, counters]
-        request = self._begin_publication("put", body, [encoded], owned=owned)
-        return Publication(self, request)
+        put = m.Put(
+            object_id,
+            encoded.own,
+            encoded.foreign,
+            message,
+            transient,
+            owned,
+            (encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied),
+        )
+        return Publication(self, self._begin_publication(put))
 
     def discard(self, encoded: Iterable[_native.Encoded]) -> None:
         """Unpin what was encoded and is not going to be published."""
@@ -229,7 +260,8 @@ class Client(Link, CacheCalls):
 
     def begin_hold(self, object_id: bytes) -> Holding:
         """Ask for a hold of an object: `confirm` it."""
-        return Holding(self, self._send("hold", [object_id]), object_id)
+        check_id(object_id)
+        return Holding(self, self._send(Request(m.Hold(object_id))), object_id)
 
     def hold(self, object_id: bytes) -> Hold:
         """Return something that keeps the object in the store until it is collected.
@@ -244,7 +276,8 @@ class Client(Link, CacheCalls):
         """Return the allocations (segment, offset, size) of an object, which the caller must
         hold.
         """
-        _, allocations, _ = self._request("get", [object_id])
+        check_id(object_id)
+        _, allocations, _ = self._request(m.Get(object_id))
         self._held_by(object_id)
         return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
 
@@ -278,15 +311,15 @@ class Client(Link, CacheCalls):
         checked, files, seconds = read_back.check(places)
         hold.checked += checked
         if files:
-            self._send_quietly("read_back", [list(files.items()), seconds])
+            self._send_quietly(m.ReadBack(list(files.items()), seconds))
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
         """Map segments that are not mapped yet. Raises ObjectLostError for one that is gone."""
         missing = list(set(segment_ids) - set(_native.mapped_segments()))
         for start in range(0, len(missing), protocol.MAX_DESCRIPTORS):
             part = missing[start : start + protocol.MAX_DESCRIPTORS]
-            self._request("segments", [part])
+            self._request(m.Segments(part))
 
     def shutdown(self) -> None:
         """End the store, supervised or not."""
-        self._request("shutdown", [])
+        self._request(m.Shutdown())

@@ -4,6 +4,7 @@ import selectors
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from zerrow_store.node import protocol
@@ -17,7 +18,9 @@ class Connection:
     """A client or the supervisor at the other end of a socket.
 
     `holds` counts this connection's views of each object; `segment` is its process's, if attached.
-    Sending raises OSError when the peer is gone, ProtocolError when it does not read.
+    Sending raises OSError when the peer is gone, ProtocolError when it does not read. An event of
+    the selector may come when the connection is closed already, in the same round: nothing is done
+    then.
     """
 
     def __init__(
@@ -29,8 +32,9 @@ class Connection:
         sock.setblocking(False)
         self.socket = sock
         self.pid, self.uid = protocol.peer(sock)
-        self.reader = protocol.FrameReader()
+        self.reader = protocol.FrameReader(protocol.MAX_REQUEST)
         self.greeted = False
+        self.closed = False
         self.holds: Counter[bytes] = Counter()
         self.segment: bytes | None = None
         self.outbox = Outbox(sock)
@@ -39,11 +43,19 @@ class Connection:
 
     def send(self, kind: str, request_id: int, body: Any, fds: Sequence[int] = ()) -> None:
         """Send a frame, now or as soon as the peer reads."""
-        self.outbox.put(protocol.pack(kind, request_id, body), fds)
+        self.send_frame(protocol.pack(kind, request_id, body, len(fds)), fds)
+
+    def send_frame(self, frame: bytes, fds: Sequence[int] = ()) -> None:
+        """Send what `protocol.pack` returned, now or as soon as the peer reads."""
+        if self.closed:
+            raise ConnectionResetError("the connection is closed")
+        self.outbox.put(frame, fds)
         self.flush()
 
     def flush(self) -> None:
         """Send what the socket takes now."""
+        if self.closed:
+            return
         self.outbox.flush()
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.outbox else 0)
         key = self._selector.get_key(self.socket)
@@ -52,7 +64,28 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket, and the descriptors that came or were to go."""
+        self.closed = True
         self._selector.unregister(self.socket)
         self.socket.close()
         self.reader.close()
         self.outbox.close()
+
+
+@dataclass(eq=False)
+class Call:
+    """A request under way: whose, its id (0 for a notice), and the descriptors that came with it.
+
+    Who takes a descriptor out of the list closes it; the others are closed after the request.
+    """
+
+    connection: Connection
+    request_id: int
+    descriptors: list[int]
+
+
+@dataclass(frozen=True)
+class WithDescriptors:
+    """A handler's answer that descriptors go with. They are closed once it is sent."""
+
+    body: Any
+    descriptors: list[int]

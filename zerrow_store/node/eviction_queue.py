@@ -2,9 +2,13 @@
 
 import heapq
 import itertools
+import logging
+import math
 from collections.abc import Hashable
 
-from zerrow_store.node.policy import Candidate, Policy
+from zerrow_store.node.policy import Adaptive, Candidate, Policy, Rank
+
+logger = logging.getLogger("zerrow_store.server")
 
 
 class EvictionQueue:
@@ -25,17 +29,32 @@ class EvictionQueue:
     def add(self, candidate: Candidate) -> None:
         """Enter a candidate, in place of one of the same key; not if it is to stay."""
         self.discard(candidate.key)
-        way = self._policy.way(candidate) if candidate.ways and candidate.nbytes > 0 else None
+        if not candidate.ways or candidate.nbytes <= 0:
+            return
+        try:
+            way, (class_, position) = self._judge(self._policy, candidate)
+        except Exception:  # a policy may be anybody's: it must not break a put
+            logger.exception("the eviction policy fails: %s is used instead", Adaptive.__name__)
+            self._policy = Adaptive()
+            way, (class_, position) = self._judge(self._policy, candidate)
         if way is None:
             return
         serial = next(self._serial)
         self._entries[candidate.key] = serial, candidate, way
         self.nbytes += candidate.nbytes
-        class_, position = self._policy.rank(candidate, self._floor)
         heapq.heappush(self._heap, (class_, position, serial, candidate.key))
         if len(self._heap) > 2 * len(self._entries) + 64:
             self._heap = [e for e in self._heap if self._is_current(e[2], e[3])]
             heapq.heapify(self._heap)
+
+    def _judge(self, policy: Policy, candidate: Candidate) -> tuple[str | None, Rank]:
+        way = policy.way(candidate)
+        if way is not None and way not in candidate.ways:
+            raise ValueError(f"{way!r} is none of the ways of {candidate}")
+        class_, position = policy.rank(candidate, self._floor)
+        if not (math.isfinite(class_) and math.isfinite(position)):
+            raise ValueError(f"a rank is two numbers, not {class_!r}, {position!r}")
+        return way, (class_, position)
 
     def discard(self, key: Hashable) -> None:
         """Take a candidate out, if it is in."""

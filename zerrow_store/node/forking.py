@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 
 from zerrow_store.errors import ZerrowError
+from zerrow_store.node import messages as m
 from zerrow_store.node import protocol
 
 logger = logging.getLogger("zerrow_store")
@@ -29,16 +30,13 @@ def guard(name: str, held: Counter[bytes]) -> None:
     try:
         connection = protocol.connect(name)
         connection.settimeout(_PATIENCE_SECONDS)
-        frames = [protocol.pack("hello", 1, [protocol.PROTOCOL_VERSION, "client", b""])]
-        frames += [protocol.pack("hold", 1, [object_id]) for object_id in held]
+        frames = [protocol.pack("hello", 1, m.Hello(protocol.PROTOCOL_VERSION, "client"))]
+        frames += [protocol.pack("hold", 1, m.Hold(object_id)) for object_id in held]
         connection.sendall(b"".join(frames))
         reader = protocol.FrameReader()
         answers = 0
         while answers < len(frames):
-            while (frame := reader.next()) is None:
-                if not reader.feed(connection):
-                    raise ConnectionResetError("the store hung up")
-            answers += frame[0] in ("reply", "error")
+            answers += reader.read(connection).kind in ("reply", "error")
     except (OSError, ZerrowError) as error:
         logger.warning("a forked child's views of the store %s are not held: %s", name, error)
         if connection is not None:

@@ -46,6 +46,7 @@ class Ledger {
       auto known = entries_.find(range.offset);
       if (known == entries_.end()) {
         bytes += range.size;
+        if (bytes >> 62 != 0) throw py::value_error("more bytes than there can be");
       } else if (known->second.size != range.size) {
         throw py::value_error("an allocation changed its size while published");
       }

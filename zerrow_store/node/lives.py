@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from zerrow_store.errors import ObjectNotFoundError
+from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
 from zerrow_store.node.books import NO_PROCESS, Books, Freed, Object
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.eviction import HIGH_WATERMARK, Evictor
@@ -94,7 +94,19 @@ class Lives:
             if entry.deleted or entry.transient:
                 self._orphaned[object_id] = until
         for segment_id in list(self.books.segments):
-            self.watch_process(segment_id)
+            self._watch_again(segment_id)
+
+    def enter_segment(self, segment_id: bytes, fd: int, size: int, pid: int) -> None:
+        """Take a process's segment in; from then on the descriptor is the store's.
+
+        Raises ObjectLostError if the process has ended, OSError if its end could not be seen.
+        """
+        pidfd = open_pidfd(pid)
+        if pidfd is None:
+            raise ObjectLostError(f"process {pid}, which made the segment, has ended")
+        self._watch(segment_id, pidfd)
+        self.descriptors[segment_id] = fd
+        self.change("segment", [segment_id, size, pid, start_time(pid)])
 
     def entered(self, object_id: bytes, *, transient: bool) -> None:
         """An object is new, and nobody holds it yet."""
@@ -119,6 +131,9 @@ class Lives:
         self._orphaned.pop(object_id, None)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
+        producer = self.settling.read(object_id, connection)
+        if producer is not None:
+            self._tell(producer, "read", object_id)
         return entry
 
     def release(self, object_id: bytes, count: int, readable_until: float = 0.0) -> None:
@@ -172,6 +187,7 @@ class Lives:
 
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
+        self.settling.gone(object_id)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
         self.give_back(self.change("remove", [object_id]))
@@ -221,8 +237,8 @@ class Lives:
 
     # --- processes that end ---
 
-    def watch_process(self, segment_id: bytes) -> None:
-        """See when the process that made a segment ends; what is its alone ends with it."""
+    def _watch_again(self, segment_id: bytes) -> None:
+        """After a restart: see when the process that made a segment ends, if it has not."""
         segment = self.books.segments[segment_id]
         if segment.pid == NO_PROCESS:
             self.process_gone(segment_id)
@@ -233,13 +249,19 @@ class Lives:
                 os.close(pidfd)
             self.process_gone(segment_id)
             return
+        self._watch(segment_id, pidfd)
 
+    def _watch(self, segment_id: bytes, pidfd: int) -> None:
         def gone(*_: Any) -> None:
             self._selector.unregister(pidfd)
             os.close(pidfd)
             self.process_gone(segment_id)
 
-        self._selector.register(pidfd, selectors.EVENT_READ, gone)
+        try:
+            self._selector.register(pidfd, selectors.EVENT_READ, gone)
+        except OSError:
+            os.close(pidfd)
+            raise
 
     def process_gone(self, segment_id: bytes) -> None:
         """End what belongs to a segment's process, which has ended."""

@@ -35,12 +35,11 @@ class Outbox:
         """Queue a frame. Raises ProtocolError if the peer has left too much unread."""
         if self.unsent > self.limit or self._descriptors > _MOST_DESCRIPTORS:
             raise ProtocolError("it does not read what is sent to it")
-        self.unsent += len(frame)
         if descriptors or not self._chunks:
-            self._descriptors += len(descriptors)
-            self._chunks.append((bytearray(frame), [os.dup(fd) for fd in descriptors]))
+            self._chunks.append((bytearray(frame), self._duplicates(descriptors)))
         else:
             self._chunks[-1][0].extend(frame)
+        self.unsent += len(frame)
 
     def flush(self) -> None:
         """Send what the socket takes now. Raises OSError if the peer is gone."""
@@ -61,6 +60,17 @@ class Outbox:
         for _, descriptors in self._chunks:
             self._close(descriptors)
         self._chunks.clear()
+
+    def _duplicates(self, descriptors: Sequence[int]) -> list[int]:
+        duplicates: list[int] = []
+        try:
+            for fd in descriptors:
+                duplicates.append(os.dup(fd))
+                self._descriptors += 1
+        except OSError:
+            self._close(duplicates)
+            raise
+        return duplicates
 
     def _close(self, descriptors: list[int]) -> None:
         self._descriptors -= len(descriptors)

@@ -105,10 +105,13 @@ def _read(pieces: list[_Piece], read: deque[tuple[bytes, int, float]]) -> None:
     """Read, and say nothing of failures: who needs the bytes will hear of them. Asked to do so by
     POSIX_FADV_WILLNEED, the kernel reads no more than a window.
     """
-    for piece in pieces:
-        started = time.monotonic()
-        with contextlib.suppress(OSError):
-            _disk.checksum(piece.fd, piece.offset, piece.size)
-            if piece.is_first_read:
-                read.append((piece.segment_id, piece.size, time.monotonic() - started))
-        os.close(piece.fd)
+    try:
+        for piece in pieces:
+            started = time.monotonic()
+            with contextlib.suppress(OSError):
+                _disk.checksum(piece.fd, piece.offset, piece.size)
+                if piece.is_first_read:
+                    read.append((piece.segment_id, piece.size, time.monotonic() - started))
+    finally:
+        for piece in pieces:
+            os.close(piece.fd)

@@ -1,9 +1,10 @@
 """The node store's wire protocol: frames over a Unix socket.
 
-A frame is a little-endian uint32 length and a msgpack array [kind, request id, body]; descriptors
-travel by
-SCM_RIGHTS with the frame's first byte, and the body says how many belong to it. The socket has an
-abstract name, so that nothing is left in any file system; both ends check the other's user.
+A frame is a header (little-endian: uint32 length of the payload, uint16 number of descriptors) and
+a msgpack array [kind, request id, body]; `messages` says what bodies there are. Descriptors travel
+by SCM_RIGHTS with the frame's first byte. They belong to the frame whatever its body is, so that
+those of a request that is refused are not taken for the next one's. The socket has an abstract
+name, so that nothing is left in any file system; both ends check the other's user.
 """
 
 import array
@@ -12,23 +13,64 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import msgpack
+import msgspec
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 
-PROTOCOL_VERSION = 3
-MAX_FRAME = 256 << 20
+PROTOCOL_VERSION = 4
+MAX_REQUEST = 200 << 20
+MAX_FRAME = 1 << 30
+"""For replies and events, in which what came with a request stands up to four times."""
 MAX_DESCRIPTORS = 200  # the kernel takes at most SCM_MAX_FD (253) at a time
 
-_LENGTH = struct.Struct("<I")
+_HEADER = struct.Struct("<IH")
 _CREDENTIALS = struct.Struct("3i")
+_BACKLOG = 512
+
+_envelope = msgspec.msgpack.Decoder(tuple[str, int, msgspec.Raw])
 
 
 def address(name: str) -> bytes:
     """Return the abstract socket address of the store `name` of this user."""
     return f"\0zerrow-{os.getuid()}-{name}".encode()
+
+
+def running_stores() -> list[str]:
+    """Return the names of this user's stores that listen now."""
+    prefix = f"@zerrow-{os.getuid()}-"
+    rows = (line.split(" ", 7) for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    paths = {row[7].lstrip() for row in rows if len(row) == 8}
+    return sorted(path.removeprefix(prefix) for path in paths if path.startswith(prefix))
+
+
+def listen(name: str) -> socket.socket:
+    """Return the socket on which the store `name` is reached. Raises OSError if there is one."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(address(name))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def claim(name: str) -> socket.socket:
+    """Return what stands for being the server of the store `name`, as long as it is open.
+
+    Several processes may have the listener. Raises OSError if another process is the server.
+    """
+    claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claimed.bind(f"\0zerrow-server-{os.getuid()}-{name}".encode())
+    except OSError:
+        claimed.close()
+        raise
+    return claimed
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
@@ -56,18 +98,54 @@ def connect(name: str) -> socket.socket:
     return connection
 
 
-def pack(kind: str, request_id: int, body: Any) -> bytes:
-    """Return a frame."""
-    payload: bytes = msgpack.packb([kind, request_id, body])
+@dataclass
+class Frame:
+    """What came: a request, a reply, or an event. `descriptors` are this frame's until taken."""
+
+    kind: str
+    request_id: int
+    raw: msgspec.Raw
+    descriptors: list[int]
+
+    @property
+    def body(self) -> Any:
+        """The body, as plain lists and values: for what comes from the store itself."""
+        return msgspec.msgpack.decode(self.raw)
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """Return the frame's descriptors, which are the caller's to close then.
+
+        Raises ProtocolError if there are not so many.
+        """
+        if len(self.descriptors) != count:
+            raise ProtocolError(
+                f"{self.kind!r} goes with {count} descriptors; {len(self.descriptors)} came"
+            )
+        taken, self.descriptors = self.descriptors, []
+        return taken
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+
+def pack(kind: str, request_id: int, body: Any, descriptors: int = 0) -> bytes:
+    """Return a frame that so many descriptors go with."""
+    payload = msgspec.msgpack.encode((kind, request_id, body))
     if len(payload) > MAX_FRAME:
         raise ProtocolError(f"a frame of {len(payload):,} bytes is larger than {MAX_FRAME:,}")
-    return _LENGTH.pack(len(payload)) + payload
+    return _HEADER.pack(len(payload), descriptors) + payload
 
 
 class FrameReader:
-    """Cuts a stream into frames; keeps the descriptors that came with it, in order."""
+    """Cuts a stream into frames, each with the descriptors that came with it.
 
-    def __init__(self) -> None:
+    most: the bytes that a frame may have.
+    """
+
+    def __init__(self, most: int = MAX_FRAME) -> None:
+        self._most = most
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
 
@@ -88,30 +166,31 @@ class FrameReader:
         self._buffer += data
         return bool(data)
 
-    def next(self) -> tuple[str, int, Any] | None:
-        """Return the next whole frame, or None. Raises ProtocolError for what is not one."""
-        if len(self._buffer) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
-        if length > MAX_FRAME:
-            raise ProtocolError(f"a frame of {length:,} bytes is announced; at most {MAX_FRAME:,}")
-        if len(self._buffer) < _LENGTH.size + length:
-            return None
-        payload = bytes(self._buffer[_LENGTH.size : _LENGTH.size + length])
-        del self._buffer[: _LENGTH.size + length]
-        try:
-            kind, request_id, body = msgpack.unpackb(payload, strict_map_key=False)
-        except Exception as error:
-            raise ProtocolError(f"a frame is not msgpack of three parts: {error}") from error
-        if not isinstance(kind, str) or not isinstance(request_id, int):
-            raise ProtocolError("a frame has no kind or no request id")
-        return kind, request_id, body
+    def read(self, connection: socket.socket) -> Frame:
+        """Return the next frame of a blocking socket. Raises OSError at the end of the stream."""
+        while (frame := self.next()) is None:
+            if not self.feed(connection):
+                raise ConnectionResetError("the other end hung up")
+        return frame
 
-    def take_descriptor(self) -> int:
-        """Return the next descriptor that came; it is the caller's to close."""
-        if not self._descriptors:
-            raise ProtocolError("a frame announces a descriptor that did not come")
-        return self._descriptors.popleft()
+    def next(self) -> Frame | None:
+        """Return the next whole frame, or None. Raises ProtocolError for what is not one."""
+        if len(self._buffer) < _HEADER.size:
+            return None
+        length, count = _HEADER.unpack_from(self._buffer)
+        if length > self._most:
+            raise ProtocolError(f"a frame of {length:,} bytes is announced; at most {self._most:,}")
+        if len(self._buffer) < _HEADER.size + length:
+            return None
+        if len(self._descriptors) < count:
+            raise ProtocolError("a frame announces descriptors that did not come")
+        payload = bytes(self._buffer[_HEADER.size : _HEADER.size + length])
+        del self._buffer[: _HEADER.size + length]
+        try:
+            kind, request_id, raw = _envelope.decode(payload)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ProtocolError(f"a frame is not msgpack of three parts: {error}") from error
+        return Frame(kind, request_id, raw, [self._descriptors.popleft() for _ in range(count)])
 
     def close(self) -> None:
         """Close the descriptors that nobody took."""

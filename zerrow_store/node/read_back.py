@@ -10,13 +10,14 @@ The lock is never taken where a hold ends: that may be in a garbage collection, 
 """
 
 import os
-import threading
 import time
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable
 
+from zerrow_store import forks
 from zerrow_store.errors import ObjectLostError
+from zerrow_store.forks import Lock
 from zerrow_store.node import _disk
 from zerrow_store.node.books import Place
 
@@ -57,7 +58,7 @@ class _File:
         self._checked = {}
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _files: dict[bytes, _File] = {}
 """By segment id; guarded by the lock."""
 
@@ -122,11 +123,9 @@ def _compare(fd: int, offset: int, size: int, checksum: int) -> None:
 
 
 def _after_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
     # Holds of the parent's other threads never end here: what they checked would stay so forever.
     for file in _files.values():
         file.forget_checked()
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+forks.register(in_child=_after_in_child)

@@ -1,12 +1,12 @@
-"""Requests to a node store, and what their answers hand out."""
+"""Requests to a node store under way, and what their answers hand out."""
 
 import os
 import queue
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from zerrow_store import errors
+from zerrow_store.node import messages as m
 from zerrow_store.node.books import Place
 from zerrow_store.node.read_back import Checked
 
@@ -37,14 +37,18 @@ class Hold:
             self._releases.put(self._object_id)
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
-    kind: str
-    body: Any
-    own: bytes
-    fds: list[int]
-    future: "Future[Any]"
-    sent_before: bool = False
+    """A request under way. own: what is unpinned if it fails. fds: the sender's, sent along.
+
+    hang_ups: how often the store hung up while it was under way. abandoned: nobody waits any more.
+    """
+
+    message: m.Request
+    own: bytes = b""
+    fds: list[int] = field(default_factory=list)
+    future: "Future[Any]" = field(default_factory=Future)
+    hang_ups: int = 0
     abandoned: bool = False
 
 
@@ -56,10 +60,21 @@ def moved_places(places: list[Any]) -> Moved:
     return {(segment, offset): (file, at) for segment, offset, file, at in places}
 
 
-def make_error(name: str, arguments: list[Any]) -> Exception:
-    cls = getattr(errors, name)
-    if cls is errors.StoreFullError:
-        needed, used, budget = arguments
-        return errors.StoreFullError(needed=needed, used=used, budget=budget)
-    error: Exception = cls(*arguments)
-    return error
+def check_id(object_id: bytes) -> None:
+    """Raise TypeError or ValueError for what is no object's id."""
+    if not isinstance(object_id, bytes):
+        raise TypeError(
+            f"an object's id is bytes, not {type(object_id).__name__}: {object_id!r:.100}"
+        )
+    if not 1 <= len(object_id) <= m.MAX_ID:
+        raise ValueError(f"an object's id has 1 to {m.MAX_ID} bytes, not {len(object_id)}")
+
+
+def check_ids(object_ids: Any) -> list[bytes]:
+    """Return ids as a list. Raises TypeError or ValueError for what are none."""
+    if isinstance(object_ids, str | bytes | bytearray | memoryview):
+        raise TypeError(f"ids are a list or the like of bytes, not {type(object_ids).__name__}")
+    ids = list(object_ids)
+    for object_id in ids:
+        check_id(object_id)
+    return ids

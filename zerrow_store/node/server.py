@@ -9,7 +9,6 @@ the books, `admission` lets objects in, `cache` answers for decoded columns.
 
 import argparse
 import contextlib
-import functools
 import gc
 import logging
 import os
@@ -20,56 +19,53 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from zerrow_store.errors import (
-    DecodeError,
-    ObjectLostError,
-    ObjectNotFoundError,
-    ProtocolError,
-    StoreFullError,
-    ZerrowError,
-)
-from zerrow_store.node import protocol
-from zerrow_store.node.accounting import account, account_by_segment
+from zerrow_store.errors import InternalError, ProtocolError, ZerrowError
+from zerrow_store.node import logs, messages, protocol
+from zerrow_store.node import messages as m
 from zerrow_store.node.admission import Admission, Put
-from zerrow_store.node.cache import REQUESTS, Cache
-from zerrow_store.node.connection import DEFERRED, Connection
-from zerrow_store.node.eviction import HIGH_WATERMARK, Eviction
+from zerrow_store.node.cache import Cache
+from zerrow_store.node.connection import DEFERRED, Call, Connection, WithDescriptors
+from zerrow_store.node.eviction import HIGH_WATERMARK
+from zerrow_store.node.handlers import Handlers
 from zerrow_store.node.lives import GRACE_SECONDS, Lives
 from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.policy import load_policy
 from zerrow_store.node.producers import Producers
-from zerrow_store.node.segments import (
-    allow_many_descriptors,
-    check_segment,
-    open_pidfd,
-    start_time,
-)
+from zerrow_store.node.segments import allow_many_descriptors, open_pidfd
+from zerrow_store.node.supervisor import ALREADY_RUNNING
+from zerrow_store.node.wire_errors import describe
 
 logger = logging.getLogger("zerrow_store.server")
 
-ALREADY_RUNNING = 3
-"""Exit code when a store of this name is running already."""
-
-_SUPERVISOR_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
 
 
 class Server:
     """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end.
 
-    eviction: a policy's name.
+    eviction: a policy's name. log: where this process logs. listener: on which clients connect; the
+    supervisor has it, too, so that they wait while the server is started again.
     """
 
     def __init__(
-        self, name: str, budget: int, eviction: str, watched: int | None, respawn: bool
+        self,
+        name: str,
+        *,
+        budget: int,
+        eviction: str,
+        log: Path,
+        watched: int | None,
+        listener: socket.socket,
     ) -> None:
         self._name = name
         self._budget = budget
         self._eviction = eviction
+        self._log = log
         self._watched = watched
-        self._respawn = respawn
+        self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._lives = Lives(
             budget,
@@ -90,6 +86,7 @@ class Server:
             hold=self._lives.take_hold,
             change=self._lives.change,
             delete=self._lives.delete,
+            check_own=self._admission.check_own,
             admit=self._admission.admit,
             adopt=self._admission.adopt,
             settle=self._admission.settle,
@@ -97,39 +94,46 @@ class Server:
             decoded=self._lives.evictor.decoded,
             make_room=self._lives.evictor.make_room,
         )
+        self._handlers = Handlers(
+            self._lives,
+            self._producers,
+            self._admission,
+            self._cache,
+            budget,
+            {
+                m.Hello: self._greet,
+                m.TakeOver: self._take_over,
+                m.Stats: self._stats,
+                m.Shutdown: self._shut_down,
+            },
+        )
         self._ticked = 0.0
         self._crowded = False
         self._connections: dict[int, Connection] = {}
+        self._broken: set[Connection] = set()
+        # Those that are given every change: who supervises, and who is about to.
         self._supervisor: Connection | None = None
-        self._supervisor_id = b""
-        self._alone_since = time.monotonic()
+        self._successor: Connection | None = None
+        self._identities: dict[Connection, bytes] = {}
+        self._respawned: subprocess.Popen[bytes] | None = None
         self._running = True
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(protocol.address(name))
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._stop_reading, self._stop_writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def restore(self, supervisor: socket.socket) -> None:
         """Take over the books that the supervisor kept, over a socket that it made for that."""
         reader = protocol.FrameReader()
-        while True:
-            while (frame := reader.next()) is None:
-                if not reader.feed(supervisor):
-                    raise ProtocolError("the supervisor went away while handing over")
-            kind, _, body = frame
-            if kind == "restored":
-                break
-            if kind == "segment":
-                self._lives.descriptors[body[0]] = reader.take_descriptor()
-            self._lives.books.apply(kind, body)
+        while (frame := reader.read(supervisor)).kind != "restored":
+            body = frame.body
+            if frame.kind == "segment":
+                (self._lives.descriptors[body[0]],) = frame.take_descriptors(1)
+            self._lives.books.apply(frame.kind, body)
         connection = self._add(supervisor)
         connection.greeted, connection.reader = True, reader
-        self._supervisor, self._supervisor_id = connection, body
+        self._supervisor, self._identities[connection] = connection, frame.body
         self._lives.restored()
-        # The supervisor takes an answer for a sign that clients can connect.
-        self._listener.listen(512)
-        while frame := reader.next():
-            self._answer(connection, *frame)
+        while waiting := reader.next():
+            self._answer(connection, waiting)
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -145,7 +149,9 @@ class Server:
         while self._running:
             for key, events in self._selector.select(timeout=1.0):
                 key.data(key.fileobj, events)
+                self._drop_broken()
             self._tick()
+            self._drop_broken()
         if self._supervisor is not None:
             # It has to read that the end is meant, after all that it has not read yet.
             self._supervisor.socket.settimeout(_PATIENCE_SECONDS)
@@ -166,7 +172,12 @@ class Server:
         except OSError as error:
             self._refuse(error)
             return
-        connection = self._add(sock)
+        try:
+            connection = self._add(sock)
+        except OSError as error:
+            logger.warning("cannot take a connection: %s", error)
+            sock.close()
+            return
         if connection.uid != os.getuid():
             logger.warning("refused a process of user %d", connection.uid)
             self._drop(connection)
@@ -174,10 +185,12 @@ class Server:
     def _refuse(self, error: OSError) -> None:
         """Without descriptors left, a spare one serves to hang up: nobody waits for an answer."""
         logger.warning("cannot take a connection: %s", error)
-        os.close(self._spare)
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
         with contextlib.suppress(OSError):
             self._listener.accept()[0].close()
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _add(self, sock: socket.socket) -> Connection:
         connection = Connection(sock, self._selector, self._serve)
@@ -185,33 +198,37 @@ class Server:
         return connection
 
     def _serve(self, connection: Connection, events: int) -> None:
+        if connection.closed:  # since the selector has seen what there was to do
+            return
         try:
             if events & selectors.EVENT_WRITE:
                 connection.flush()
             if events & selectors.EVENT_READ:
                 with contextlib.suppress(BlockingIOError):
                     if not connection.reader.feed(connection.socket):
-                        return self._drop(connection)
-                while connection.socket.fileno() >= 0 and (frame := connection.reader.next()):
-                    self._answer(connection, *frame)
+                        self._drop(connection)
+                        return
+                while frame := connection.reader.next():
+                    self._answer(connection, frame)
         except ProtocolError as error:
             logger.warning("dropped process %d: %s", connection.pid, error)
             self._drop(connection)
         except OSError as error:
             logger.info("lost process %d: %s", connection.pid, error)
             self._drop(connection)
-        return None
 
     def _drop(self, connection: Connection) -> None:
-        if connection.socket.fileno() < 0:
+        if connection.closed:
             return
         del self._connections[connection.socket.fileno()]
         connection.close()
+        self._identities.pop(connection, None)
+        if connection is self._successor:
+            self._successor = None
         if connection is self._supervisor:
-            self._supervisor, self._supervisor_id = None, b""
-            self._alone_since = time.monotonic()
-            if self._respawn and self._running:
-                self._respawn_supervisor()
+            self._supervisor = None
+            logger.warning("the supervisor has gone")
+            self._respawn_supervisor()
         if connection.segment is not None:
             self._lives.owners[connection.segment].discard(connection)
             if not self._lives.owners[connection.segment]:
@@ -224,249 +241,156 @@ class Server:
         self._cache.dropped(connection)
         self._admission.dropped(connection)
 
-    def _answer_later(self, connection: Connection, request_id: int, reply: Any) -> None:
-        """Answer a request that was deferred; an error, if `reply` is one."""
-        failed = isinstance(reply, ZerrowError)
-        kind, body = ("error", _describe(reply)) if failed else ("reply", reply)
-        try:
-            connection.send(kind, request_id, body)
-        except (OSError, ProtocolError) as error:
-            logger.info("lost process %d: %s", connection.pid, error)
-            self._drop(connection)
+    def _drop_broken(self) -> None:
+        while self._broken:
+            self._drop(self._broken.pop())
 
     def _tell(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
-        """Send an event; who cannot be told is dropped."""
+        """Send an event. Who cannot be told is dropped later: nothing ends amid a request."""
         try:
             connection.send(kind, 0, body, fds)
         except (OSError, ProtocolError) as error:
-            logger.info("lost process %d: %s", connection.pid, error)
-            self._drop(connection)
+            self._note_broken(connection, error)
+
+    def _note_broken(self, connection: Connection, error: Exception) -> None:
+        logger.info("lost process %d: %s", connection.pid, error)
+        self._broken.add(connection)
 
     def _clients(self) -> list[Connection]:
-        return [c for c in self._connections.values() if c.greeted and c is not self._supervisor]
+        return [c for c in self._connections.values() if c.greeted and c not in self._identities]
 
     def _replicate(self, kind: str, body: list[Any], fds: Sequence[int]) -> None:
-        if self._supervisor is not None:
-            self._tell(self._supervisor, kind, body, fds)
-
-    def _retry_put(self, put: Put) -> None:
-        enter = functools.partial(self._admission.enter, put)
-        try:
-            self._reply(put.connection, "put", put.request_id, enter)
-        except (OSError, ProtocolError) as error:
-            logger.warning("dropped process %d: %s", put.connection.pid, error)
-            self._drop(put.connection)
+        for each in (self._supervisor, self._successor):
+            if each is not None:
+                self._tell(each, kind, body, fds)
 
     # --- requests ---
 
-    def _answer(self, connection: Connection, kind: str, request_id: int, body: Any) -> None:
-        handler: Callable[..., Any] | None = getattr(self, f"_on_{kind}", None)
-        if kind == "put":
-            handler = functools.partial(self._admission.put, request_id)
-        if kind in REQUESTS:
-            handler = functools.partial(getattr(self._cache, REQUESTS[kind]), request_id)
-        if handler is None or not (connection.greeted or kind == "hello"):
-            raise ProtocolError(f"unexpected frame {kind!r}")
-        if kind in ("put", "cache_publish"):
-            self._producers.published(connection.segment)
-        self._reply(connection, kind, request_id, lambda: handler(connection, *body))
+    def _answer(self, connection: Connection, frame: protocol.Frame) -> None:
+        """Answer a request; whatever is wrong with it, or with its handler, is an answer, too.
 
-    def _reply(
-        self, connection: Connection, kind: str, request_id: int, handle: Callable[[], Any]
-    ) -> None:
+        Raises ProtocolError, for what ends the connection, and OSError if it is lost.
+        """
         try:
-            reply = handle()
-        except ZerrowError as error:
-            if isinstance(error, ProtocolError):
-                raise
-            reply = None
-            connection.send("error", request_id, _describe(error))
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise ProtocolError(f"malformed {kind!r}: {error!r}") from error
-        else:
-            fds = reply.pop() if kind == "segments" else ()
-            try:
-                if request_id and reply is not DEFERRED:
-                    connection.send("reply", request_id, reply, fds)
-            finally:
-                for fd in fds:
-                    os.close(fd)
+            if not (connection.greeted or frame.kind == "hello"):
+                raise ProtocolError(f"it began with {frame.kind!r}")
+            call = Call(connection, frame.request_id, frame.descriptors)
+            self._reply(call, frame.kind, lambda: self._handle(call, frame))
+        finally:
+            frame.close()
 
-    def _on_hello(
-        self, connection: Connection, version: int, role: str, identity: bytes
-    ) -> list[Any]:
-        if version != protocol.PROTOCOL_VERSION:
-            raise ProtocolError(f"it speaks version {version}, not {protocol.PROTOCOL_VERSION}")
-        connection.greeted = True
-        if role == "supervisor":
-            self._hand_over(connection)
-            self._supervisor_id = identity
-        return [protocol.PROTOCOL_VERSION, os.getpid()]
+    def _handle(self, call: Call, frame: protocol.Frame) -> Any:
+        request = messages.decode(frame.kind, frame.raw)
+        if len(frame.descriptors) != request.descriptors:
+            wanted, came = request.descriptors, len(frame.descriptors)
+            raise ProtocolError(f"{frame.kind!r} goes with {wanted} descriptors; {came} came")
+        return self._handlers.handle(call, request)
 
-    def _hand_over(self, connection: Connection) -> None:
-        """Make this connection the supervisor; the one before it, if any, is told to let go."""
-        previous, self._supervisor = self._supervisor, connection
-        if previous is not None and previous is not connection:
-            self._tell(previous, "stopping", [])
-            self._drop(previous)
-        connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
-        for kind, body in self._lives.books.snapshot():
-            fds = [self._lives.descriptors[body[0]]] if kind == "segment" else []
-            connection.send(kind, 0, body, fds)
-        connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
-
-    def _on_attach(
-        self, connection: Connection, segment_id: bytes, size: int, shared: bool = False
-    ) -> list[bytes]:
-        fd = connection.reader.take_descriptor()
-        if connection.segment not in (None, segment_id):
-            os.close(fd)
-            raise ProtocolError("a process has one segment")
-        known = self._lives.books.segments.get(segment_id)
-        if known is not None:
-            os.close(fd)
-            if known.pid != connection.pid:
-                raise ProtocolError("a segment belongs to the process that made it")
-        else:
-            try:
-                check_segment(segment_id, fd, size)
-            except ProtocolError:
-                os.close(fd)
-                raise
-            self._lives.descriptors[segment_id] = fd
-            self._lives.change(
-                "segment", [segment_id, size, connection.pid, start_time(connection.pid)]
-            )
-            try:
-                self._lives.watch_process(segment_id)
-            except OSError:  # out of descriptors: unwatched, it would stay for ever
-                self._lives.change("segment_gone", [segment_id])
-                os.close(self._lives.descriptors.pop(segment_id))
-                raise
-            if segment_id not in self._lives.books.segments:
-                raise ProtocolError("its process is gone already")
-        if shared and not self._lives.books.segments[segment_id].shared:
-            self._lives.change("share", [segment_id])
-        connection.segment = segment_id
-        self._lives.owners[segment_id].add(connection)
-        self._producers.came(segment_id)
-        return [self._lives.books.segments[segment_id].references.offsets()]
-
-    def _on_get(self, connection: Connection, object_id: bytes) -> list[Any]:
-        entry = self._lives.take_hold(connection, object_id)
-        return [entry.message, entry.allocations, entry.places()]
-
-    def _on_hold(self, connection: Connection, object_id: bytes) -> list[Any]:
-        return self._lives.take_hold(connection, object_id).places()
-
-    def _on_release(self, connection: Connection, object_ids: list[bytes]) -> None:
-        for object_id in object_ids:
-            if connection.holds[object_id] <= 0:
-                raise ProtocolError("it released what it does not hold")
-            connection.holds[object_id] -= 1
-            if connection.holds[object_id] == 0:
-                del connection.holds[object_id]
-            self._lives.release(object_id, 1)
-
-    def _on_segments(self, connection: Connection, segment_ids: list[bytes]) -> list[Any]:
-        missing = [s for s in segment_ids if s not in self._lives.descriptors]
-        if missing:
-            raise ObjectLostError(f"segment {missing[0].hex()} is not in the store any more")
-        if len(segment_ids) > protocol.MAX_DESCRIPTORS:
-            raise ProtocolError("it asks for too many segments at once")
-        # Reopened read-only: what is given away can neither be written nor truncated.
+    def _reply(self, call: Call, kind: str, handle: Callable[[], Any]) -> None:
         fds: list[int] = []
         try:
-            for segment_id in segment_ids:
-                path = f"/proc/self/fd/{self._lives.descriptors[segment_id]}"
-                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:
+            try:
+                reply = handle()
+                if isinstance(reply, WithDescriptors):
+                    reply, fds = reply.body, reply.descriptors
+                if reply is DEFERRED or not call.request_id:
+                    return
+                answer = protocol.pack("reply", call.request_id, reply, len(fds))
+            except Exception as error:
+                for fd in fds:
+                    os.close(fd)
+                fds = []
+                answer = self._refusal(call, kind, error)
+            if call.request_id:
+                call.connection.send_frame(answer, fds)
+        finally:
             for fd in fds:
                 os.close(fd)
-            raise
-        segments = [self._lives.books.segments[segment_id] for segment_id in segment_ids]
-        return [[s.size for s in segments], [s.checksums for s in segments], fds]
 
-    def _on_delete(self, connection: Connection, object_ids: list[bytes], missing_ok: bool) -> None:
-        if not missing_ok:
-            for object_id in object_ids:
-                entry = self._lives.books.objects.get(object_id)
-                if entry is None or entry.deleted:
-                    raise ObjectNotFoundError(object_id)
-        for object_id in object_ids:
-            self._lives.delete(object_id)
+    def _refusal(self, call: Call, kind: str, error: Exception) -> bytes:
+        pid = call.connection.pid
+        if isinstance(error, ProtocolError):
+            logger.warning("refused a request of process %d: %s", pid, error)
+        elif not isinstance(error, ZerrowError):
+            logger.error("a request %r of process %d failed", kind, pid, exc_info=error)
+            error = InternalError(
+                f"the store failed over {kind!r}: {error!r}; its log, {self._log}, says where"
+            )
+        return protocol.pack("error", call.request_id, describe(error))
 
-    def _on_settling(self, connection: Connection, object_id: bytes) -> None:
-        self._lives.settling.began(connection, object_id)
+    def _answer_later(self, call: Call, reply: Any) -> None:
+        """Answer a request that was deferred; an error, if `reply` is one."""
+        failed = isinstance(reply, ZerrowError)
+        kind, body = ("error", describe(reply)) if failed else ("reply", reply)
+        try:
+            call.connection.send(kind, call.request_id, body)
+        except (OSError, ProtocolError) as error:
+            self._note_broken(call.connection, error)
 
-    def _on_settled(self, connection: Connection, object_id: bytes) -> None:
-        self._lives.settling.over(connection, object_id)
+    def _retry_put(self, put: Put) -> None:
+        try:
+            self._reply(put.call, "put", lambda: self._admission.enter(put))
+        except (OSError, ProtocolError) as error:
+            self._note_broken(put.call.connection, error)
 
-    def _on_end_leases(self, connection: Connection, object_ids: list[bytes]) -> list[bytes]:
-        return self._lives.end_leases(object_ids)
+    def _greet(self, call: Call, request: m.Hello) -> list[Any]:
+        connection = call.connection
+        if connection.greeted:
+            raise ProtocolError("it has said hello already")
+        if request.version != protocol.PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"it speaks version {request.version}, the store {protocol.PROTOCOL_VERSION}"
+            )
+        connection.greeted = True
+        if request.role == "supervisor":
+            self._hand_over(connection, request.identity)
+        return [protocol.PROTOCOL_VERSION, os.getpid(), self._lives.books.epoch]
 
-    def _on_list(self, connection: Connection) -> list[Any]:
-        return [
-            [
-                object_id,
-                entry.nbytes,
-                entry.created,
-                self._lives.holders[object_id],
-                entry.transient,
-            ]
-            for object_id, entry in self._lives.books.objects.items()
-            if not entry.deleted
-        ]
+    def _hand_over(self, connection: Connection, identity: bytes) -> None:
+        """Give a new supervisor all there is. Once it has that it says so, and takes over."""
+        if self._successor is not None:
+            self._broken.add(self._successor)
+        self._successor, self._identities[connection] = connection, identity
+        connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
+        self._tell(connection, "listener", None, [self._listener.fileno()])
+        for kind, body in self._lives.books.snapshot():
+            fds = [self._lives.descriptors[body[0]]] if kind == "segment" else []
+            self._tell(connection, kind, body, fds)
+        connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
 
-    def _on_stats(self, connection: Connection) -> dict[str, Any]:
+    def _take_over(self, call: Call, request: m.TakeOver) -> None:
+        """The one before, if any, is told to let go."""
+        if call.connection is not self._successor:
+            raise ProtocolError("it was not given the books")
+        previous, self._supervisor, self._successor = self._supervisor, call.connection, None
+        if previous is not None:
+            self._tell(previous, "stopping", [])
+            self._broken.add(previous)
+
+    @property
+    def _supervisor_id(self) -> bytes:
+        return b"" if self._supervisor is None else self._identities[self._supervisor]
+
+    def _stats(self, call: Call, request: m.Stats) -> dict[str, Any]:
+        books, spiller = self._lives.books, self._lives.spiller
         return {
-            "objects": sum(not entry.deleted for entry in self._lives.books.objects.values()),
-            "bytes_stored": self._lives.books.bytes_stored,
-            "bytes_spilled": self._lives.books.bytes_spilled,
-            **self._lives.books.counters,
-            "spill_bandwidth": int(self._lives.spiller.write_bandwidth),
-            "spill_processor_bandwidth": int(self._lives.spiller.processor_bandwidth),
-            "read_back_bandwidth": int(self._lives.spiller.read_bandwidth),
+            "objects": sum(not entry.deleted for entry in books.objects.values()),
+            "bytes_stored": books.bytes_stored,
+            "bytes_spilled": books.bytes_spilled,
+            **books.counters,
+            "spill_bandwidth": int(spiller.write_bandwidth),
+            "spill_processor_bandwidth": int(spiller.processor_bandwidth),
+            "read_back_bandwidth": int(spiller.read_bandwidth),
             "budget": self._budget,
             "eviction": self._eviction,
-            "segments": len(self._lives.books.segments),
-            "clients": sum(c is not self._supervisor for c in self._connections.values()),
+            "segments": len(books.segments),
+            "clients": sum(c not in self._identities for c in self._connections.values()),
             "pid": os.getpid(),
             "supervised": self._supervisor is not None,
+            "log": str(self._log),
         }
 
-    def _on_memory(self, connection: Connection) -> dict[str, Any]:
-        return account(self._lives.books, self._lives.holders, self._lives.resident(), self._budget)
-
-    def _on_memory_by_segment(self, connection: Connection) -> list[Any]:
-        return account_by_segment(self._lives.books, self._lives.holders, self._lives.resident_of)
-
-    def _on_evictions(self, connection: Connection) -> list[Any]:
-        return [list(vars(record).values()) for record in self._lives.evictor.records.rows()]
-
-    def _on_read_back(
-        self, connection: Connection, files: list[tuple[bytes, int]], seconds: float
-    ) -> None:
-        total = sum(nbytes for _, nbytes in files)
-        for file_id, nbytes in files:
-            if file_id in self._lives.books.segments:
-                self._lives.evictor.read_back(file_id, nbytes, float(seconds) * nbytes / total)
-
-    def _on_spill_ahead(self, connection: Connection, object_ids: list[bytes]) -> None:
-        self._lives.evictor.spill_ahead(object_ids)
-
-    def _on_read_ahead(self, connection: Connection, object_ids: list[bytes]) -> None:
-        self._lives.page_cache.read_ahead(object_ids)
-
-    def _on_evicted(
-        self, connection: Connection, name: str, nbytes: int, expected: float, seconds: float
-    ) -> None:
-        record = Eviction(
-            time.time(), "rollback", str(name), int(nbytes), float(expected), float(seconds), True
-        )
-        self._lives.evictor.records.add(os.urandom(8), record)
-
-    def _on_shutdown(self, connection: Connection) -> None:
+    def _shut_down(self, call: Call, request: m.Shutdown) -> None:
         self._stop()
 
     # --- the course of time ---
@@ -486,10 +410,7 @@ class Server:
             self._crowded = resident > HIGH_WATERMARK * self._budget
             self._producers.hold_back(resident)
             self._admission.tick()
-        alone = self._supervisor is None and now - self._alone_since > _SUPERVISOR_SECONDS
-        if alone and not self._respawn:
-            logger.warning("no supervisor for %d s: stopping", _SUPERVISOR_SECONDS)
-            self._stop()
+            self._respawn_supervisor()
 
     def _spilled(self, *_: Any) -> None:
         self._lives.evictor.conclude()
@@ -497,26 +418,30 @@ class Server:
         self._admission.let_in()
 
     def _respawn_supervisor(self) -> None:
+        """Start a supervisor if there is none, nor one on its way."""
+        on_its_way = self._respawned is not None and self._respawned.poll() is None
+        if not self._running or self._supervisor is not None or on_its_way:
+            return
         command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
         command += ["--budget", str(self._budget), "--eviction", self._eviction]
-        subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+        command += ["--log", str(self._log)]
+        if self._watched is not None:
+            command += ["--watch-pid", str(self._watched)]
+        try:
+            self._respawned = subprocess.Popen(
+                command, start_new_session=True, stdin=subprocess.DEVNULL
+            )
+        except OSError as error:  # tried again at the next tick
+            logger.warning("cannot start a supervisor: %s", error)
 
     def _stop(self, *_: Any) -> None:
         """End the store, and tell the supervisor that it is meant."""
         self._running = False
-        if self._supervisor is not None:
-            self._tell(self._supervisor, "stopping", [])
-
-
-def _describe(error: ZerrowError) -> list[Any]:
-    """An error as it travels: its class and what its constructor wants."""
-    if isinstance(error, StoreFullError):
-        return ["StoreFullError", [error.needed, error.used, error.budget]]
-    if isinstance(error, ObjectNotFoundError):
-        return ["ObjectNotFoundError", [error.object_id]]
-    if isinstance(error, DecodeError):
-        return ["DecodeError", [error.kind, str(error)]]
-    return [type(error).__name__, [str(error)]]
+        for each in (self._supervisor, self._successor):
+            if each is not None:
+                self._tell(each, "stopping", [])
+        if self._supervisor is None and self._respawned is not None:
+            self._respawned.terminate()  # it would find no store, and start one
 
 
 def collect_young_garbage() -> None:
@@ -531,32 +456,35 @@ def main() -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--budget", type=int, required=True)
     parser.add_argument("--eviction", required=True)
+    parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--supervisor-fd", type=int, required=True)
+    parser.add_argument("--listener-fd", type=int, required=True)
     parser.add_argument("--watch-pid", type=int)
-    parser.add_argument("--respawn-supervisor", action="store_true")
     arguments = parser.parse_args()
+    try:
+        claimed = protocol.claim(arguments.name)
+    except OSError:
+        return ALREADY_RUNNING
     # A process of its own, not a child of the supervisor: it outlives it.
     if os.fork():
         os._exit(0)
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logs.start(arguments.log)
     collect_young_garbage()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     allow_many_descriptors()
-    try:
+    with claimed:
         server = Server(
             arguments.name,
-            arguments.budget,
-            arguments.eviction,
-            arguments.watch_pid,
-            arguments.respawn_supervisor,
+            budget=arguments.budget,
+            eviction=arguments.eviction,
+            log=arguments.log,
+            watched=arguments.watch_pid,
+            listener=socket.socket(fileno=arguments.listener_fd),
         )
-    except OSError as error:
-        logger.warning("a store named %s is running already: %s", arguments.name, error)
-        return ALREADY_RUNNING
-    signal.signal(signal.SIGTERM, server.stop)
-    server.restore(socket.socket(fileno=arguments.supervisor_fd))
-    server.run()
+        signal.signal(signal.SIGTERM, server.stop)
+        server.restore(socket.socket(fileno=arguments.supervisor_fd))
+        logger.info("the store %s is started, with %d bytes", arguments.name, arguments.budget)
+        server.run()
     return 0
 
 

@@ -1,47 +1,53 @@
-"""Leases that may have ended with their process, and not with the last use of their objects.
+"""Leases that may end with their process, and not with the last use of their objects.
 
-Whoever takes an item of a stream over takes over its lease, too, but it takes a moment until the
-lease's owner knows. A producer that dies in that moment cuts the lease off. What was published then
-is kept: at worst too long.
+Whoever takes an item of a stream over takes over its lease, too, but until the item's owner knows
+of the item, the lease hangs on the item's producer. The producer keeps it until somebody has read
+the item: a reader has the item from its owner. If the producer dies before, nobody can tell whether
+the lease's end is the end of the item, and what was published is kept: at worst too long.
 """
 
-import time
-from collections.abc import Hashable
-
-SETTLING_SECONDS = 1.0
-"""From the publication on, how long a producer keeps a lease at most, for others to have it."""
-
-_HEARD_SECONDS = 10.0
-"""After a producer's death, how long the end of a lease may be due to it."""
+from zerrow_store.node.connection import Connection
 
 
 class Settling:
-    """Leases that connections have just announced, and of those, what has ended since."""
+    """Objects whose leases hang on their producers, and of those, what lost its producer."""
 
     def __init__(self) -> None:
-        self._begun: dict[Hashable, dict[bytes, float]] = {}
-        self._cut: dict[bytes, float] = {}
+        self._producers: dict[bytes, Connection] = {}
+        self._begun: dict[Connection, set[bytes]] = {}
+        self._cut: set[bytes] = set()
 
-    def began(self, producer: Hashable, object_id: bytes) -> None:
+    def began(self, producer: Connection, object_id: bytes) -> None:
         """Note that an object's lease is in the hands of its producer alone."""
-        now = time.monotonic()
-        begun = self._begun.setdefault(producer, {})
-        begun[object_id] = now
-        while (oldest := next(iter(begun))) and begun[oldest] < now - SETTLING_SECONDS:
-            del begun[oldest]
+        self._cut.discard(object_id)  # its producer was only away
+        self._producers[object_id] = producer
+        self._begun.setdefault(producer, set()).add(object_id)
 
-    def over(self, producer: Hashable, object_id: bytes) -> None:
+    def over(self, object_id: bytes) -> None:
         """Note that others have it, too."""
-        self._begun.get(producer, {}).pop(object_id, None)
+        producer = self._producers.pop(object_id, None)
+        if producer is not None:
+            self._begun[producer].discard(object_id)
 
-    def ended(self, producer: Hashable) -> None:
+    def read(self, object_id: bytes, reader: Connection) -> Connection | None:
+        """Note that an object is read; returns its producer if that may let go of the lease now."""
+        producer = self._producers.get(object_id)
+        if producer is None or producer is reader:
+            return None
+        self.over(object_id)
+        return producer
+
+    def ended(self, producer: Connection) -> None:
         """Note that a connection has ended."""
-        now = time.monotonic()
-        self._cut = {object_id: until for object_id, until in self._cut.items() if until > now}
-        for object_id, began in self._begun.pop(producer, {}).items():
-            if began > now - SETTLING_SECONDS:
-                self._cut[object_id] = now + _HEARD_SECONDS
+        for object_id in self._begun.pop(producer, ()):
+            del self._producers[object_id]
+            self._cut.add(object_id)
+
+    def gone(self, object_id: bytes) -> None:
+        """Note that an object is gone."""
+        self.over(object_id)
+        self._cut.discard(object_id)
 
     def may_be_cut(self, object_id: bytes) -> bool:
         """Whether a lease that ends now may have been cut off."""
-        return self._cut.pop(object_id, 0.0) > time.monotonic()
+        return object_id in self._cut

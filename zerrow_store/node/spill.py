@@ -36,6 +36,7 @@ _RESERVE = 0.05
 # Bytes a second, until it has been measured; and the weight of the newest measurement.
 _UNKNOWN_BANDWIDTH = 500e6
 _UNKNOWN_PROCESSOR_BANDWIDTH = 2e9
+_HIGHEST_BANDWIDTH = 1e12
 _WEIGHT = 0.5
 # A disk that fails is not tried again for so long.
 _BROKEN_SECONDS = 10.0
@@ -181,7 +182,7 @@ class Spiller:
 
     def was_read(self, nbytes: int, seconds: float) -> None:
         """Learn from what a reader needed."""
-        speed = nbytes / max(seconds, 1e-6)
+        speed = min(nbytes / max(seconds, 1e-6), _HIGHEST_BANDWIDTH)
         self.read_bandwidth += _WEIGHT * (speed - self.read_bandwidth)
 
     def start(self, batch: Batch) -> bool:

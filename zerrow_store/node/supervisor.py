@@ -1,13 +1,15 @@
 """The supervisor of a node store: keeps a copy of its books and descriptors, and starts it again.
 
 The server outlives its supervisor, and the other way round: a new supervisor is given the books by
-the running server, a new server is given them by the supervisor. Used inside an actor in Ray; run
-as `python -m zerrow_store.node.supervisor` by `zerrow start`, and by a server that lost its own.
+the running server, a new server is given them by the supervisor. Both have the listening socket, so
+that a client that connects while the server is away waits for the next one. A server that has lost
+its supervisor starts `python -m zerrow_store.node.supervisor`, as `zerrow start` does.
 """
 
 import argparse
 import contextlib
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -15,23 +17,35 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
-from zerrow_store.node import protocol
+from zerrow_store.node import logs, protocol
 from zerrow_store.node.books import Books
 from zerrow_store.node.budget import default_budget, default_eviction
 from zerrow_store.node.segments import allow_many_descriptors
 
 logger = logging.getLogger("zerrow_store.supervisor")
 
+_START_SECONDS = 10.0
+_PATIENCE_SECONDS = 30.0
+_LONGEST_PAUSE = 1.0
+
+ALREADY_RUNNING = 3
+"""A server's exit code when there is one already."""
+
+_Serving = tuple[socket.socket, protocol.FrameReader]
+
+
+class _AnotherServerError(Exception):
+    """There is a server already."""
+
 
 class Supervisor:
     """Supervises the store `name`. `start()` adopts a running server or starts one.
 
     budget: bytes the store may hold. eviction: the policy's name, see `policy`. watch_pid: a
-    process with whose end the store ends, too. log: file for what the server has to say; nowhere
-    if not given.
+    process with whose end the store ends, too. log: the server's log, see `logs`; by default in the
+    XDG state directory.
     """
 
     def __init__(
@@ -42,24 +56,29 @@ class Supervisor:
         eviction: str = "adaptive",
         watch_pid: int | None = None,
         log: Path | None = None,
-        respawn: bool = False,
     ) -> None:
         self.id = os.urandom(8)
         self._name = name
         self._budget = budget
         self._eviction = eviction
         self._watch_pid = watch_pid
-        self._log = log
-        self._respawn = respawn
+        self._log = log or logs.default_log(name)
         self._books = Books()
         self._descriptors: dict[bytes, int] = {}
+        self._listener: socket.socket | None = None
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Return when the store serves."""
-        self._connection, self._reader = self._adopt_or_spawn()
-        self._thread = threading.Thread(target=self._follow, name="zerrow-supervisor", daemon=True)
+        """Return when the store serves. Raises StoreUnavailableError if it cannot be started."""
+        serving = self._have_server(time.monotonic() + _START_SECONDS)
+        if serving is None:
+            self._forget()
+            raise StoreUnavailableError(
+                f"the store {self._name!r} could not be started; {self._log} may say why"
+            )
+        self._connection, self._reader = serving
+        self._thread = threading.Thread(target=self._run, name="zerrow-supervisor", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -74,111 +93,172 @@ class Supervisor:
         assert self._thread is not None
         self._thread.join()
 
-    def _adopt_or_spawn(self) -> tuple[socket.socket, protocol.FrameReader]:
-        for _ in range(100):
-            try:
-                connection = protocol.connect(self._name)
-            except StoreUnavailableError:
-                started = self._spawn()
-            else:
-                started = self._adopt(connection)
-            if started is not None:
-                return started
-            time.sleep(0.05)
-        raise StoreUnavailableError(f"the store {self._name!r} could not be started")
+    # --- having a server ---
 
-    def _adopt(
-        self, connection: socket.socket
-    ) -> tuple[socket.socket, protocol.FrameReader] | None:
-        """Take over the books of a running server; None, and nothing lost, if it is just ending."""
-        known = self._books, self._descriptors
-        self._books, self._descriptors = Books(), {}
+    def _have_server(self, deadline: float) -> _Serving | None:
+        """Adopt or start a server, however often that fails: what is known here may be known
+        nowhere else. None at the deadline, or when the store's end is meant.
+        """
+        pause = 0.05
+        while time.monotonic() < deadline and not self._stopping:
+            try:
+                if (serving := self._adopt_or_spawn()) is not None:
+                    return serving
+            except Exception:
+                logger.exception("the store %s cannot be started now", self._name)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return None
+
+    def _adopt_or_spawn(self) -> _Serving | None:
+        """Return a connection to a server that has been given the books, or has given them; None,
+        and nothing lost, if neither can be done now.
+        """
+        # Whoever has the listener starts a server: a connection to it would wait for that one.
+        if self._listener is None:
+            with contextlib.suppress(StoreUnavailableError):
+                return self._adopt(protocol.connect(self._name))
+            try:
+                self._listener = protocol.listen(self._name)
+            except OSError:  # another one was quicker
+                return None
+        try:
+            return self._spawn()
+        except _AnotherServerError:
+            return self._adopt(protocol.connect(self._name))
+
+    def _adopt(self, connection: socket.socket) -> _Serving | None:
+        """Take over the books of a running server; None, and nothing lost, if it ends meanwhile."""
+        known = self._books, self._descriptors, self._listener
+        self._books, self._descriptors, self._listener = Books(), {}, None
         reader = protocol.FrameReader()
+        connection.settimeout(_PATIENCE_SECONDS)
         hello = [protocol.PROTOCOL_VERSION, "supervisor", self.id]
         try:
             protocol.send(connection, protocol.pack("hello", 1, hello))
-            kind = ""
-            while kind != "reply":
-                while (frame := reader.next()) is None:
-                    if not reader.feed(connection):
-                        raise ConnectionResetError("the server ended")
-                kind = frame[0]
-                self._apply(reader, *frame)
-        except (OSError, ProtocolError):
+            while (frame := reader.read(connection)).kind != "reply":
+                if frame.kind == "error":
+                    raise ProtocolError(str(frame.body))
+                self._apply(frame)
+            protocol.send(connection, protocol.pack("take_over", 0, []))
+        except (OSError, ProtocolError) as error:
+            logger.warning("the store %s was not taken over: %s", self._name, error)
             self._forget()
-            self._books, self._descriptors = known
+            self._books, self._descriptors, self._listener = known
+            reader.close()
             connection.close()
             return None
-        for fd in known[1].values():
+        connection.settimeout(None)
+        _, descriptors, listener = known
+        for fd in descriptors.values():
             os.close(fd)
+        if listener is not None:
+            listener.close()
         return connection, reader
 
-    def _spawn(self) -> tuple[socket.socket, protocol.FrameReader] | None:
-        """Start a server and hand over what is known; None if another one was quicker."""
+    def _spawn(self) -> _Serving | None:
+        """Start a server and hand over what is known; None if it ends meanwhile.
+
+        Raises _AnotherServerError if there is one, OSError if none can be started.
+        """
+        assert self._listener is not None
+        if not self._books.epoch:
+            self._books.apply("epoch", [os.urandom(16)])
         ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._run_server(theirs.fileno(), self._listener.fileno())
+            for kind, body in self._books.snapshot():
+                fds = [self._descriptors[body[0]]] if kind == "segment" else []
+                protocol.send(ours, protocol.pack(kind, 0, body, len(fds)), fds)
+            protocol.send(ours, protocol.pack("restored", 0, self.id))
+            protocol.send(ours, protocol.pack("stats", 1, []))
+            reader = protocol.FrameReader()
+            while (frame := reader.read(ours)).kind != "reply":
+                self._apply(frame)
+        except (ConnectionError, ProtocolError):
+            ours.close()
+            return None
+        except BaseException:
+            ours.close()
+            raise
+        return ours, reader
+
+    def _run_server(self, supervisor_fd: int, listener_fd: int) -> None:
+        """Start a server, which is a process of its own then."""
         command = [sys.executable, "-m", "zerrow_store.node.server", "--name", self._name]
         command += ["--budget", str(self._budget), "--eviction", self._eviction]
-        command += ["--supervisor-fd", str(theirs.fileno())]
+        command += ["--log", str(self._log)]
+        command += ["--supervisor-fd", str(supervisor_fd), "--listener-fd", str(listener_fd)]
         if self._watch_pid is not None:
             command += ["--watch-pid", str(self._watch_pid)]
-        if self._respawn:
-            command.append("--respawn-supervisor")
-        log = os.open(self._log or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        log = logs.open_log(self._log)
         try:
-            subprocess.run(
+            started = subprocess.run(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[supervisor_fd, listener_fd],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                check=True,
+                check=False,
             )
         finally:
             os.close(log)
-            theirs.close()
+        if started.returncode == ALREADY_RUNNING:
+            raise _AnotherServerError
+        if started.returncode:
+            raise OSError(f"a server ended with exit code {started.returncode}, see {self._log}")
+
+    # --- following it ---
+
+    def _run(self) -> None:
+        """Follow the server, and those that come after it, until the store's end is meant.
+
+        If this ends for any other reason, the server sees it, and starts another supervisor.
+        """
         try:
-            for kind, body in self._books.snapshot():
-                fds = [self._descriptors[body[0]]] if kind == "segment" else []
-                protocol.send(ours, protocol.pack(kind, 0, body), fds)
-            protocol.send(ours, protocol.pack("restored", 0, self.id))
-            protocol.send(ours, protocol.pack("stats", 1, []))
-            reader = protocol.FrameReader()
-            while (frame := reader.next()) is None:
-                if not reader.feed(ours):
-                    ours.close()
-                    return None
-            self._apply(reader, *frame)
-        except OSError:
-            ours.close()
-            return None
-        return ours, reader
+            while True:
+                self._follow()
+                if self._stopping or not self._may_restart():
+                    return
+                serving = self._have_server(deadline=math.inf)
+                if serving is None:
+                    return
+                self._connection, self._reader = serving
+                if self._stopping:
+                    with contextlib.suppress(OSError):
+                        protocol.send(self._connection, protocol.pack("shutdown", 0, []))
+        finally:
+            self._reader.close()
+            self._connection.close()
+            self._forget()
 
     def _follow(self) -> None:
-        while True:
-            try:
-                while (frame := self._reader.next()) is None:
-                    if not self._reader.feed(self._connection):
-                        raise ConnectionResetError("the server ended")
-                self._apply(self._reader, *frame)
-            except (OSError, ProtocolError) as error:
-                self._connection.close()
-                if self._stopping or not self._may_restart():
-                    self._forget()
-                    return
-                logger.warning("the store %s is started again: %s", self._name, error)
-                self._connection, self._reader = self._adopt_or_spawn()
-                if self._stopping:
-                    protocol.send(self._connection, protocol.pack("shutdown", 0, []))
+        """Keep the books until the server hangs up."""
+        try:
+            while True:
+                self._apply(self._reader.read(self._connection))
+        except (OSError, ProtocolError) as error:
+            if not self._stopping:
+                logger.warning("lost the server of the store %s: %s", self._name, error)
+        self._reader.close()
+        self._connection.close()
 
-    def _apply(self, reader: protocol.FrameReader, kind: str, _: int, body: list[Any]) -> None:
+    def _apply(self, frame: protocol.Frame) -> None:
+        kind, body = frame.kind, frame.body
         if kind == "reply":
             return
         if kind == "stopping":  # the store's end is meant, or another supervisor took over
             self._stopping = True
+            self._close_listener()
+            return
+        if kind == "listener":
+            self._close_listener()
+            self._listener = socket.socket(fileno=frame.take_descriptors(1)[0])
             return
         if kind == "segment":
-            self._descriptors[body[0]] = reader.take_descriptor()
+            (self._descriptors[body[0]],) = frame.take_descriptors(1)
         self._books.apply(kind, body)
         if kind == "segment_gone":
             os.close(self._descriptors.pop(body[0]))
@@ -186,7 +266,13 @@ class Supervisor:
     def _may_restart(self) -> bool:
         return self._watch_pid is None or Path(f"/proc/{self._watch_pid}").exists()
 
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
     def _forget(self) -> None:
+        self._close_listener()
         for fd in self._descriptors.values():
             os.close(fd)
         self._descriptors.clear()
@@ -199,14 +285,17 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=default_budget())
     parser.add_argument("--eviction", default=default_eviction())
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--watch-pid", type=int)
     arguments = parser.parse_args()
+    log = arguments.log or logs.default_log(arguments.name)
+    logs.start(logs.supervisor_log(log))
     allow_many_descriptors()
     supervisor = Supervisor(
         arguments.name,
         budget=arguments.budget,
         eviction=arguments.eviction,
-        log=arguments.log,
-        respawn=True,
+        watch_pid=arguments.watch_pid,
+        log=log,
     )
     supervisor.start()
     supervisor.wait()

@@ -4,7 +4,6 @@ import contextlib
 import io
 import sys
 import sysconfig
-import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -13,13 +12,14 @@ import cloudpickle
 import pyarrow as pa
 
 from zerrow_store import memory
+from zerrow_store.forks import RLock
 from zerrow_store.sandbox import inputs, pool, stats
 from zerrow_store.sandbox.inputs import Input
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.process import Request
 from zerrow_store.sandbox.values import ARROW_DATA
 
-_by_value = threading.RLock()
+_by_value = RLock()
 
 
 def run(

@@ -10,7 +10,6 @@ the rows of a slice's parent.
 
 import os
 import struct
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from zerrow_store import forks, threads
+from zerrow_store.forks import Lock
 from zerrow_store.native import _native
 from zerrow_store.sandbox import stats
 from zerrow_store.sandbox.sealed import Sealed, find
@@ -48,7 +49,7 @@ class _Kept:
         _unpin(self.source)
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _kept: dict[bytes, _Kept] = {}
 _thread_pid = 0
 
@@ -195,7 +196,7 @@ def _keep(key: bytes, kept: _Kept) -> None:
         _kept[key] = kept
         if _thread_pid != os.getpid():
             _thread_pid = os.getpid()
-            threading.Thread(target=_expire, name="zerrow-inputs", daemon=True).start()
+            threads.start(_expire, name="zerrow-inputs")
     if previous is not None:
         previous.release()
     _drop_expired()
@@ -227,9 +228,7 @@ def _unpin(encoded: _native.Encoded) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
     _kept.clear()  # the pins are the parent's
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.register(in_child=_after_fork_in_child)

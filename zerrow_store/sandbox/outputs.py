@@ -81,7 +81,7 @@ def _own_ranges(
 
 def _seal(received: int, size: int, ranges: Ranges, most: int) -> Sealed:
     try:
-        check_segment(bytes(16), received, size)  # before it is opened: it may be anything
+        check_segment(received, size)  # before it is opened: it may be anything
         status = os.fstat(received)
         if (
             size > most

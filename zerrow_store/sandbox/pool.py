@@ -16,7 +16,9 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from zerrow_store import forks, threads
 from zerrow_store.errors import SandboxUnavailableError
+from zerrow_store.forks import Lock
 from zerrow_store.sandbox import inputs, stats
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.process import Sandbox
@@ -32,7 +34,7 @@ class Pool:
     """The sandboxes of a process. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._idle: defaultdict[tuple[str, World], list[tuple[Sandbox, float]]] = defaultdict(list)
         self._spare: dict[World, Sandbox] = {}
         self._closed = False
@@ -89,8 +91,7 @@ class Pool:
                 sandbox.prepare()
                 self._idle[tenant, options.world()].append((sandbox, time.monotonic()))
                 if self._watch is None:
-                    self._watch = threading.Thread(target=self._expire, daemon=True)
-                    self._watch.start()
+                    self._watch = threads.start(self._expire, name="zerrow-sandboxes")
             if sum(map(len, self._idle.values())) > _MOST_IDLE:
                 longest = min(filter(None, self._idle.values()), key=lambda idle: idle[0][1])
                 ending.append(longest.pop(0)[0])
@@ -177,5 +178,5 @@ def _at_exit() -> Any:
         close()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.register(in_child=_after_fork_in_child)
 atexit.register(_at_exit)

@@ -9,10 +9,11 @@ that was decoded from it, a call that has it as input, or the cache of inputs.
 import fcntl
 import os
 import queue
-import threading
 import time
 import weakref
 
+from zerrow_store import threads
+from zerrow_store.forks import Lock
 from zerrow_store.native import _native
 from zerrow_store.node import adoption
 
@@ -61,7 +62,7 @@ def find(segment_id: bytes) -> Sealed | None:
 
 _by_id: "weakref.WeakValueDictionary[bytes, Sealed]" = weakref.WeakValueDictionary()
 _gone: "queue.SimpleQueue[tuple[bytes, int]]" = queue.SimpleQueue()
-_lock = threading.Lock()
+_lock = Lock()
 _thread_pid = 0
 
 
@@ -70,7 +71,7 @@ def _start_thread() -> None:
     with _lock:
         if _thread_pid != os.getpid():
             _thread_pid = os.getpid()
-            threading.Thread(target=_release, name="zerrow-sealed", daemon=True).start()
+            threads.start(_release, name="zerrow-sealed")
 
 
 def _release() -> None:
@@ -89,11 +90,3 @@ def _release() -> None:
             if _native.unmap_segment(segment_id) or segment_id not in _native.mapped_segments():
                 os.close(fd)
                 waiting.remove((segment_id, fd))
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,8 +1,9 @@
 """What the sandboxes of this process have done."""
 
-import threading
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from zerrow_store.forks import Lock
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SandboxStats:
         return asdict(self)
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _counts = SandboxStats().as_dict()
 
 

@@ -31,7 +31,7 @@ from zerrow_ray.jobs import announce_dags, jobs_that_run_dags
 from zerrow_ray.sandbox import confined
 from zerrow_ray.session import current_session, node_actor
 from zerrow_ray.settings import announced
-from zerrow_ray.stats import stats
+from zerrow_ray.store_stats import stats
 from zerrow_store.errors import ZerrowError
 from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.policy import Policy, load_policy

@@ -1,0 +1,89 @@
+"""Switching the plugin on in a process; in workers, by what travels.
+
+What the driver, or any process with the plugin, exports of a remote function or an actor class
+carries the plugin with it: loading it switches the worker on, and the worker's own exports carry it
+on. Nothing of pyarrow, NumPy or the store is loaded before the process itself imports pyarrow. A
+worker that has no `zerrow_ray` loads the function all the same.
+"""
+
+import functools
+import logging
+import operator
+from typing import Any
+
+import ray.cloudpickle
+
+from zerrow_ray import ray_compat, streams
+from zerrow_ray.imports import when_imported
+
+logger = logging.getLogger("zerrow_ray")
+
+_SWITCH_ON = """
+try:
+    from zerrow_ray import activation
+except ImportError:
+    pass
+else:
+    activation.activate()
+"""
+"""What a worker runs first: text, as it has to load where there is no zerrow_ray."""
+
+
+@functools.cache
+def activate() -> bool:
+    """Switch the plugin on in this process; whether it is. Once: later calls change nothing."""
+    if lacking := ray_compat.missing():
+        logger.warning(
+            "tables take Ray's own path: Ray %s is not known to zerrow_ray (it lacks %s)",
+            ray.__version__,
+            ", ".join(lacking),
+        )
+        return False
+    ray_compat.export_through(_Exported)
+    streams.install()
+    when_imported("pyarrow", lambda _: _let_tables_go_by_reference())
+    return True
+
+
+class _Exported:
+    """A pickled function or class that switches the plugin on where it is loaded."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self._pickled = pickled
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A tuple is loaded in order; what follows the switching on is what is returned.
+        return operator.getitem, ((_SwitchOn(), _Pickled(self._pickled)), 1)
+
+
+class _SwitchOn:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (_SWITCH_ON, {})
+
+
+class _Pickled:
+    def __init__(self, pickled: bytes) -> None:
+        self._pickled = pickled
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ray.cloudpickle.loads, (self._pickled,)
+
+
+def _let_tables_go_by_reference() -> None:
+    try:
+        # The import of pyarrow may have begun in the native package, whose own check is to come.
+        from zerrow_store.native.version import check_pyarrow
+
+        check_pyarrow()
+        from zerrow_ray import arguments, frames, pickling, puts, tables
+        from zerrow_store import memory
+
+        memory.start()
+        tables.register()
+        frames.register()
+    except Exception:
+        logger.exception("zerrow_ray is off in this process: tables take Ray's own path")
+        return
+    ray_compat.serialize_through(pickling.dumps)
+    ray_compat.put_through(puts.put)
+    ray_compat.submit_through(arguments.prepared)

@@ -1,0 +1,166 @@
+"""Pickling what Ray serializes of puts and results, with tables and frames by reference.
+
+One pickler sees the whole object, so that everything in it is pickled as Ray pickles it: with
+cloudpickle, users' serializers, and references that are counted. A table becomes a message in the
+stream. Of a frame, the buffers that the pickler meets inside it become one message; this is known
+only when the stream is complete, so the stream is then wrapped once more. Nothing is ever pickled
+twice: what the store does not take is added to the wrapped stream.
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import ray.cloudpickle
+from ray.exceptions import RayError
+
+from zerrow_ray import puts, ray_compat, serialization
+from zerrow_ray.kinds import Kind, Reduced, kinds
+from zerrow_ray.ray_compat import Purpose
+from zerrow_ray.serialization import Serialization
+from zerrow_ray.warnings import warn_once
+from zerrow_store.errors import ZerrowError
+
+_DECLINED = (ZerrowError, RayError, MemoryError, OSError, ValueError)
+"""What sends a table on Ray's own path."""
+
+
+def dumps(purpose: Purpose, value: Any, take_buffer: Callable[[Any], Any]) -> bytes:
+    """Pickle a put's or a result's value; buffers that stay Ray's go to `take_buffer`."""
+    with serialization.serializing(purpose) as under_way:
+        try:
+            pickler = _Pickler(under_way)
+            pickler.dump(value)
+            stream = pickler.file.getvalue()
+            not_taken = _wait(under_way)
+            buffers, of_frames = _publish_buffers(pickler.buffers)
+            if of_frames is None and not not_taken:
+                for buffer in buffers:
+                    take_buffer(buffer)
+            else:
+                wrapped = _Reducible((_restore, (stream, buffers, of_frames, not_taken)))
+                stream = ray.cloudpickle.dumps(wrapped, protocol=5, buffer_callback=take_buffer)
+        except BaseException:
+            if object_ids := under_way.object_ids():
+                puts.delete(object_ids)
+            raise
+        if object_ids := under_way.object_ids():
+            serialization.add_to_put(object_ids)
+        return stream
+
+
+class _Pickler(ray.cloudpickle.CloudPickler):  # type: ignore[misc]  # untyped in Ray
+    """Ray's pickler with the reducers of `kinds`.
+
+    buffers: the out-of-band ones in order, each with whether it belongs to a frame.
+    """
+
+    buffers: list[tuple[pickle.PickleBuffer, bool]]
+
+    def __init__(self, under_way: Serialization) -> None:
+        self.file = io.BytesIO()
+        self.buffers = buffers = []
+        self.dispatch_table = _reducers()  # looked up when the pickler is made
+
+        # No method: the pickler would refer to itself, and keep what it has pickled until Python
+        # next collects cycles.
+        def take(buffer: pickle.PickleBuffer) -> None:
+            buffers.append((buffer, under_way.frames_open > 0))
+
+        super().__init__(self.file, protocol=5, buffer_callback=take)
+
+
+def _reducers() -> dict[type, Callable[[Any], Any]]:
+    """All reducers by type. What users registered has the last word."""
+    registered, common = ray_compat.reducers()
+    ours = {cls: _reducer(kind) for cls, kind in kinds().items()}
+    table = {**ours, **common, **registered}
+    for cls, reducer in ours.items():
+        if getattr(registered.get(cls), "__module__", None) == ray_compat.ARROW_REDUCERS:
+            table[cls] = reducer
+    return table
+
+
+def _reducer(kind: Kind) -> Callable[[Any], Reduced]:
+    reducer = _made.get(kind)
+    if reducer is None:
+        reducer = _made[kind] = _make_reducer(kind)
+    return reducer
+
+
+_made: dict[Kind, Callable[[Any], Reduced]] = {}
+
+
+def _make_reducer(kind: Kind) -> Callable[[Any], Reduced]:
+    def reduce(value: Any) -> Reduced:
+        if not serialization.current().frames_open:
+            try:
+                if kind.reaches(value):
+                    return kind.by_reference(value)
+            except _DECLINED as error:
+                warn_once(error)
+        return kind.own(value)
+
+    return reduce
+
+
+def _wait(under_way: Serialization) -> dict[bytes, Any]:
+    """Wait until the store has taken what was published; return the values that it did not take."""
+    not_taken = {}
+    for object_id, published in list(under_way.published.items()):
+        try:
+            published.publication.wait()
+        except ZerrowError as error:
+            warn_once(error)
+            del under_way.published[object_id]
+            not_taken[object_id] = _Reducible(published.kind.own(published.value))
+    return not_taken
+
+
+def _publish_buffers(
+    buffers: list[tuple[pickle.PickleBuffer, bool]],
+) -> tuple[list[pickle.PickleBuffer | None], "_Reducible | None"]:
+    """Publish the buffers of frames as one object.
+
+    Returns all buffers in order, with None for a published one, and what restores those; None if
+    there are none, or the store does not take them.
+    """
+    all_of_them: list[pickle.PickleBuffer | None] = [buffer for buffer, _ in buffers]
+    of_frames = [buffer for buffer, of_a_frame in buffers if of_a_frame]
+    if not of_frames:
+        return all_of_them, None
+    from zerrow_ray.messages import publish_buffers
+
+    try:
+        published = publish_buffers([buffer.raw() for buffer in of_frames])
+    except (*_DECLINED, BufferError) as error:
+        warn_once(error)
+        return all_of_them, None
+    rest = [None if of_a_frame else buffer for buffer, of_a_frame in buffers]
+    return rest, _Reducible(published)
+
+
+class _Reducible:
+    """Is pickled as given."""
+
+    def __init__(self, reduced: Reduced) -> None:
+        self._reduced = reduced
+
+    def __reduce__(self) -> Reduced:
+        return self._reduced
+
+
+def _restore(
+    stream: bytes,
+    buffers: list[Any],
+    of_frames: list[Any] | None,
+    not_taken: dict[bytes, Any],
+) -> Any:
+    """Load a stream with the buffers that it was pickled with."""
+    from zerrow_ray.messages import substituting
+
+    published = iter(of_frames or ())
+    merged = (next(published) if buffer is None else buffer for buffer in buffers)
+    with substituting(not_taken):
+        return pickle.loads(stream, buffers=merged)

@@ -1,0 +1,81 @@
+"""What this thread serializes, and what of it has been published so far."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from zerrow_ray.kinds import Kind
+from zerrow_ray.ray_compat import Purpose
+
+if TYPE_CHECKING:
+    from zerrow_store.node.client import Publication
+
+
+@dataclass(frozen=True)
+class Published:
+    """A value of a put that the store is taking while the rest is pickled."""
+
+    publication: "Publication"
+    value: Any
+    kind: Kind
+
+
+@dataclass
+class Serialization:
+    """One put or result on its way through the pickler.
+
+    published: the values of a put, by object id.
+    buffers: the object of a put that holds the buffers of its frames.
+    frames_open: how many frames the pickler is inside of.
+    """
+
+    purpose: Purpose
+    published: dict[bytes, Published] = field(default_factory=dict)
+    buffers: bytes | None = None
+    frames_open: int = 0
+
+    def object_ids(self) -> list[bytes]:
+        """Return the objects of a put."""
+        return [*self.published, *([] if self.buffers is None else [self.buffers])]
+
+
+class _Thread(threading.local):
+    current: Serialization | None = None
+    put: list[bytes] | None = None
+
+
+_thread = _Thread()
+
+
+def current() -> Serialization:
+    """Return what this thread serializes; for what the pickler calls."""
+    assert _thread.current is not None
+    return _thread.current
+
+
+@contextmanager
+def serializing(purpose: Purpose) -> Iterator[Serialization]:
+    """Begin a put or result. They nest: what is pickled may put other objects meanwhile."""
+    outer, _thread.current = _thread.current, Serialization(purpose)
+    try:
+        yield _thread.current
+    finally:
+        _thread.current = outer
+
+
+@contextmanager
+def putting() -> Iterator[list[bytes]]:
+    """Begin a `ray.put`; yields the list of the objects that it publishes."""
+    outer, _thread.put = _thread.put, []
+    try:
+        yield _thread.put
+    finally:
+        _thread.put = outer
+
+
+def add_to_put(object_ids: list[bytes]) -> None:
+    """Tie objects to the put under way in this thread."""
+    assert _thread.put is not None
+    _thread.put += object_ids

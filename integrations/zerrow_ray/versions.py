@@ -1,0 +1,25 @@
+"""The versions that the plugin is tested with."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+TESTED = {"ray": ((2, 60), (2, 60)), "pyarrow": ((26, 0), (26, 0)), "numpy": ((2, 0), (2, 4))}
+"""By package, the first and the last (major, minor) that the tests run with."""
+
+
+def untested() -> list[str]:
+    """Return what this environment has in versions that the plugin is not tested with, one line
+    for each.
+    """
+    found = []
+    for package, (first, last) in TESTED.items():
+        try:
+            installed = version(package)
+        except PackageNotFoundError:
+            continue
+        numbers = tuple(int(part) for part in installed.split(".")[:2])
+        if not first <= numbers <= last:
+            known = ".".join(map(str, first))
+            if first != last:
+                known += " to " + ".".join(map(str, last))
+            found.append(f"{package} {installed} (tested: {known})")
+    return found

@@ -1,0 +1,14 @@
+"""Saying once why tables take Ray's own path."""
+
+import logging
+
+logger = logging.getLogger("zerrow_ray")
+
+_warned: set[type] = set()
+
+
+def warn_once(error: Exception) -> None:
+    """Log why tables take Ray's own path, once for each kind of error."""
+    if type(error) not in _warned:
+        _warned.add(type(error))
+        logger.warning("tables take Ray's own path: %s: %s", type(error).__name__, error)

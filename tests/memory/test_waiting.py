@@ -1,0 +1,82 @@
+"""Nobody waits for what takes long with a lock that others need: the GIL, or the arena's."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.memory.helpers import run_python
+
+
+@pytest.fixture(scope="module")
+def slow_page_map(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Build what stops readers of the page map; returns the environment that they run in."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    made = tmp_path_factory.mktemp("slow")
+    source = Path(__file__).with_name("slow_page_map.c")
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *options, "-o", made / "slow.so", source, "-ldl"], check=True)
+    return {
+        "LD_PRELOAD": str(made / "slow.so"),
+        "ZERROW_TEST_THERE": str(made / "there"),
+        "ZERROW_TEST_GO": str(made / "go"),
+    }
+
+
+def test_who_holds_the_gil_does_not_wait_for_room() -> None:
+    run_python(
+        """
+        import time
+        import pyarrow as pa
+        from zerrow_store import memory
+        from zerrow_store.native import _native
+        memory.start()
+        values = list(range(1_000_000))
+        before = _native.arena_stats()["live"]
+        _native.hold_back(5.0)
+        start = time.monotonic()
+        array = pa.array(values)  # with the GIL throughout
+        assert time.monotonic() - start < 5
+        assert _native.arena_stats()["live"] - before >= 8_000_000 and len(array) == len(values)
+        """
+    )
+
+
+def test_the_arena_serves_others_while_the_page_map_is_read(slow_page_map: dict[str, str]) -> None:
+    run_python(
+        """
+        import os, threading, time
+        import numpy as np
+        from pathlib import Path
+        from zerrow_store import memory
+        from zerrow_store.native import _native
+        memory.start()
+        probe = _native.ArenaProbe
+        there, go = (Path(os.environ["ZERROW_TEST_" + name]) for name in ("THERE", "GO"))
+        array = np.ones(1 << 20)
+        offset, _ = probe.find(array.ctypes.data, 1)
+        assert probe.pin(offset)
+        pinned = []
+        again = threading.Thread(target=lambda: pinned.append(probe.pin(offset)), daemon=True)
+        again.start()
+        while not there.exists(): time.sleep(0.001)
+        served = []
+        def use():
+            address = probe.allocate(1 << 20)
+            probe.free(address)
+            served.append(address)
+        other = threading.Thread(target=use, daemon=True)
+        other.start()
+        other.join(20)
+        assert served and not pinned
+        del array  # what is looked at stays where it is
+        assert probe.find(_native.ArenaProbe.allocate(1 << 20), 1) != (offset, 1 << 20)
+        go.touch()
+        again.join()
+        assert pinned == [True]
+        """,
+        **slow_page_map,
+    )

@@ -1,0 +1,247 @@
+"""A store that is away: for a moment, for long, or for good; and threads that have to go on."""
+
+import errno
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.node.conftest import table
+from tests.node.helpers import Store, Worker, alive, descriptors, kill, processes, wait_until
+from tests.node.test_ends import _supervisor, standalone
+from zerrow_store import Client, ObjectNotFoundError, StoreUnavailableError, connect, threads
+from zerrow_store.node import link
+from zerrow_store.node.supervisor import Supervisor
+
+__all__ = ["standalone"]  # a fixture
+
+
+class Away:
+    """A store whose server is killed, and whose supervisor is stopped until `back`."""
+
+    def __init__(self, name: str) -> None:
+        found = _supervisor(name)
+        assert found is not None
+        self.supervisor = found
+        self.server = Client(name).stats().pid
+        os.kill(self.supervisor, signal.SIGSTOP)
+        kill(self.server)
+
+    def back(self) -> None:
+        os.kill(self.supervisor, signal.SIGCONT)
+
+
+def answers(client: Client) -> bool:
+    try:
+        client.stats()
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def test_who_comes_while_the_store_is_started_again_waits_for_it(standalone: str) -> None:
+    client = connect(standalone)
+    object_id = client.put(table())
+    view = client.get(object_id)
+    away = Away(standalone)
+    with ThreadPoolExecutor() as pool:
+        known = pool.submit(client.get, object_id)
+        new = pool.submit(lambda: Client(standalone).get(object_id))
+        time.sleep(1.0)
+        assert not known.done()
+        assert not new.done()
+        away.back()
+        assert known.result().equals(table())
+        assert new.result().equals(table())
+    assert view.equals(table())
+    client.close()
+
+
+def test_a_store_that_was_away_for_long_is_found_again(
+    standalone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "_PATIENCE_SECONDS", 0.3)
+    client = connect(standalone)
+    kept, unwanted = client.put(table()), client.put(table(start=7))
+    view = client.get(kept)
+    away = Away(standalone)
+    for call in (lambda: client.get(kept), client.stats, lambda: client.delete(unwanted)):
+        with pytest.raises(StoreUnavailableError, match="does not answer"):
+            call()
+    assert not client.closed
+    away.back()
+    wait_until(lambda: answers(client))
+    assert [(info.object_id, info.holds) for info in client.list()] == [(kept, 1)]
+    assert view.equals(client.get(kept))
+    assert client.get(client.put(table(start=3))).equals(table(start=3))
+    client.close()
+
+
+def test_a_client_outlives_its_store(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "_PATIENCE_SECONDS", 0.3)
+    views = []
+    supervisor = Supervisor(name, budget=1 << 30, watch_pid=os.getpid())
+    supervisor.start()
+    client = connect(name)
+    for start in range(3):
+        object_id = client.put(table(start=start))
+        views.append(client.get(object_id))
+        assert [info.holds for info in client.list()] == [1]
+        supervisor.stop()
+        with pytest.raises(StoreUnavailableError):
+            client.get(object_id)
+        supervisor = Supervisor(name, budget=1 << 30, watch_pid=os.getpid())
+        supervisor.start()
+        wait_until(lambda: answers(client))
+    supervisor.stop()
+    assert [view.equals(table(start=start)) for start, view in enumerate(views)] == [True] * 3
+    client.close()
+
+
+def test_views_stay_right_when_the_store_begins_anew(standalone: str) -> None:
+    """Server and supervisor die at once, and what they knew: not what somebody reads."""
+    producer, reader = Worker(), Worker()
+    for worker in (producer, reader):
+        worker.do(f"""
+            import gc
+            import pyarrow as pa, pyarrow.compute as pc
+            import zerrow_store
+            client = zerrow_store.connect({standalone!r})
+        """)
+    object_id = producer.do("""
+        def make(i):
+            return pa.table({'x': pc.add(pa.array(range(200_000)), i)})
+        client.put(make(1))
+    """)
+    reader.do(f"view = client.get({object_id!r})")
+    away = Away(standalone)
+    kill(away.supervisor)
+    again = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
+    again.start()
+    producer.do("for i in range(20): client.delete(client.put(make(i)))")
+    reader.do("client.stats().pid")
+    assert reader.do("pc.sum(view['x']).as_py()") == sum(range(200_000)) + 200_000
+    with pytest.raises(AssertionError, match=ObjectNotFoundError.__name__):
+        reader.do(f"client.get({object_id!r})")
+    # A hold of what is lost is no hold of what bears the same name now.
+    producer.do(f"client.put(make(2), object_id={object_id!r})")
+    reader.do(f"new = client.get({object_id!r})\ndel view\ngc.collect()")
+    client = Client(standalone)
+    time.sleep(0.2)
+    assert [info.holds for info in client.list()] == [1]
+    client.close()
+    producer.kill()
+    reader.kill()
+    again.stop()
+
+
+def test_a_supervisor_that_cannot_start_a_server_tries_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = store.connected()
+    object_id = client.put(table())
+    failures: list[Exception] = [OSError(errno.EMFILE, "Too many open files")] * 3
+    failures.append(RuntimeError("unforeseen"))
+    spawn = Supervisor._spawn
+
+    def fail_at_first(self: Supervisor) -> Any:
+        if failures:
+            raise failures.pop()
+        return spawn(self)
+
+    monkeypatch.setattr(Supervisor, "_spawn", fail_at_first)
+    kill(store.server_pid())
+    assert client.get(object_id).equals(table())
+    assert failures == []
+
+
+def test_a_server_that_cannot_start_a_supervisor_tries_again(standalone: str) -> None:
+    client = Client(standalone)
+    server, supervisor = client.stats().pid, _supervisor(standalone)
+    assert supervisor is not None
+    limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (descriptors(server), limits[1]))
+    kill(supervisor)
+    wait_until(lambda: not client.stats().supervised)
+    time.sleep(1.5)
+    assert processes("zerrow_store.node.supervisor", standalone) in ([], [supervisor])
+    resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: client.stats().supervised)
+    assert client.stats().pid == server
+    assert alive(server)
+    client.close()
+
+
+def test_a_supervisor_that_is_killed_amid_taking_over_loses_nothing(standalone: str) -> None:
+    client = connect(standalone)
+    object_id = client.put(table())
+    server = client.stats().pid
+    code = """
+import os, signal, sys
+from zerrow_store.node import supervisor
+apply = supervisor.Supervisor._apply
+def die_amid_the_books(self, frame):
+    apply(self, frame)
+    if frame.kind == "put":
+        os.kill(os.getpid(), signal.SIGKILL)
+supervisor.Supervisor._apply = die_amid_the_books
+supervisor.Supervisor(sys.argv[1], budget=1 << 30).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code, standalone], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert client.stats().supervised
+    kill(server)
+    assert client.get(object_id).equals(table())
+    client.close()
+
+
+def test_a_thread_that_matters_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(threads, "_PAUSE_SECONDS", 0.0)
+    done = threading.Event()
+    failures = [KeyError("one"), OSError("two")]
+
+    def work(what: str) -> None:
+        assert what == "argument"
+        if failures:
+            raise failures.pop()
+        done.set()
+
+    thread = threads.start(work, "argument", name="worker")
+    assert done.wait(10)
+    thread.join()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the thread worker begins anew"
+    ] * 2
+
+
+def test_releases_go_on_after_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_PAUSE_SECONDS", 0.0)
+    client = store.connected()
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    unmap, failures = client._unmap_gone, [RuntimeError("unforeseen")]
+
+    def fail_once(*segment_ids: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        unmap(*segment_ids)
+
+    monkeypatch.setattr(client, "_unmap_gone", fail_once)
+    for _ in range(3):
+        view = client.get(object_id)
+        assert client.list()[0].holds == 1
+        del view
+        gc.collect()
+        wait_until(lambda: client.list()[0].holds == 0)
+    assert failures == []

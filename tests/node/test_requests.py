@@ -1,0 +1,259 @@
+"""Every kind of request, well formed and malformed: an answer, and nobody else is harmed."""
+
+import copy
+import itertools
+import logging
+import math
+import os
+import random
+import selectors
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.node.conftest import table
+from tests.node.helpers import Store, descriptors, wait_until
+from tests.node.test_hostile import Peer, memfd
+from tests.node.test_protocol import unharmed
+from zerrow_store.errors import InternalError
+from zerrow_store.node import messages, protocol
+from zerrow_store.node.connection import Connection
+from zerrow_store.node.server import Server
+from zerrow_store.node.wire_errors import make_error
+
+SEGMENT = b"s" * 16
+COLUMN = [["v", "c"], [[0, 1]], 1.0, b"column", b"", [], b"message", [0, 0, 0]]
+
+WELL_FORMED: dict[str, list[Any]] = {
+    "hello": [protocol.PROTOCOL_VERSION, "supervisor", b"id"],
+    "take_over": [],
+    "attach": [SEGMENT, 1 << 20, False],
+    "put": [b"mine", b"", [[SEGMENT, b""]], b"message", False, False, [0, 0, 0], [[SEGMENT, 7]]],
+    "get": [b"mine"],
+    "hold": [b"mine"],
+    "release": [[b"mine"]],
+    "segments": [[SEGMENT]],
+    "delete": [[b"mine"], True],
+    "settling": [b"mine"],
+    "settled": [b"mine"],
+    "end_leases": [[b"mine"]],
+    "list": [],
+    "stats": [],
+    "memory": [],
+    "memory_by_segment": [],
+    "evictions": [],
+    "read_back": [[[SEGMENT, 0]], 1.0],
+    "spill_ahead": [[b"mine"]],
+    "read_ahead": [[b"mine"]],
+    "evicted": ["step", 10, 0.5, 0.5],
+    "shutdown": [],
+    "cache_open": [b"token", b"file", "/path", [[["v", "c"], [0, 1]]], 1],
+    "cache_publish": [b"token", b"file", "/path", [COLUMN], [[SEGMENT, 7]]],
+    "cache_fail": [b"token", b"file", [[["v", "c"], [0]]], ["OSError", "it failed"]],
+    "cache_release": [b"token"],
+    "cache_list": [],
+    "cache_drop": ["/path"],
+}
+JUNK = [
+    None,
+    True,
+    -1,
+    1 << 63,
+    (1 << 64) - 1,
+    0.5,
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e308,
+    b"",
+    b"x" * 2000,
+    "text",
+    [],
+    [[]],
+    {},
+]
+
+
+def places(value: Any, path: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    """Where there is something in nested lists."""
+    if path:
+        yield path
+    if isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from places(each, (*path, index))
+
+
+def changed(body: Any, path: tuple[int, ...], value: Any) -> Any:
+    """The body with another value in one place."""
+    made = copy.deepcopy(body)
+    within = made
+    for index in path[:-1]:
+        within = within[index]
+    within[path[-1]] = value
+    return made
+
+
+def malformed(body: list[Any]) -> Iterator[Any]:
+    """A body with too much, too little, or something else in every place."""
+    yield [*body, None]
+    yield from (body[:count] for count in range(len(body)))
+    yield from (changed(body, path, junk) for path in places(body) for junk in JUNK)
+    yield from (junk for junk in JUNK if junk != [])
+
+
+def answers(peer: Peer, kind: str, body: Any, fds: tuple[int, ...] = ()) -> list[Any]:
+    """What is answered to a request until a later one is answered."""
+    protocol.send(peer.socket, protocol.pack(kind, 1, body, len(fds)), fds)
+    protocol.send(peer.socket, protocol.pack("cache_list", 2, []))
+    found = []
+    while (answer := peer.answer())[1] != 2:  # type: ignore[index]
+        if answer[1] == 1:  # not an event
+            found.append(answer)
+    return found
+
+
+def test_all_kinds_are_here() -> None:
+    assert WELL_FORMED.keys() == messages.REQUESTS.keys()
+
+
+@pytest.mark.parametrize("kind", WELL_FORMED)
+def test_a_malformed_request_of_each_kind(store: Store, kind: str) -> None:
+    """As a request it is answered, as a notice it is not; the connection and all others go on."""
+    with unharmed(store):
+        peer = Peer(store.name)
+        for body in malformed(WELL_FORMED[kind]):
+            if kind == "shutdown" and body == []:
+                continue
+            assert len(answers(peer, kind, body)) <= 1, body
+            protocol.send(peer.socket, protocol.pack(kind, 0, body))
+        assert answers(peer, "stats", [])[0][0] == "reply"
+        peer.close()
+
+
+def test_requests_of_all_kinds_in_any_order(store: Store) -> None:
+    """Well formed and not, from several peers that come and go, with and without descriptors."""
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    fds = [memfd(1 << 20), os.open(os.devnull, os.O_RDONLY)]
+    client = store.connected()
+    client.delete(client.put(table(10)))  # its segment is attached
+    before = descriptors(store.server_pid())
+    bodies = {kind: [body, *malformed(body)] for kind, body in WELL_FORMED.items()}
+    with unharmed(store):
+        for _ in range(20):
+            peers = [Peer(store.name) for _ in range(3)]
+            for _ in range(60):
+                kind = rng.choice([each for each in WELL_FORMED if each != "shutdown"])
+                some = bodies[kind][:1] if rng.random() < 0.5 else bodies[kind]
+                given = tuple(rng.choices(fds, k=rng.randrange(3)))
+                answers(rng.choice(peers), kind, rng.choice(some), given)
+            for peer in peers:
+                peer.close()
+        for figures in (client.stats, client.memory, client.memory_by_segment, client.evictions):
+            assert figures() is not None, f"seed {seed}"
+        client.cache_drop()
+        client.delete([i.object_id for i in client.list() if i.nbytes == 0], missing_ok=True)
+    for fd in fds:
+        os.close(fd)
+    # One segment stays as long as this process lives: its descriptor, and its process's.
+    wait_until(lambda: descriptors(store.server_pid()) - before in (0, 2))
+
+
+def test_descriptors_of_a_refused_request_are_not_the_next_ones(store: Store) -> None:
+    client = store.connected()
+    client.stats()
+    before = descriptors(store.server_pid())
+    peer = Peer(store.name)
+    right, wrong = memfd(1 << 20), memfd(1 << 21)
+    for kind, body in itertools.product(WELL_FORMED, ([None], None)):
+        assert peer.ask(kind, body, [wrong])[0] == "error"
+    assert peer.ask("attach", [SEGMENT, 1 << 20], [right])[0] == "reply"
+    assert client.stats().segments == 1
+    peer.close()
+    os.close(right)
+    os.close(wrong)
+    # The segment stays as long as this process lives: its descriptor, and its process's.
+    wait_until(lambda: descriptors(store.server_pid()) == before + 2)
+
+
+def test_what_is_refused_in_part_has_changed_nothing(store: Store) -> None:
+    client = store.connected()
+    peer = Peer(store.name)
+    assert peer.ask("put", [b"one", b"", [], b"m", False, False, [0, 0, 0]])[0] == "reply"
+    assert peer.ask("hold", [b"one"])[0] == "reply"
+    assert peer.ask("release", [[b"one", b"one"]])[0] == "error"
+    assert peer.ask("delete", [[b"one", b"two"], False])[0] == "error"
+    assert [(info.object_id, info.holds) for info in client.list()] == [(b"one", 1)]
+    columns = [COLUMN, [*COLUMN[:3], b"second", bytes(16), *COLUMN[5:]]]
+    assert peer.ask("cache_publish", [b"t", b"f", "/p", columns])[0] == "error"
+    assert client.cache_list() == []
+    peer.close()
+
+
+# --- in the server itself ---
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    listener = socket.socket()
+    made = Server(
+        "unit",
+        budget=1 << 20,
+        eviction="adaptive",
+        log=tmp_path / "log",
+        watched=os.getpid(),
+        listener=listener,
+    )
+    yield made
+    for connection in list(made._connections.values()):
+        made._drop(connection)
+    listener.close()
+
+
+@pytest.fixture
+def connected(server: Server) -> Iterator[tuple[Connection, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    connection = server._add(theirs)
+    connection.greeted = True
+    yield connection, ours
+    ours.close()
+
+
+def test_whatever_a_handler_raises_is_an_answer(
+    server: Server, connected: tuple[Connection, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    connection, ours = connected
+
+    def fail(*_: Any) -> Any:
+        raise LookupError("unforeseen")
+
+    server._handlers._by_type[messages.Memory] = fail
+    for request_id in (7, 0):  # also of a notice, which has no answer
+        protocol.send(ours, protocol.pack("memory", request_id, []))
+    with caplog.at_level(logging.INFO):
+        server._serve(connection, selectors.EVENT_READ)
+    logged = [record for record in caplog.records if record.exc_info]
+    assert len(logged) == 2
+    assert "LookupError: unforeseen" in str(logging.Formatter().format(logged[0]))
+    answer = protocol.FrameReader().read(ours)
+    assert (answer.kind, answer.request_id) == ("error", 7)
+    assert isinstance(make_error(*answer.body), InternalError)
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ours.recv(1)
+    assert not connection.closed
+
+
+@pytest.mark.parametrize("events", [selectors.EVENT_READ, selectors.EVENT_WRITE, 3])
+def test_a_connection_that_was_closed_in_the_same_round_is_left_alone(
+    server: Server, connected: tuple[Connection, socket.socket], events: int
+) -> None:
+    connection, _ = connected
+    key = server._selector.get_key(connection.socket)
+    server._drop(connection)
+    key.data(key.fileobj, events)
+    server._tell(connection, "freed", b"")
+    server._drop_broken()

@@ -1,0 +1,58 @@
+"""What serializes in-band without being a put, an argument or a result takes Ray's own path."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+from ray.dag import InputNode
+
+from tests.ray.conftest import total
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+ROWS = 1_000_000
+
+
+def make() -> pa.Table:
+    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), 0)})
+
+
+@ray.remote
+class Stage:
+    def total(self, value):
+        return int(np.asarray(value["x"]).sum())
+
+    def add(self, table):
+        return pa.table({"x": pc.add(table["x"], 1)})
+
+
+@pytest.mark.parametrize("kind", [make, lambda: pd.DataFrame({"x": np.arange(ROWS)})])
+def test_tables_come_through_a_compiled_graph(kind):
+    stage = Stage.remote()
+    with InputNode() as given:
+        graph = stage.total.bind(given).experimental_compile(_buffer_size_bytes=64 << 20)
+    try:
+        for _ in range(3):
+            assert ray.get(graph.execute(kind())) == ROWS * (ROWS - 1) // 2
+    finally:
+        graph.teardown()
+
+
+def test_results_of_a_compiled_graph_can_be_read_late():
+    first, second = Stage.remote(), Stage.remote()
+    with InputNode() as given:
+        graph = second.add.bind(first.add.bind(given)).experimental_compile(
+            _buffer_size_bytes=64 << 20
+        )
+    try:
+        before = total()["objects"]
+        pending = graph.execute(make())
+        time.sleep(1.5)
+        assert ray.get(pending)["x"][10].as_py() == 12
+        assert total()["objects"] == before
+    finally:
+        graph.teardown()

@@ -1,0 +1,200 @@
+"""What the server does for each kind of request.
+
+A handler is given a call and its request, checked already, and returns the answer or raises. It
+checks all that can be wrong before it changes anything: a request that is refused has changed
+nothing.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, ProtocolError
+from zerrow_store.node import messages as m
+from zerrow_store.node.accounting import account, account_by_segment
+from zerrow_store.node.admission import Admission
+from zerrow_store.node.cache import Cache
+from zerrow_store.node.connection import Call, WithDescriptors
+from zerrow_store.node.eviction import Eviction
+from zerrow_store.node.lives import Lives
+from zerrow_store.node.producers import Producers
+from zerrow_store.node.segments import check_segment
+
+Handler = Callable[[Call, Any], Any]
+
+
+class Handlers:
+    """See the module. of_the_server: handlers of what concerns connections and the process."""
+
+    def __init__(
+        self,
+        lives: Lives,
+        producers: Producers,
+        admission: Admission,
+        cache: Cache,
+        budget: int,
+        of_the_server: dict[type[m.Request], Handler],
+    ) -> None:
+        self._lives = lives
+        self._producers = producers
+        self._admission = admission
+        self._cache = cache
+        self._budget = budget
+        self._by_type: dict[type[m.Request], Handler] = {
+            m.Attach: self._attach,
+            m.Put: self._put,
+            m.Get: self._get,
+            m.Hold: self._hold,
+            m.Release: self._release,
+            m.Segments: self._segments,
+            m.Delete: self._delete,
+            m.Settling: self._settling,
+            m.Settled: self._settled,
+            m.EndLeases: self._end_leases,
+            m.List: self._list,
+            m.Memory: self._memory,
+            m.MemoryBySegment: self._memory_by_segment,
+            m.Evictions: self._evictions,
+            m.ReadBack: self._read_back,
+            m.SpillAhead: self._spill_ahead,
+            m.ReadAhead: self._read_ahead,
+            m.Evicted: self._evicted,
+            m.CacheOpen: cache.open,
+            m.CachePublish: self._cache_publish,
+            m.CacheFail: cache.fail,
+            m.CacheRelease: cache.release,
+            m.CacheList: cache.list_entries,
+            m.CacheDrop: cache.drop,
+            **of_the_server,
+        }
+
+    def handle(self, call: Call, request: m.Request) -> Any:
+        """Return the answer to a request."""
+        return self._by_type[type(request)](call, request)
+
+    # --- segments ---
+
+    def _attach(self, call: Call, request: m.Attach) -> list[bytes]:
+        connection, segment_id = call.connection, request.segment_id
+        if connection.segment not in (None, segment_id):
+            raise ProtocolError("a process has one segment")
+        known = self._lives.books.segments.get(segment_id)
+        if known is not None and known.pid != connection.pid:
+            raise ProtocolError("a segment belongs to the process that made it")
+        if known is None:
+            (fd,) = call.descriptors
+            check_segment(fd, request.size)
+            self._lives.enter_segment(segment_id, fd, request.size, connection.pid)
+            call.descriptors.clear()
+        segment = self._lives.books.segments[segment_id]
+        if request.shared and not segment.shared:
+            self._lives.change("share", [segment_id])
+        connection.segment = segment_id
+        self._lives.owners[segment_id].add(connection)
+        self._producers.came(segment_id)
+        return [segment.references.offsets()]
+
+    def _segments(self, call: Call, request: m.Segments) -> WithDescriptors:
+        missing = [s for s in request.segment_ids if s not in self._lives.descriptors]
+        if missing:
+            raise ObjectLostError(f"segment {missing[0].hex()} is not in the store any more")
+        # Reopened read-only: what is given away can neither be written nor truncated.
+        fds: list[int] = []
+        try:
+            for segment_id in request.segment_ids:
+                path = f"/proc/self/fd/{self._lives.descriptors[segment_id]}"
+                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        segments = [self._lives.books.segments[segment_id] for segment_id in request.segment_ids]
+        return WithDescriptors([[s.size for s in segments], [s.checksums for s in segments]], fds)
+
+    # --- objects ---
+
+    def _put(self, call: Call, request: m.Put) -> Any:
+        self._producers.published(call.connection.segment)
+        return self._admission.put(call, request)
+
+    def _get(self, call: Call, request: m.Get) -> list[Any]:
+        entry = self._lives.take_hold(call.connection, request.object_id)
+        return [entry.message, entry.allocations, entry.places()]
+
+    def _hold(self, call: Call, request: m.Hold) -> list[Any]:
+        return self._lives.take_hold(call.connection, request.object_id).places()
+
+    def _release(self, call: Call, request: m.Release) -> None:
+        holds, released = call.connection.holds, Counter(request.object_ids)
+        if not released <= holds:
+            raise ProtocolError("it releases what it does not hold")
+        for object_id, count in released.items():
+            holds[object_id] -= count
+            if holds[object_id] == 0:
+                del holds[object_id]
+            self._lives.release(object_id, count)
+
+    def _delete(self, call: Call, request: m.Delete) -> None:
+        if not request.missing_ok:
+            for object_id in request.object_ids:
+                entry = self._lives.books.objects.get(object_id)
+                if entry is None or entry.deleted:
+                    raise ObjectNotFoundError(object_id)
+        for object_id in request.object_ids:
+            self._lives.delete(object_id)
+
+    def _settling(self, call: Call, request: m.Settling) -> None:
+        if request.object_id in self._lives.books.objects:
+            self._lives.settling.began(call.connection, request.object_id)
+
+    def _settled(self, call: Call, request: m.Settled) -> None:
+        self._lives.settling.over(request.object_id)
+
+    def _end_leases(self, call: Call, request: m.EndLeases) -> list[bytes]:
+        return self._lives.end_leases(request.object_ids)
+
+    def _cache_publish(self, call: Call, request: m.CachePublish) -> list[bool]:
+        self._producers.published(call.connection.segment)
+        return self._cache.publish(call, request)
+
+    # --- figures ---
+
+    def _list(self, call: Call, request: m.List) -> list[Any]:
+        holders = self._lives.holders
+        return [
+            [object_id, entry.nbytes, entry.created, holders[object_id], entry.transient]
+            for object_id, entry in self._lives.books.objects.items()
+            if not entry.deleted
+        ]
+
+    def _memory(self, call: Call, request: m.Memory) -> dict[str, Any]:
+        return account(self._lives.books, self._lives.holders, self._lives.resident(), self._budget)
+
+    def _memory_by_segment(self, call: Call, request: m.MemoryBySegment) -> list[Any]:
+        return account_by_segment(self._lives.books, self._lives.holders, self._lives.resident_of)
+
+    def _evictions(self, call: Call, request: m.Evictions) -> list[Any]:
+        return [list(vars(record).values()) for record in self._lives.evictor.records.rows()]
+
+    # --- what processes know of the disk, and of what is to come ---
+
+    def _read_back(self, call: Call, request: m.ReadBack) -> None:
+        total = sum(nbytes for _, nbytes in request.files)
+        for file_id, nbytes in request.files:
+            segment = self._lives.books.segments.get(file_id)
+            if segment is not None and segment.spilled and 0 < nbytes <= segment.size:
+                seconds = request.seconds * nbytes / total
+                self._lives.evictor.read_back(file_id, nbytes, seconds)
+
+    def _spill_ahead(self, call: Call, request: m.SpillAhead) -> None:
+        self._lives.evictor.spill_ahead(request.object_ids)
+
+    def _read_ahead(self, call: Call, request: m.ReadAhead) -> None:
+        self._lives.page_cache.read_ahead(request.object_ids)
+
+    def _evicted(self, call: Call, request: m.Evicted) -> None:
+        times = (request.expected, request.seconds)
+        record = Eviction(time.time(), "rollback", request.name, request.nbytes, *times, True)
+        self._lives.evictor.records.add(os.urandom(8), record)

@@ -1,0 +1,327 @@
+"""The requests to a node store: every kind, with its fields and what these may be.
+
+A request is an array of its fields. The server decodes it here, before any handler sees it: a
+number is finite and within bounds, a list has what it should have, nothing is missing or left over.
+What is malformed raises ProtocolError, which is the answer. A request whose id is 0 is a notice: it
+has no answer.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from zerrow_store.errors import ProtocolError
+from zerrow_store.node.cache_index import Unit
+from zerrow_store.node.protocol import MAX_DESCRIPTORS
+
+MAX_ID = 1024
+"""The bytes that an object's id may have."""
+
+ObjectId = Annotated[bytes, Meta(min_length=1, max_length=MAX_ID)]
+SegmentId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Size = Annotated[int, Meta(ge=0, le=1 << 62)]
+Number = Annotated[int, Meta(ge=0, le=1 << 31)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Counter = Annotated[int, Meta(ge=0, le=1 << 50)]
+Counters = tuple[Counter, Counter, Counter]
+Name = Annotated[str, Meta(max_length=1 << 16)]
+
+Foreign = list[tuple[SegmentId, bytes]]
+"""Per segment, allocations: packed little-endian uint64 pairs (offset, size)."""
+
+Adopted = Annotated[list[tuple[SegmentId, Size]], Meta(max_length=MAX_DESCRIPTORS)]
+"""Sealed segments (id, size) that come along, a descriptor each."""
+
+Wanted = tuple[Unit, list[Number]]
+"""A unit of a file, and parts of it."""
+
+
+class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What all have: their kind, and how many descriptors go with them."""
+
+    kind: ClassVar[str]
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors go with it."""
+        return 0
+
+
+class Hello(Request):
+    """The first request of a connection. identity: a supervisor's."""
+
+    kind: ClassVar[str] = "hello"
+    version: int
+    role: Literal["client", "supervisor"]
+    identity: Annotated[bytes, Meta(max_length=64)] = b""
+
+
+class TakeOver(Request):
+    """A supervisor has been given everything: from now on it supervises."""
+
+    kind: ClassVar[str] = "take_over"
+
+
+class Attach(Request):
+    """The process's arena. shared: other stores refer to it, too."""
+
+    kind: ClassVar[str] = "attach"
+    segment_id: SegmentId
+    size: Size
+    shared: bool = False
+
+    @property
+    def descriptors(self) -> int:
+        return 1
+
+
+class Put(Request):
+    """An object. own: its allocations in the process's arena, packed like those of `foreign`."""
+
+    kind: ClassVar[str] = "put"
+    object_id: ObjectId
+    own: bytes
+    foreign: Foreign
+    message: bytes | None
+    transient: bool
+    owned: bool
+    counters: Counters
+    adopted: Adopted = []
+
+    def __post_init__(self) -> None:
+        _check_packed(self)
+
+    @property
+    def descriptors(self) -> int:
+        return len(self.adopted)
+
+
+class Get(Request):
+    """Hold an object, and have its message."""
+
+    kind: ClassVar[str] = "get"
+    object_id: ObjectId
+
+
+class Hold(Request):
+    """Hold an object."""
+
+    kind: ClassVar[str] = "hold"
+    object_id: ObjectId
+
+
+class Release(Request):
+    """Hold objects no longer; an id stands once for each hold."""
+
+    kind: ClassVar[str] = "release"
+    object_ids: list[ObjectId]
+
+
+class Segments(Request):
+    """Have the descriptors of segments."""
+
+    kind: ClassVar[str] = "segments"
+    segment_ids: Annotated[list[SegmentId], Meta(max_length=MAX_DESCRIPTORS)]
+
+
+class Delete(Request):
+    """Delete objects."""
+
+    kind: ClassVar[str] = "delete"
+    object_ids: list[ObjectId]
+    missing_ok: bool
+
+
+class Settling(Request):
+    """See `Client.settling`."""
+
+    kind: ClassVar[str] = "settling"
+    object_id: ObjectId
+
+
+class Settled(Request):
+    """See `Client.settled`."""
+
+    kind: ClassVar[str] = "settled"
+    object_id: ObjectId
+
+
+class EndLeases(Request):
+    """See `Client.end_leases`."""
+
+    kind: ClassVar[str] = "end_leases"
+    object_ids: list[ObjectId]
+
+
+class List(Request):
+    """See `Client.list`."""
+
+    kind: ClassVar[str] = "list"
+
+
+class Stats(Request):
+    """See `Client.stats`."""
+
+    kind: ClassVar[str] = "stats"
+
+
+class Memory(Request):
+    """See `Client.memory`."""
+
+    kind: ClassVar[str] = "memory"
+
+
+class MemoryBySegment(Request):
+    """See `Client.memory_by_segment`."""
+
+    kind: ClassVar[str] = "memory_by_segment"
+
+
+class Evictions(Request):
+    """See `Client.evictions`."""
+
+    kind: ClassVar[str] = "evictions"
+
+
+class ReadBack(Request):
+    """Spilled bytes were read: how many of each file, and the seconds that took in all."""
+
+    kind: ClassVar[str] = "read_back"
+    files: list[tuple[SegmentId, Size]]
+    seconds: Seconds
+
+
+class SpillAhead(Request):
+    """See `Client.spill_ahead`."""
+
+    kind: ClassVar[str] = "spill_ahead"
+    object_ids: list[ObjectId]
+
+
+class ReadAhead(Request):
+    """See `Client.read_ahead`."""
+
+    kind: ClassVar[str] = "read_ahead"
+    object_ids: list[ObjectId]
+
+
+class Evicted(Request):
+    """See `Client.record_rollback`."""
+
+    kind: ClassVar[str] = "evicted"
+    name: Name
+    nbytes: Size
+    expected: Seconds
+    seconds: Seconds
+
+
+class Shutdown(Request):
+    """End the store."""
+
+    kind: ClassVar[str] = "shutdown"
+
+
+class CacheOpen(Request):
+    """See `CacheCalls.cache_open`."""
+
+    kind: ClassVar[str] = "cache_open"
+    token: bytes
+    file: bytes
+    path: Name
+    wanted: list[Wanted]
+    most: Annotated[int, Meta(ge=1, le=1 << 31)]
+
+
+class Column(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A decoded column. layout: distinct (part, number of its chunks), in the object's order."""
+
+    unit: Unit
+    layout: Annotated[list[tuple[Number, Number]], Meta(min_length=1)]
+    seconds: Seconds
+    object_id: ObjectId
+    own: bytes
+    foreign: Foreign
+    message: bytes
+    counters: Counters
+
+    def __post_init__(self) -> None:
+        _check_packed(self)
+        if len({part for part, _ in self.layout}) < len(self.layout):
+            raise ValueError("the parts of a layout are distinct")
+
+
+class CachePublish(Request):
+    """See `CacheCalls.cache_publish`."""
+
+    kind: ClassVar[str] = "cache_publish"
+    token: bytes
+    file: bytes
+    path: Name
+    columns: list[Column]
+    adopted: Adopted = []
+
+    @property
+    def descriptors(self) -> int:
+        return len(self.adopted)
+
+
+class CacheFail(Request):
+    """See `CacheCalls.cache_fail`. error: its class's name, its text."""
+
+    kind: ClassVar[str] = "cache_fail"
+    token: bytes
+    file: bytes
+    failed: list[Wanted]
+    error: tuple[str, str]
+
+
+class CacheRelease(Request):
+    """See `CacheCalls.cache_release`."""
+
+    kind: ClassVar[str] = "cache_release"
+    token: bytes
+
+
+class CacheList(Request):
+    """See `CacheCalls.cache_list`."""
+
+    kind: ClassVar[str] = "cache_list"
+
+
+class CacheDrop(Request):
+    """See `CacheCalls.cache_drop`."""
+
+    kind: ClassVar[str] = "cache_drop"
+    path: Name | None
+
+
+def _check_packed(publication: Put | Column) -> None:
+    if any(len(packed) % 16 for packed in (publication.own, *(p for _, p in publication.foreign))):
+        raise ValueError("allocations are pairs of 8 bytes each")
+
+
+REQUESTS: dict[str, type[Request]] = {each.kind: each for each in Request.__subclasses__()}
+"""All requests, by kind."""
+
+_decoders = {kind: msgspec.msgpack.Decoder(each) for kind, each in REQUESTS.items()}
+
+
+def decode(kind: str, body: msgspec.Raw) -> Request:
+    """Return a request. Raises ProtocolError for one that is unknown or malformed."""
+    if kind not in _decoders:
+        raise ProtocolError(f"there is no request {kind!r}")
+    try:
+        return _decoders[kind].decode(body)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"a malformed {kind!r}: {error}") from None
+
+
+def check(request: Request) -> None:
+    """Raise TypeError or ValueError for a request that the store would refuse as malformed."""
+    try:
+        plain = msgspec.to_builtins(request, builtin_types=(bytes,))
+        msgspec.convert(plain, type(request), builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        kind = TypeError if ", got `" in str(error) else ValueError
+        raise kind(f"a malformed {request.kind!r}: {error}") from None

@@ -1,0 +1,201 @@
+"""What a process has at a node store: pins in its arena, holds, and mapped segments.
+
+What a process publishes stays pinned in its arena for as long as the store's books refer to it. An
+allocation is registered by the link's first publication that names it, one pin kept, and freed by
+one event; both are handled by the reading thread, in the order in which the store sent them, so
+that a pin is never taken for another's. A request that was interrupted is concluded by that thread
+all the same, which then undoes it.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from zerrow_store import forks
+from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
+from zerrow_store.forks import Lock
+from zerrow_store.native import _native
+from zerrow_store.node import adoption, protocol, read_back
+from zerrow_store.node import messages as m
+from zerrow_store.node._ledger import OffsetSet
+from zerrow_store.node.link import Call, Link, links
+from zerrow_store.node.requests import Request, offsets_of
+from zerrow_store.node.wire_errors import make_error
+
+
+class StoreLink(Link):
+    """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._attached = False
+        self._registered = OffsetSet()
+        self._gone: set[bytes] = set()
+
+    def _introduce(self, call: Call) -> None:
+        if self._attached:
+            message, fd = _own_segment()
+            (live,) = call(message, [fd])
+            _native.unpin(self._registered.retain(live))
+
+    def _lose(self) -> None:
+        # Whoever reads it has no hold any more that would say so: it stays pinned.
+        self._registered = OffsetSet()
+
+    def _pause(self) -> None:
+        _native.bound_unpublished(None)
+
+    def _note(self, kind: str, body: Any) -> None:
+        if kind == "freed":
+            _native.unpin(self._registered.remove(body))
+        elif kind == "segment_gone":
+            read_back.forget(body)
+            self._unmap_gone(body)
+        elif kind == "unpublished":
+            _native.bound_unpublished(body)
+        elif kind == "hold_back":
+            _native.hold_back(body)
+        elif kind == "read":
+            if (read := self._settling.pop(body, None)) is not None:
+                read()
+        else:
+            raise ProtocolError(f"the store sent {kind!r}")
+
+    # --- publishing ---
+
+    def _attach(self) -> None:
+        with _attaching:
+            if self._attached:
+                return
+            others = _stores - {self._name}
+            _stores.add(self._name)
+            self._announce()
+            # Another store must not give back, at this process's end, what only this one knows of.
+            # One that is reconnecting tells its store by itself, once there is one.
+            for link in [each for each in links if isinstance(each, StoreLink)]:
+                if link._socket is not None and link._name in others:
+                    with contextlib.suppress(StoreUnavailableError):
+                        link._announce()
+                        others.discard(link._name)
+            for name in others:
+                with contextlib.suppress(StoreUnavailableError):
+                    told = StoreLink(name)
+                    told._announce()
+                    told.close()
+
+    def _announce(self) -> None:
+        message, fd = _own_segment()
+        self._request(message, fds=[fd])
+
+    def _begin_publication(self, message: m.Put | m.CachePublish) -> Request:
+        """Send a publication, and with it what segments of no process it refers to.
+
+        On failure the allocations are unpinned.
+        """
+        parts = [message] if isinstance(message, m.Put) else message.columns
+        own = b"".join(each.own for each in parts)
+        fds: list[int] = []
+        try:
+            adopted = adoption.take([s for each in parts for s, _ in each.foreign])
+            fds = [fd for _, fd, _ in adopted]
+            message.adopted = [(segment_id, size) for segment_id, _, size in adopted]
+            if own or (isinstance(message, m.Put) and message.owned):
+                self._attach()
+            request = self._send(Request(message, own, fds))
+        except BaseException:
+            _native.unpin(offsets_of(own))
+            adoption.close(fds)
+            raise
+        request.future.add_done_callback(lambda _: adoption.close(fds))
+        return request
+
+    # --- answers ---
+
+    def _conclude(self, request: Request, frame: protocol.Frame) -> Any:
+        message, body = request.message, frame.body
+        if frame.kind == "error":
+            error = make_error(*body)
+            # Sent twice around a crash of the store, and the first time has counted.
+            if not (isinstance(error, ObjectExistsError) and request.hang_ups):
+                _native.unpin(offsets_of(request.own))
+                raise error
+            body = [b""]
+        if isinstance(message, m.Attach):
+            self._attached = True
+        elif isinstance(message, m.Put):
+            # One pin for each allocation in the books is enough.
+            _native.unpin(self._registered.add(request.own))
+        elif isinstance(message, m.Get | m.Hold):
+            with self._lock:
+                self._held[message.object_id] += 1
+        elif isinstance(message, m.CacheOpen):
+            with self._lock:
+                self._held.update(hit[1] for hit in body[0])
+        elif isinstance(message, m.CachePublish):
+            self._conclude_columns(message.columns, body)
+        elif isinstance(message, m.Segments):
+            fds = frame.take_descriptors(len(message.segment_ids))
+            _map(message.segment_ids, fds, *body)
+        return body
+
+    def _conclude_columns(self, columns: Sequence[m.Column], admitted: Sequence[bool]) -> None:
+        # One at a time: columns share allocations, and each has pinned them.
+        for column, ok in zip(columns, admitted, strict=True):
+            if ok:
+                _native.unpin(self._registered.add(column.own))
+                with self._lock:
+                    self._held[column.object_id] += 1
+            else:
+                _native.unpin(offsets_of(column.own))
+
+    def _undo(self, request: Request) -> None:
+        message = request.message
+        if isinstance(message, m.Put):
+            self._send_quietly(m.Delete([message.object_id], True))
+        elif isinstance(message, m.Get | m.Hold):
+            self._releases.put(message.object_id)
+        elif isinstance(message, m.CacheOpen):
+            for hit in request.future.result()[0]:
+                self._releases.put(hit[1])
+            self._send_quietly(m.CacheRelease(message.token))
+        elif isinstance(message, m.CachePublish):
+            for column, admitted in zip(message.columns, request.future.result(), strict=True):
+                if admitted:
+                    self._releases.put(column.object_id)
+
+    def _unmap_gone(self, *segment_ids: bytes) -> None:
+        with self._lock:
+            self._gone.update(segment_ids)
+            if self._gone:
+                mapped = set(_native.mapped_segments())
+                self._gone = {s for s in self._gone & mapped if not _native.unmap_segment(s)}
+
+
+_attaching = Lock()
+_stores: set[str] = set()
+"""The stores that this process's arena was attached to; guarded by `_attaching`."""
+
+forks.register(in_child=_stores.clear)  # the child's arena is another
+
+
+def _own_segment() -> tuple[m.Attach, int]:
+    segment_id, fd, size = _native.arena_segment()
+    return m.Attach(segment_id, size, len(_stores) > 1), fd
+
+
+def _map(
+    segment_ids: Sequence[bytes],
+    fds: Sequence[int],
+    sizes: Sequence[int],
+    checksums: Sequence[list[Any]],
+) -> None:
+    try:
+        for segment_id, fd, size, spilled in zip(segment_ids, fds, sizes, checksums, strict=True):
+            # Registered first: as soon as it is mapped, another thread may read it.
+            if spilled:
+                read_back.register(segment_id, fd, size, spilled)
+            _native.map_segment(segment_id, fd, size, sealed=not spilled)
+    finally:
+        for fd in fds:
+            os.close(fd)

@@ -1,0 +1,27 @@
+"""How errors travel in a reply: the name of their class, and what its constructor wants."""
+
+from typing import Any
+
+from zerrow_store import errors
+from zerrow_store.errors import DecodeError, ObjectNotFoundError, StoreFullError, ZerrowError
+
+
+def describe(error: ZerrowError) -> list[Any]:
+    """Return an error as it travels."""
+    if isinstance(error, StoreFullError):
+        return ["StoreFullError", [error.needed, error.used, error.budget]]
+    if isinstance(error, ObjectNotFoundError):
+        return ["ObjectNotFoundError", [error.object_id]]
+    if isinstance(error, DecodeError):
+        return ["DecodeError", [error.kind, str(error)]]
+    return [type(error).__name__, [str(error)]]
+
+
+def make_error(name: str, arguments: list[Any]) -> Exception:
+    """Return the error that a reply describes."""
+    cls = getattr(errors, name)
+    if cls is StoreFullError:
+        needed, used, budget = arguments
+        return StoreFullError(needed=needed, used=used, budget=budget)
+    error: Exception = cls(*arguments)
+    return error
