@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import uuid
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import zerrow_store
 from tests.node.conftest import table
 from tests.node.helpers import processes
+from zerrow_store.node import protocol
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -117,7 +119,10 @@ def test_doctor_says_where_the_logs_are(name, tmp_path):
     run("stop", "--name", name)
     log = tmp_path / "store.log"
     assert run("start", "--name", name, "--log", str(log)).returncode == 0
-    checks = json.loads(run("doctor", "--format", "json").stdout)
+    with protocol.listen(f"{name}-other") as of_another_version:
+        threading.Thread(target=lambda: of_another_version.accept()[0].close()).start()
+        checks = json.loads(run("doctor", "--format", "json").stdout)
     (finding,) = [row["finding"] for row in checks if row["check"] == "logs"]
     assert f"store {name}: {log}" in finding
+    assert f"{name}-other.log perhaps" in finding
     assert {path.name for path in tmp_path.iterdir()} == {"store.log", "store-supervisor.log"}

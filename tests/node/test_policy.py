@@ -1,11 +1,13 @@
 """Eviction policies: their order, and the real evictor over random histories of a store."""
 
 import contextlib
+import math
 import os
 import select
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -296,3 +298,31 @@ TestSwap = histories("swap")
 TestRollback = histories("rollback")
 TestLru = histories("lru")
 TestNone = histories("none")
+
+
+class Unsound:
+    """A policy that raises, names no way of the candidate's, or ranks by no number."""
+
+    def __init__(self, way: str | None = "spill", rank: object = (0.0, 0.0)) -> None:
+        self._way, self._rank = way, rank
+
+    def way(self, candidate: Candidate) -> str | None:
+        if self._way is None:
+            raise LookupError("unforeseen")
+        return self._way
+
+    def rank(self, candidate: Candidate, floor: float) -> Any:
+        return self._rank
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Unsound(None), Unsound("burn"), Unsound(rank=(0.0, math.nan)), Unsound(rank=None)],
+    ids=["raises", "no way", "nan", "no rank"],
+)
+def test_a_policy_that_fails_breaks_no_put(policy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    queue = EvictionQueue(policy)
+    for key in range(3):
+        queue.add(Candidate(key, 10, {"spill": 1.0 + key}, 0.0))
+    assert [queue.pop()[0].key for _ in range(3)] == [0, 1, 2]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.node.budget import default_budget, memory_limit
 from zerrow_store.node.logs import default_log
 from zerrow_store.node.protocol import running_stores
@@ -116,11 +117,18 @@ def _huge_pages() -> str:
 
 
 def _logs() -> str:
-    from zerrow_store.node.client import Client
-
-    found = {name: Client(name).stats().log for name in running_stores()}
+    found = {name: _log_of(name) for name in running_stores()}
     found.setdefault("default", f"{default_log('default')} (not running)")
     return "; ".join(f"store {name}: {log}" for name, log in found.items())
+
+
+def _log_of(name: str) -> str:
+    from zerrow_store.node.client import Client
+
+    try:
+        return Client(name).stats().log
+    except StoreUnavailableError:  # of another version, or just ending
+        return f"{default_log(name)} perhaps (it does not answer)"
 
 
 def _kernelzero() -> str:
