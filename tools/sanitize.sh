@@ -12,21 +12,32 @@ build() { # build COPY FLAGS
     rm -rf "$1"
     mkdir -p "$1/reports"
     git ls-files | tar -cT - | tar -xC "$1"
-    "$bin/cmake" -S "$1" -B "$1/build" -GNinja -DCMAKE_BUILD_TYPE=None \
-        -DCMAKE_CXX_FLAGS="$2 -O1 -g1 -DNDEBUG -fno-omit-frame-pointer" \
+    "$bin/cmake" -S "$1" -B "$1/build" -GNinja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+        -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="$2 -O1 -g1 -DNDEBUG -fno-omit-frame-pointer" \
         -DCMAKE_MAKE_PROGRAM="$bin/ninja" \
         -DPython_EXECUTABLE="$bin/python" -Dpybind11_DIR="$("$bin/python" -m pybind11 --cmakedir)"
     "$bin/cmake" --build "$1/build"
     cp "$1"/build/_native*.so "$1/build/_build_info.py" "$1/zerrow_store/native/"
     cp "$1"/build/_ledger*.so "$1"/build/_disk*.so "$1/zerrow_store/node/"
+    # The finder of the editable installation comes before PYTHONPATH, in every process.
+    cat >"$1/sitecustomize.py" <<'EOF'
+import sys
+
+sys.meta_path = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuildRedirectingFinder"]
+EOF
+}
+
+instrumented() { # instrumented ARGUMENTS... : Python over a copy
+    # The address of a mapping means something to the sanitizers: none is to be drawn by lot.
+    (cd "$copy" && LD_PRELOAD=$preload PYTHONPATH="$copy:$copy/integrations" \
+        setarch -R "$bin/python" "$@")
 }
 
 run() { # run COPY LIBRARY TESTS... : the tests over a copy, with a sanitizer's library in all processes
     copy=$1 preload="$(g++ -print-file-name="$2") $(g++ -print-file-name=libstdc++.so)"
     shift 2
-    # The address of a mapping means something to the sanitizers: none is to be drawn by lot.
-    (cd "$copy" && LD_PRELOAD=$preload PYTHONPATH="$copy:$copy/integrations" \
-        setarch -R "$bin/python" -m pytest "$@") || status=1
+    instrumented -c "from zerrow_store.native import _native as n; assert '$copy' in n.__file__, n"
+    instrumented -m pytest "$@" || status=1
     for report in "$copy"/reports/*; do
         [ -e "$report" ] || continue
         cat "$report"
