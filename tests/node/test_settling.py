@@ -3,42 +3,73 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.node.conftest import eventually
 from zerrow_store.node.client import Client
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.settling import Settling
 
 PRODUCER = """
-import sys, time, zerrow_store
+import sys, zerrow_store
 from tests.node.conftest import table
 from zerrow_store.native import _native
 client = zerrow_store.connect(sys.argv[1])
-for object_id in (b"unread", b"read", b"settled", b"own"):
+for object_id in (b"plain", b"plain, read", b"kept", b"kept, read", b"settled", b"own"):
     client.publish(object_id, _native.encode(table()))
-    client.settling(object_id, lambda object_id=object_id: print(object_id.decode(), flush=True))
+    if not object_id.startswith(b"plain"):
+        read = lambda object_id=object_id: print(object_id.decode(), flush=True)
+        client.settling(object_id, read)
 client.settled(b"settled")
 client.hold(b"own")
 client.stats()  # the store has heard it
 print("ready", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
+ALL = [b"plain", b"plain, read", b"kept", b"kept, read", b"settled", b"own"]
 
-def test_what_somebody_has_read_is_settled(client, name):
+
+@pytest.fixture
+def producer(client, name):
+    """A process that has published `ALL`, of which two were read by this one."""
     command = [sys.executable, "-c", PRODUCER, name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "ready\n"
-        hold = client.hold(b"read")
-        assert process.stdout.readline() == "read\n"
-        del hold
+        client.hold(b"plain, read")
+        client.hold(b"kept, read")
+        assert process.stdout.readline() == "kept, read\n"
+        yield process
         process.kill()
+
+
+def gone(client, producer):
+    producer.wait()
     eventually(lambda: client.stats().clients == 1, "the store has seen the producer end")
-    kept = client.end_leases([b"unread", b"read", b"settled", b"own", b"unknown"])
-    assert sorted(kept) == [b"own", b"unread"]
-    assert sorted(info.object_id for info in client.list()) == [b"own", b"unread"]
-    client.delete([b"unread", b"own"])
+
+
+def test_of_a_killed_producer_what_nobody_has_read_is_kept(client, producer):
+    producer.kill()
+    gone(client, producer)
+    kept = sorted(client.end_leases([*ALL, b"unknown"]))
+    assert kept == [b"kept", b"own", b"plain", b"settled"]
+    assert sorted(info.object_id for info in client.list()) == kept
+    assert sorted(client.end_leases(kept)) == kept  # however late
+    client.delete(kept)
     assert client.stats().bytes_stored == 0
+
+
+def test_of_a_producer_that_ends_as_it_should_nothing_is(client, producer):
+    producer.stdin.close()
+    gone(client, producer)
+    assert client.end_leases(ALL) == ()
+    assert client.list() == []
+
+
+def test_of_a_producer_that_lives_nothing_is(client, producer):
+    assert client.end_leases(ALL) == ()
+    eventually(lambda: client.stats().bytes_stored == 0, "all is freed")
 
 
 def test_a_producer_that_comes_back_still_has_its_leases(client, name):

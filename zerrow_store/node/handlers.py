@@ -52,6 +52,7 @@ class Handlers:
             m.Delete: self._delete,
             m.Settling: self._settling,
             m.Settled: self._settled,
+            m.Leaving: self._leaving,
             m.EndLeases: self._end_leases,
             m.List: self._list,
             m.Memory: self._memory,
@@ -151,6 +152,9 @@ class Handlers:
 
     def _settled(self, call: Call, request: m.Settled) -> None:
         self._lives.settling.over(request.object_id)
+
+    def _leaving(self, call: Call, request: m.Leaving) -> None:
+        self._lives.settling.left(call.connection)
 
     def _end_leases(self, call: Call, request: m.EndLeases) -> list[bytes]:
         return self._lives.end_leases(request.object_ids)
