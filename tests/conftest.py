@@ -7,9 +7,23 @@ from collections.abc import Iterator
 import pytest
 
 from tests.node.helpers import Store
+from zerrow_store.config import MemoryConfig
+from zerrow_store.native import _native
 
 # Started in the background this process ignores control-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _arena_as_configured() -> None:
+    """The tests' own arena is as the environment says, also where no capture is started."""
+    config = MemoryConfig.from_environment()
+    _native.configure_arena(
+        capacity=config.arena_capacity,
+        warm_limit=config.warm_limit,
+        decay_ms=config.decay_ms,
+        huge_pages=config.huge_pages,
+    )
 
 
 @pytest.fixture
