@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -11,6 +12,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <optional>
 
 namespace zerrow {
 namespace {
@@ -42,10 +45,43 @@ bool EachPage(const uint8_t* address, uint64_t length, Visit visit) {
   return left == 0 || !more;
 }
 
+// PAGEMAP_SCAN, as linux/fs.h has it since 6.7.
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+struct PageScan {
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+constexpr unsigned long kPageScan = _IOWR('f', 16, PageScan);
+constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
+
+// Whether a page of a range is anonymous, by the kernel's own search: it takes a huge page in one step.
+// Nothing if the kernel has none.
+std::optional<bool> ScanForAnonymous(const uint8_t* address, uint64_t length) {
+  int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return std::nullopt;
+  PageRegion region;
+  PageScan scan{};
+  scan.size = sizeof(scan);
+  scan.start = reinterpret_cast<uintptr_t>(address);
+  scan.end = scan.start + RoundUp(length, kPage);
+  scan.vec = reinterpret_cast<uintptr_t>(&region);
+  scan.vec_len = scan.max_pages = 1;
+  scan.category_inverted = scan.category_mask = kIsFile;
+  scan.category_anyof_mask = kIsPresent | kIsSwapped;
+  scan.return_mask = kIsFile;
+  int found = ioctl(fd, kPageScan, &scan);
+  close(fd);
+  if (found < 0) return std::nullopt;
+  return found > 0;
+}
+
 }  // namespace
 
 bool PrivatelyWritten(const uint8_t* address, uint64_t length) {
   // A page of a private file mapping becomes anonymous when it is written.
+  if (std::optional<bool> found = ScanForAnonymous(address, length)) return *found;
   bool written = false;
   bool known = EachPage(address, length, [&](uint64_t entry) {
     written = (entry & (kPresent | kSwapped)) != 0 && (entry & kFileOrShared) == 0;
