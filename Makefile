@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-decache bench-kernelzero \
+.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-huge-pages bench-decache bench-kernelzero \
 	bench-pressure bench-pipelines bench-sandbox nightly sanitize clean
 
 demo: $(STAMP)
@@ -37,6 +37,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.hop
+
+bench-huge-pages: $(STAMP)
+	$(BIN)/python -m benchmarks.huge_pages
 
 bench-decache: $(STAMP)
 	$(BIN)/python -m benchmarks.decache
