@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
-.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-decache bench-kernelzero \
+.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
 	bench-pressure bench-pipelines bench-sandbox nightly sanitize clean
 
 demo: $(STAMP)
@@ -41,6 +41,9 @@ bench: $(STAMP)
 # Calls and hops of an ordinary job; GUEST=--data: Ray Data.
 bench-guest: $(STAMP)
 	$(BIN)/python -m benchmarks.guest $(GUEST)
+
+bench-huge-pages: $(STAMP)
+	$(BIN)/python -m benchmarks.huge_pages
 
 bench-decache: $(STAMP)
 	$(BIN)/python -m benchmarks.decache

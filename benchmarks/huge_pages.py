@@ -1,19 +1,219 @@
-"""The kernel's setting of which shared memory has huge pages. Needs root."""
+"""What the kernel's work for memory costs: in 4 KiB pages, in huge pages, and for ordinary memory.
 
-import contextlib
+Each step runs in a fresh process, the sides alternately. Prints one JSON object: medians of
+seconds, of system time and of page faults, in milliseconds but for the faults. "small" and "huge"
+are the plugin's arenas; "ordinary" is memory of the default allocators, which others can have as a
+copy only.
+
+    fill       allocate and fill fresh memory
+    put        publish a table, born in Arrow or in NumPy; "again": once more, unchanged
+    read       have a table that another process has published, and read it; ordinary: a copy of it
+    let go     unmap, or free, what was read
+
+A virtual machine may give free memory back to its host, and gets it anew only slowly. So a process
+touches as much as a step is about to take, and frees it, right before the step.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import Any
 
-_SETTING = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zerrow_store.connection import connect
+from zerrow_store.native import _native
+from zerrow_store.node.client import Client
+from zerrow_store.node.supervisor import Supervisor
+
+SIDES = {"small": "off", "huge": "on", "ordinary": "off"}
+STEPS = ["fill", "put arrow", "put numpy", "read"]
+MIB = 1 << 20
+
+Figures = dict[str, dict[str, float]]
 
 
-@contextlib.contextmanager
-def shared_huge_pages(choice: str) -> Iterator[None]:
-    """Have none ("never"), or what asks for them ("advise"); at the end as it was."""
-    settings = _SETTING.read_text()
-    before = settings[settings.index("[") + 1 : settings.index("]")]
-    _SETTING.write_text(choice)
+@contextmanager
+def measured(figures: Figures, name: str) -> Iterator[None]:
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    yield
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    figures[name] = {
+        "ms": 1e3 * (time.perf_counter() - start),
+        "system_ms": 1e3 * (after.ru_stime - before.ru_stime),
+        "faults": after.ru_minflt - before.ru_minflt,
+    }
+
+
+def touch(nbytes: int) -> None:
+    """Have so much memory back from the host, and free it."""
+    memory = mmap(-1, nbytes, MAP_PRIVATE | MAP_ANONYMOUS)
+    memory.madvise(MADV_HUGEPAGE)
+    for start in range(0, nbytes, MIB):
+        memory[start : start + MIB] = b"1" * MIB
+    memory.close()
+
+
+def born(where: str, nbytes: int) -> pa.Table:
+    array = np.ones(nbytes // 8)
+    return pa.table({"x": pc.add(array, 1) if where == "arrow" else array})
+
+
+def warm_up(client: Client) -> None:
+    """Do what a process does once: imports, mapping its own arena."""
+    total(client.get(client.put(pa.table({"x": pa.array(np.ones(10_000))}))))
+
+
+def total(table: pa.Table) -> float:
+    return float(table["x"].chunk(0).to_numpy().sum())
+
+
+# --- the steps, each in a process of its own ---
+
+
+def fill(nbytes: int, figures: Figures) -> None:
+    touch(nbytes)
+    with measured(figures, "fill"):
+        buffer = pa.allocate_buffer(nbytes)
+        np.frombuffer(buffer, np.uint8)[:] = 1
+
+
+def put(client: Client, where: str, nbytes: int, figures: Figures) -> None:
+    warm_up(client)
+    touch(2 * nbytes)
+    table = born(where, nbytes)
+    with measured(figures, f"put {where}"):
+        client.put(table)
+    with measured(figures, f"put {where} again"):
+        client.put(table)
+
+
+def read(client: Client, object_id: bytes, figures: Figures) -> None:
+    warm_up(client)
+    before = set(_native.mapped_segments())
+    with measured(figures, "read"):
+        total(client.get(object_id))
+    (segment,) = set(_native.mapped_segments()) - before
+    gone = False
+    while not gone:  # the view's end is seen by a thread
+        with measured(figures, "let go"):
+            gone = _native.unmap_segment(segment)
+
+
+def read_ordinary(nbytes: int, figures: Figures) -> None:
+    table = born("arrow", nbytes)
+    touch(nbytes)
+    with measured(figures, "read"):
+        copy = pa.table({"x": table["x"].chunk(0).to_numpy().copy()})
+        total(copy)
+    with measured(figures, "let go"):
+        del copy
+
+
+def run_step(options: argparse.Namespace) -> Figures:
+    figures: Figures = {}
+    what, _, where = options.step.partition(" ")
+    client = None if options.side == "ordinary" else connect(options.store)
+    if what == "fill":
+        fill(options.nbytes, figures)
+    elif what == "read" and client is None:
+        read_ordinary(options.nbytes, figures)
+    elif client is not None and what == "read":
+        read(client, bytes.fromhex(options.object), figures)
+    elif client is not None:
+        put(client, where, options.nbytes, figures)
+    return figures
+
+
+def give(options: argparse.Namespace) -> None:
+    """Publish a table for a reader, and keep it until this process's input ends."""
+    client = connect(options.store)
+    touch(2 * options.nbytes)
+    print(client.put(born("arrow", options.nbytes)).hex(), flush=True)
+    sys.stdin.read()
+
+
+# --- all of them ---
+
+
+def command(store: str, step: str, side: str, nbytes: int, *more: str) -> list[str]:
+    arguments = ["--store", store, "--step", step, "--side", side, "--nbytes", str(nbytes)]
+    return [sys.executable, "-m", "benchmarks.huge_pages", *arguments, *more]
+
+
+def run_in_process(store: str, step: str, side: str, nbytes: int) -> Figures:
+    environ = os.environ | {"ZERROW_HUGE_PAGES": SIDES[side]}
+    giver, more = None, []
+    if step == "read" and side != "ordinary":
+        giver = subprocess.Popen(
+            command(store, "give", side, nbytes),
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert giver.stdout is not None
+        more = ["--object", giver.stdout.readline().strip()]
+    done = subprocess.run(
+        command(store, step, side, nbytes, *more), env=environ, stdout=subprocess.PIPE, check=True
+    )
+    if giver is not None:
+        giver.communicate()
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def compare(nbytes: int, repeat: int) -> dict[str, Any]:
+    name = f"huge-pages-{uuid.uuid4().hex[:8]}"
+    supervisor = Supervisor(name, budget=8 * nbytes)
+    supervisor.start()
+    runs: defaultdict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     try:
-        yield
+        for step in STEPS:
+            for _ in range(repeat):
+                for side in SIDES:
+                    for what, figures in run_in_process(name, step, side, nbytes).items():
+                        runs[what, side].append(figures)
     finally:
-        _SETTING.write_text(before)
+        supervisor.stop()
+    results: dict[str, Any] = {}
+    for (what, side), each in runs.items():
+        medians = {key: round(statistics.median(f[key] for f in each), 1) for key in each[0]}
+        results.setdefault(what, {})[side] = medians
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--nbytes", type=int, default=1 << 30)
+    parser.add_argument("--store", help=argparse.SUPPRESS)
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--object", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step == "give":
+        give(options)
+    elif options.step is not None:
+        print(json.dumps(run_step(options)))
+    else:
+        from benchmarks.hop import environment
+
+        results = compare(options.nbytes, options.repeat)
+        print(json.dumps({**environment(), "bytes": options.nbytes, "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

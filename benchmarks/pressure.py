@@ -6,9 +6,9 @@ it with eviction by "swap" (the store spills to disk), "rollback" (made again) a
 Ray with an object store of the same size, which spills by itself. Each is a Ray of its own, in a
 memory cgroup with a hard limit of that and what Python, Ray and the functions themselves take: the
 pages of spilled files count, too. All that is run with the machine's own disk; with one of 250
-MB/s, as machines in a cloud have; and with its own disk and huge pages for shared memory that asks
-for them, as the plugin's does. Prints tables of seconds (medians) and the most memory, writes JSON
-and a plot. Needs root, for the cgroup, the slow disk and the huge pages.
+MB/s, as machines in a cloud have; in both with arenas in 4 KiB pages; and with its own disk and
+arenas in huge pages. Prints tables of seconds (medians) and the most memory, writes JSON and a
+plot. Needs root, for the cgroup and the slow disk.
 """
 
 import argparse
@@ -31,7 +31,6 @@ import ray
 from benchmarks.bookkeeping import measure_apart
 from benchmarks.cgroup import run_limited
 from benchmarks.hop import environment
-from benchmarks.huge_pages import shared_huge_pages
 from benchmarks.slow_disk import slow_disk
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,11 +40,11 @@ TABLES, TABLE, MEMORY = 12, 64 * MIB, 4 * 64 * MIB + 32 * MIB
 OVERHEAD = 1 << 30
 LATENCIES = (0.0, 0.1, 0.3, 1.0)
 SIDES = ("plain Ray", "swap", "rollback", "adaptive")
-# The disk's bytes a second (None: the machine's own), and which shared memory has huge pages.
+# The disk's bytes a second (None: the machine's own), and whether arenas are in huge pages.
 MACHINES = {
-    "own disk": (None, "never"),
-    "disk of 250 MB/s": (250_000_000, "never"),
-    "own disk, huge pages": (None, "advise"),
+    "own disk": (None, "off"),
+    "disk of 250 MB/s": (250_000_000, "off"),
+    "own disk, huge pages": (None, "on"),
 }
 DISK_SIZE = 32 << 30  # sparse; Ray deletes spilled files late
 
@@ -112,12 +111,13 @@ def run_side(side: str, repeat: int) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def in_own_group(side: str, repeat: int, spill_directory: str) -> dict[str, Any]:
+def in_own_group(side: str, repeat: int, spill_directory: str, huge_pages: str) -> dict[str, Any]:
     """Run a side in a process of its own, all of it under the limit."""
     print(side, file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.pressure", "--side", side]
     command += ["--repeat", str(repeat)]
     environ = {"ZERROW_MEMORY": str(MEMORY), "ZERROW_SPILL_DIR": spill_directory}
+    environ["ZERROW_HUGE_PAGES"] = huge_pages
     return run_limited(command, MEMORY + OVERHEAD, **environ)
 
 
@@ -126,13 +126,12 @@ def run_sides(machine: str, repeat: int) -> dict[str, dict[str, Any]]:
     print(f"--- {machine}", file=sys.stderr, flush=True)
     bandwidth, huge_pages = MACHINES[machine]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(shared_huge_pages(huge_pages))
         directory = (
             stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
             if bandwidth is None
             else str(stack.enter_context(slow_disk(bandwidth, DISK_SIZE)))
         )
-        runs = {side: in_own_group(side, repeat, directory) for side in SIDES}
+        runs = {side: in_own_group(side, repeat, directory, huge_pages) for side in SIDES}
     if failed := [side for side in SIDES if runs[side]["exit"]]:
         raise SystemExit(f"did not finish: {failed}; {runs}")
     return runs

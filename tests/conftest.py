@@ -9,6 +9,8 @@ import pytest
 
 from tests.capabilities import graphviz_is_there, sandboxes_can_be_made
 from tests.node.helpers import Store
+from zerrow_store.config import MemoryConfig
+from zerrow_store.native import _native
 
 __all__ = ["graphviz_is_there", "sandboxes_can_be_made", "store"]
 
@@ -22,6 +24,18 @@ def _state_directory() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", path)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _arena_as_configured() -> None:
+    """The tests' own arena is as the environment says, also where no capture is started."""
+    config = MemoryConfig.from_environment()
+    _native.configure_arena(
+        capacity=config.arena_capacity,
+        warm_limit=config.warm_limit,
+        decay_ms=config.decay_ms,
+        huge_pages=config.huge_pages,
+    )
 
 
 @pytest.fixture

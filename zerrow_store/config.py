@@ -8,7 +8,7 @@ from zerrow_store.sizes import parse_size
 
 _SWITCHES = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
 _GIB = 1 << 30
-KERNELZERO_MODES = ("auto", "on", "off")
+_MODES = ("auto", "on", "off")
 
 
 def machine_memory() -> int:
@@ -26,6 +26,10 @@ class MemoryConfig:
     """Freed memory that keeps its pages, to be used again without page faults."""
     decay_ms: int
     """After this time unused, warm memory goes back to the kernel; 0: at once."""
+    huge_pages: str = "auto"
+    """Whether the arena is in huge pages: on is an error where there are none, auto does without
+    them there.
+    """
     arena_sealable: bool = False
     """Whoever has the arena may seal it against writing, as is done with that of a sandbox."""
     capture_arrow: bool = True
@@ -42,13 +46,14 @@ class MemoryConfig:
             )
         if self.warm_limit < 0 or self.decay_ms < 0:
             raise ValueError("ZERROW_WARM_LIMIT and ZERROW_DECAY_MS cannot be negative")
-        if self.kernelzero not in KERNELZERO_MODES:
-            raise ValueError(f"ZERROW_KERNELZERO: {self.kernelzero!r} is not auto, on or off")
+        for name, mode in ("KERNELZERO", self.kernelzero), ("HUGE_PAGES", self.huge_pages):
+            if mode not in _MODES:
+                raise ValueError(f"ZERROW_{name}: {mode!r} is not auto, on or off")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "MemoryConfig":
-        """Read ZERROW_ARENA_CAPACITY, _WARM_LIMIT, _DECAY_MS, _CAPTURE_ARROW, _CAPTURE_NUMPY and
-        _KERNELZERO.
+        """Read ZERROW_ARENA_CAPACITY, _WARM_LIMIT, _DECAY_MS, _HUGE_PAGES, _CAPTURE_ARROW,
+        _CAPTURE_NUMPY and _KERNELZERO.
 
         Raises ValueError that names the variable.
         """
@@ -59,8 +64,13 @@ class MemoryConfig:
             decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 500),
             capture_arrow=_switch(environ, "ZERROW_CAPTURE_ARROW"),
             capture_numpy=_switch(environ, "ZERROW_CAPTURE_NUMPY"),
-            kernelzero=environ.get("ZERROW_KERNELZERO", "").strip().lower() or "auto",
+            huge_pages=_mode(environ, "ZERROW_HUGE_PAGES"),
+            kernelzero=_mode(environ, "ZERROW_KERNELZERO"),
         )
+
+
+def _mode(environ: Mapping[str, str], name: str) -> str:
+    return environ.get(name, "").strip().lower() or "auto"
 
 
 def _size(environ: Mapping[str, str], name: str, default: int) -> int:

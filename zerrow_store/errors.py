@@ -13,6 +13,10 @@ class KernelZeroError(ZerrowError):
     """ZERROW_KERNELZERO=on, and the kernel module cannot be used; `zerrow doctor` says the same."""
 
 
+class HugePagesError(ZerrowError):
+    """ZERROW_HUGE_PAGES=on, and there are none; `zerrow doctor` says the same."""
+
+
 class StoreFullError(ZerrowError):
     """A put does not fit the store's memory budget. Sizes are in bytes."""
 

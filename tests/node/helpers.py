@@ -18,6 +18,8 @@ from zerrow_store.connection import connect
 from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
 
+_MEMORY_FILES = ("/memfd:", "/zerrow (deleted)")
+
 _LOOP = """
 import ast, sys, traceback
 names = {}
@@ -78,8 +80,8 @@ class Store:
         return processes("zerrow_store.node.server", self.name)
 
     def memory(self) -> int:
-        """Return the bytes that the memfds of the server really take."""
-        return sum(os.stat(path).st_blocks * 512 for path in memfds(self.server_pid()))
+        """Return the bytes that the memory files of the server really take."""
+        return sum(os.stat(path).st_blocks * 512 for path in memory_files(self.server_pid()))
 
     def stop(self) -> None:
         for worker in self._workers:
@@ -143,18 +145,22 @@ def processes(*words: str) -> list[int]:
     return found
 
 
-def memfds(pid: int) -> list[str]:
-    """Return the paths in /proc of a process's memfds."""
+def memory_files(pid: int) -> list[str]:
+    """Return the paths in /proc of a process's memory files: memfds, and those in huge pages."""
     folder = f"/proc/{pid}/fd"
     paths = [f"{folder}/{fd}" for fd in os.listdir(folder)]
-    return [path for path in paths if _link(path).startswith("/memfd:")]
+    return [path for path in paths if _link(path).startswith(_MEMORY_FILES)]
 
 
 def spilled_files(server: int) -> list[str]:
     """Return the paths in /proc of the files that a store's server has spilled to."""
     folder = f"/proc/{server}/fd"
     links = {path: _link(path) for path in (f"{folder}/{fd}" for fd in os.listdir(folder))}
-    return [path for path, link in links.items() if "(deleted)" in link and "memfd" not in link]
+    return [
+        path
+        for path, link in links.items()
+        if "(deleted)" in link and not link.startswith(_MEMORY_FILES)
+    ]
 
 
 def descriptors(pid: int) -> int:
@@ -163,8 +169,9 @@ def descriptors(pid: int) -> int:
 
 
 def mappings(pid: int) -> int:
-    """Return how many memfds a process has mapped."""
-    return Path(f"/proc/{pid}/maps").read_text().count("/memfd:")
+    """Return how many ranges of memory files a process has mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return sum(maps.count(name) for name in _MEMORY_FILES)
 
 
 def kill(pid: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.helpers import Store, memfds
+from tests.node.helpers import Store, memory_files
 from zerrow_store.native import _native
 from zerrow_store.node.accounting import SegmentMemory
 
@@ -27,15 +27,23 @@ def store() -> Iterator[Store]:
     made.stop()
 
 
-def proportional(pids: list[int], inodes: set[int]) -> int:
+def identity(path: str) -> tuple[str, int]:
+    """Return a file's device and inode, as the kernel writes them in lists of mappings."""
+    status = os.stat(path)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    return device, status.st_ino
+
+
+def proportional(pids: list[int], files: set[tuple[str, int]]) -> int:
     """PSS of the mappings of some files in some processes: a page that n have counts 1/n each."""
     total = 0
     for pid in pids:
-        inode = 0
+        mapped = "", 0
         for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
             if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-                inode = int(line.split()[4])
-            elif line.startswith("Pss:") and inode in inodes:
+                _, _, _, device, inode, *_ = line.split()
+                mapped = device, int(inode)
+            elif line.startswith("Pss:") and mapped in files:
                 total += int(line.split()[1]) * 1024
     return total
 
@@ -54,9 +62,9 @@ def test_resident_is_what_the_processes_have_in_proportion(store: Store) -> None
             ROWS * (n + 1) for n in range(3)
         ]
     report = store.connected().memory()
-    inodes = {os.stat(path).st_ino for path in memfds(store.server_pid())}
+    files = {identity(path) for path in memory_files(store.server_pid())}
     pids = [os.getpid(), store.server_pid(), *(worker.pid for worker in workers)]
-    assert report.resident == pytest.approx(proportional(pids, inodes), rel=0.02)
+    assert report.resident == pytest.approx(proportional(pids, files), rel=0.02)
     assert report.objects_in_use == 3 * NBYTES
     assert report.unpublished >= 3 * NBYTES
 
@@ -85,8 +93,8 @@ def test_each_segment_by_what_it_is_used_for(
         assert (before[first].objects_in_use, before[first].objects_idle) == (NBYTES, NBYTES)
         assert (before[second].objects_in_use, before[second].objects_idle) == (0, 2 * NBYTES)
         assert all(before[pid].unpublished >= NBYTES for pid in (first, second))
-        for pid in (first, second):  # each has but one memfd of its own
-            links = {os.stat(path).st_ino: path for path in memfds(pid)}
+        for pid in (first, second):  # each has but one memory file of its own
+            links = {identity(path): path for path in memory_files(pid)}
             assert before[pid].resident in {os.stat(p).st_blocks * 512 for p in links.values()}
         # What comes then sends what is idle to disk, of which a file tells.
         for n in range(3):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store, alive, kill, memfds, processes, wait_until
+from tests.node.helpers import Store, alive, kill, memory_files, processes, wait_until
 from zerrow_store import Client, StoreUnavailableError, connect
 from zerrow_store.node.supervisor import Supervisor
 
@@ -55,7 +55,7 @@ def test_a_producer_killed_amid_puts_leaves_whole_objects(store: Store) -> None:
     client.delete([info.object_id for info in client.list()])
     del column
     gc.collect()
-    wait_until(lambda: memfds(store.server_pid()) == [])
+    wait_until(lambda: memory_files(store.server_pid()) == [])
 
 
 def test_what_was_deleted_before_a_crash_stays_for_its_reader(store: Store) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import zerrow_store
 from tests.node.conftest import alive, eventually, pinned, table
+from tests.node.helpers import memory_files
 
 PRODUCER = """
 import sys, time, zerrow_store, pyarrow as pa
@@ -47,23 +48,22 @@ def kill(process: "subprocess.Popen[str]") -> None:
     process.stdout.close()
 
 
-def memfd_bytes(pid: int) -> int:
-    """Memory of all memfds that a process has open, from their allocated blocks."""
+def memory_file_bytes(pid: int) -> int:
+    """Memory of all memory files that a process has open, from their allocated blocks."""
     total = 0
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
+    for path in memory_files(pid):
         with contextlib.suppress(FileNotFoundError):  # it may be closed meanwhile
-            if "memfd:" in os.readlink(fd):
-                total += fd.stat().st_blocks * 512
+            total += os.stat(path).st_blocks * 512
     return total
 
 
 def test_a_dead_producers_objects_stay_and_the_rest_is_given_back(client, name):
     producer = spawn(PRODUCER, name)
     server = client.stats().pid
-    before = memfd_bytes(server)
+    before = memory_file_bytes(server)
     kill(producer)
     eventually(
-        lambda: memfd_bytes(server) < before - 70_000_000, "unpublished memory is given back"
+        lambda: memory_file_bytes(server) < before - 70_000_000, "unpublished memory is given back"
     )
     assert client.get(b"made").equals(table())
     segments = client.stats().segments

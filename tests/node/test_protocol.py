@@ -164,8 +164,20 @@ def test_a_hello_comes_first_and_names_the_version(store: Store) -> None:
     old.close()
 
 
-def test_only_a_proper_memfd_is_a_segment(store: Store, tmp_path: Any) -> None:
-    unsealed, sealed = memfd(seals=0), memfd()
+def shared_file(mode: int) -> int:
+    """Make a file that takes no seals, as those in huge pages."""
+    fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, mode)
+    os.ftruncate(fd, 1 << 20)
+    os.fchmod(fd, mode)
+    return fd
+
+
+def test_only_proper_shared_memory_is_a_segment(store: Store, tmp_path: Any) -> None:
+    unsealed, sealed, writable = memfd(seals=0), memfd(), shared_file(0o600)
+    named = os.open(path := f"/dev/shm/zerrow-{os.urandom(8).hex()}", os.O_RDWR | os.O_CREAT, 0o400)
+    os.ftruncate(named, 1 << 20)
+    on_disk = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o400)
+    os.ftruncate(on_disk, 1 << 20)
     plain = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     os.ftruncate(plain, 1 << 20)
     pipe, other_end = os.pipe()
@@ -173,6 +185,9 @@ def test_only_a_proper_memfd_is_a_segment(store: Store, tmp_path: Any) -> None:
         ([SEGMENT, 1 << 20], []),
         ([SEGMENT, 1 << 20], [unsealed]),
         ([SEGMENT, 1 << 20], [plain]),
+        ([SEGMENT, 1 << 20], [writable]),
+        ([SEGMENT, 1 << 20], [named]),
+        ([SEGMENT, 1 << 20], [on_disk]),
         ([SEGMENT, 1 << 20], [pipe]),
         ([SEGMENT, 1 << 21], [sealed]),
         ([SEGMENT, float(1 << 20)], [sealed]),
@@ -183,8 +198,21 @@ def test_only_a_proper_memfd_is_a_segment(store: Store, tmp_path: Any) -> None:
             raw = Raw(store.name)
             assert raw.refused("attach", body, fds), body
             raw.close()
-    for fd in (unsealed, sealed, plain, pipe, other_end):
+    os.unlink(path)
+    for fd in (unsealed, sealed, writable, named, on_disk, plain, pipe, other_end):
         os.close(fd)
+
+
+def test_a_producer_that_truncates_its_file_does_not_end_the_store(store: Store) -> None:
+    raw, fd = Raw(store.name), shared_file(0o400)
+    assert raw.ask("attach", [SEGMENT, 1 << 20], [fd])[0] == "reply"
+    own = struct.pack("<2Q", 0, 1 << 20)
+    assert raw.ask("put", [b"cut", own, [], None, False, False, [0, 0, 0]])[0] == "reply"
+    with unharmed(store):
+        os.ftruncate(fd, 0)
+    assert raw.ask("delete", [[b"cut"], False])[0] == "reply"
+    raw.close()
+    os.close(fd)
 
 
 def test_counters_stay_countable(store: Store, raw: Raw) -> None:

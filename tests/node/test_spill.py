@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.node.helpers import Store, kill, spilled_files, wait_until
+from tests.node.test_protocol import SEGMENT, Raw, shared_file
 from zerrow_store.errors import StoreFullError
 from zerrow_store.native import _native
 from zerrow_store.node.books import Books
@@ -59,6 +61,22 @@ def test_many_times_the_budget_fits_and_comes_back_equal(small: Store) -> None:
         table.validate(full=True)
         assert table.equals(make(n))
     assert client.stats().bytes_copied == 0
+
+
+def test_an_arena_that_its_producer_truncated_stops_nothing(small: Store) -> None:
+    """Its bytes are lost; what goes to disk with them is not, and the disk is not to blame."""
+    hostile, fd = Raw(small.name), shared_file(0o400)
+    assert hostile.ask("attach", [SEGMENT, 1 << 20], [fd])[0] == "reply"
+    own = struct.pack("<2Q", 0, 1 << 20)
+    assert hostile.ask("put", [b"cut", own, [], None, False, False, [0, 0, 0]])[0] == "reply"
+    os.ftruncate(fd, 4096)
+    client = small.connect()
+    ids = [client.put(make(n)) for n in range(32)]
+    for n, object_id in enumerate(ids):
+        assert client.get(object_id).equals(make(n))
+    assert client.stats().bytes_spilled > 0
+    hostile.close()
+    os.close(fd)
 
 
 def test_what_is_read_stays_where_it_is(small: Store) -> None:

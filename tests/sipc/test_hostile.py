@@ -132,6 +132,23 @@ def test_segment_that_is_not_mapped(message: bytes) -> None:
         _native.decode(seal(forged), None)
 
 
+def test_without_seals_nobody_may_be_able_to_write() -> None:
+    """As to files in huge pages, which take none."""
+    segment = os.urandom(16)
+    fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o400)
+    os.ftruncate(fd, 4096)
+    reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    for given, mode in ((fd, 0o400), (reader, 0o600), (reader, 0o420)):
+        os.fchmod(fd, mode)
+        with pytest.raises(_native.SipcError, match="not sealed against shrinking"):
+            _native.map_segment(segment, given, 4096)
+    os.fchmod(fd, 0o400)
+    _native.map_segment(segment, reader, 4096)
+    assert _native.unmap_segment(segment)
+    os.close(fd)
+    os.close(reader)
+
+
 def test_a_file_that_can_shrink_is_not_mapped() -> None:
     fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, 4096)

@@ -206,6 +206,7 @@ def test_another_process_reads(publisher: Publisher) -> None:
     message = publisher.encode(table).message
     files = _native.moved_files(_native.message_segments(message), 10)
     ((segment, fd, size),) = files or [_native.arena_segment()]
+    given = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)  # as the store hands it out
     script = """
         import sys
         import pyarrow.compute as pc
@@ -231,11 +232,12 @@ def test_another_process_reads(publisher: Publisher) -> None:
         assert _native.mapped_segments() == []
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), segment.hex(), str(fd), str(size)],
+        [sys.executable, "-c", textwrap.dedent(script), segment.hex(), str(given), str(size)],
         input=message,
         capture_output=True,
-        pass_fds=[fd],
+        pass_fds=[given],
     )
+    os.close(given)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split() == [str(sum(range(ROWS))), str(ROWS - 1)]
     for _, fd, _ in files:

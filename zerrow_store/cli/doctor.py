@@ -106,14 +106,15 @@ def _mappings() -> str:
 
 
 def _huge_pages() -> str:
-    setting = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
-    chosen = setting[setting.index("[") + 1 : setting.index("]")]
-    if chosen in ("never", "deny"):
-        raise RuntimeError(
-            f"shared memory gets none ({chosen}): first reads fault in 4 KiB pages; "
-            "`echo advise` into /sys/kernel/mm/transparent_hugepage/shmem_enabled helps"
-        )
-    return chosen
+    from zerrow_store.config import MemoryConfig
+    from zerrow_store.memory import huge_pages
+
+    found = huge_pages.probe()
+    if not found.available:
+        raise RuntimeError(f"{found.finding}; first uses and first reads fault in 4 KiB pages")
+    if MemoryConfig.from_environment().huge_pages == "off":
+        raise RuntimeError(f"ZERROW_HUGE_PAGES=off; there are some: {found.finding}")
+    return found.finding
 
 
 def _logs() -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from zerrow_store.config import MemoryConfig
 from zerrow_store.forks import Lock
-from zerrow_store.memory import kernelzero
+from zerrow_store.memory import huge_pages, kernelzero
 
 _log = logging.getLogger("zerrow_store")
 _lock = Lock()
@@ -24,16 +24,19 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
 
     The config (by default from the environment; ValueError if that is wrong) applies to an arena
     made from now on: the first start decides. Starting again switches captures as configured.
-    Raises KernelZeroError if KernelZero is asked for and cannot be used.
+    Raises KernelZeroError or HugePagesError if the one or the other is asked for and cannot be had.
     """
     from zerrow_store.native import _native
 
     config = config or MemoryConfig.from_environment()
+    if config.huge_pages == "on" and not config.arena_sealable:
+        huge_pages.require()
     with _lock:
         _native.configure_arena(
             capacity=config.arena_capacity,
             warm_limit=config.warm_limit,
             decay_ms=config.decay_ms,
+            huge_pages=config.huge_pages,
             sealable=config.arena_sealable,
         )
         _switch("Arrow", _native.capture_arrow, config.capture_arrow)

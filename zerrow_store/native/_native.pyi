@@ -11,6 +11,8 @@ class ArenaStats(TypedDict):
     quarantined: int
     punched: int
     peak: int
+    page: int
+    """The kernel gives the arena memory in pages of this size, as far as it has them free."""
 
 class MovableStats(TypedDict):
     known: int
@@ -20,8 +22,16 @@ class MovableStats(TypedDict):
 
 # --- memory (arena.h, pool.h, capture_*.h) ---
 
+def find_huge_pages() -> tuple[bool, str]:
+    """Return whether arenas can be in huge pages here, and how, or why not. Tries it."""
+
 def configure_arena(
-    *, capacity: int, warm_limit: int, decay_ms: int, sealable: bool = False
+    *,
+    capacity: int,
+    warm_limit: int,
+    decay_ms: int,
+    huge_pages: str = "auto",
+    sealable: bool = False,
 ) -> None:
     """Set the options of arenas made from now on (bytes, bytes, milliseconds).
 

@@ -20,22 +20,24 @@ namespace {
 constexpr uint32_t kPrivateMax = 1000;
 // From here on zeroed memory is taken cold: the pages that are not used then cost nothing.
 constexpr uint64_t kZeroedCold = 4u << 20;
+// Larger ones begin at a huge page: when they are freed, all of their memory can go back.
+constexpr uint64_t kAligned = 16u << 20;
 // Smaller allocations do not wait when producers are held back.
 constexpr uint64_t kHeldBackMin = 1u << 20;
 
 uint64_t ExtentLength(uint64_t size) {
   // Coarser for larger ones, so that sizes which differ little recycle each other's memory.
-  uint64_t granule = size >= (16u << 20) ? 2u << 20 : size >= (1u << 20) ? 64u << 10 : kPage;
+  uint64_t granule = size >= kAligned ? kHugePage : size >= (1u << 20) ? 64u << 10 : kPage;
   return RoundUp(size, std::max(granule, kPage));
 }
 
 }  // namespace
 
-bool Arena::Init(uint64_t wanted, bool sealable) {
+bool Arena::Init(uint64_t wanted, HugePages huge_pages, bool sealable) {
   id_.resize(16);
   if (getrandom(id_.data(), id_.size(), 0) != static_cast<ssize_t>(id_.size())) return false;
-  if (!mapping_.Create(wanted, sealable) || !slabs_.Init(capacity())) return false;
-  free_.Put({0, capacity()}, false);
+  if (!mapping_.Create(wanted, huge_pages, sealable) || !slabs_.Init(capacity())) return false;
+  free_.Start({0, capacity()}, mapping_.page());
   return true;
 }
 
@@ -76,17 +78,19 @@ void Arena::AwaitRoom() const {
 }
 
 bool Arena::AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm) {
-  uint64_t excess;
+  Excess excess;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     Range range;
-    if (!free_.Take(ExtentLength(size), kPage, prefer_warm, &range, warm)) return false;
+    uint64_t length = ExtentLength(size);
+    uint64_t alignment = length >= kAligned ? mapping_.page() : kPage;
+    if (!free_.Take(length, alignment, prefer_warm, &range, warm)) return false;
     extents_[range.offset] = {range.length, size, children_.epoch(), 0, origin, false, false};
     *offset = range.offset;
     AddUnpublished(range.length);
     excess = ExcessWarm();
   }
-  if (excess > 0) GiveBack(excess, false);
+  GiveBack(excess.bytes, excess.which);
   return true;
 }
 
@@ -100,10 +104,11 @@ uint64_t Arena::ResetPeak() {
   return unpublished_peak_ = unpublished_;
 }
 
-uint64_t Arena::ExcessWarm() const {
-  uint64_t bound = unpublished_limit_ - std::min(unpublished_limit_, unpublished_);
-  if (decay_ms_ == 0) bound = 0;
-  return free_.warm() - std::min({free_.warm(), bound, warm_limit_});
+Arena::Excess Arena::ExcessWarm() const {
+  uint64_t warm = free_.warm();
+  uint64_t left = unpublished_limit_ - std::min(unpublished_limit_, unpublished_);
+  uint64_t bound = decay_ms_ == 0 ? 0 : std::min(left, warm_limit_);
+  return {warm - std::min(warm, bound), warm > left ? Which::kAny : Which::kLargest};
 }
 
 bool Arena::TakeSlab(uint64_t* offset) {
@@ -149,7 +154,7 @@ void Arena::Free(uint8_t* address) {
   uint64_t offset = static_cast<uint64_t>(address - base());
   if (inherited_) return FreeInherited(offset);
   uint64_t size = 0;
-  uint64_t excess = 0;
+  Excess excess;
   if (!slabs_.Free(offset, &size)) {
     std::lock_guard<std::mutex> lock(mutex_);
     auto it = extents_.find(offset);
@@ -166,7 +171,7 @@ void Arena::Free(uint8_t* address) {
     excess = ExcessWarm();
   }
   live_ -= size;
-  if (excess > 0) GiveBack(excess, false);
+  GiveBack(excess.bytes, excess.which);
   WakeDecay();
 }
 
@@ -310,7 +315,7 @@ bool Arena::PinExtent(uint64_t offset) {
 void Arena::Unpin(uint64_t offset) {
   if (inherited_) return;  // the parent's pins are the parent's
   uint64_t bytes = 0;
-  uint64_t excess = 0;
+  Excess excess;
   if (!slabs_.Unpin(offset, &bytes)) {
     std::lock_guard<std::mutex> lock(mutex_);
     auto it = extents_.find(offset);
@@ -325,7 +330,7 @@ void Arena::Unpin(uint64_t offset) {
     excess = ExcessWarm();
   }
   pinned_ -= bytes;
-  if (excess > 0) GiveBack(excess, false);
+  GiveBack(excess.bytes, excess.which);
   WakeDecay();
 }
 
@@ -338,7 +343,7 @@ void Arena::Trim(uint64_t keep) {
     std::lock_guard<std::mutex> lock(mutex_);
     warm = free_.warm();
   }
-  if (warm > keep) GiveBack(warm - keep, false);
+  if (warm > keep) GiveBack(warm - keep, Which::kAny);
 }
 
 void Arena::BoundUnpublished(uint64_t limit) {
@@ -348,17 +353,22 @@ void Arena::BoundUnpublished(uint64_t limit) {
     std::lock_guard<std::mutex> lock(mutex_);
     unpublished_limit_ = limit;
     warm = free_.warm();
-    excess = ExcessWarm();
+    excess = ExcessWarm().bytes;
   }
   if (excess > 0) Trim(warm - excess);
 }
 
-void Arena::GiveBack(uint64_t most, bool oldest) {
+bool Arena::TakeWarm(uint64_t most, Which which, Range* out) {
+  if (which == Which::kOldest) return free_.TakeOldestWarm(most, out);
+  return free_.TakeLargestWarm(most, out) || (which == Which::kAny && free_.TakeFragment(out));
+}
+
+void Arena::GiveBack(uint64_t most, Which which) {
   while (most > 0) {
     Range range;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (!(oldest ? free_.TakeOldestWarm(most, &range) : free_.TakeLargestWarm(most, &range))) return;
+      if (!TakeWarm(most, which, &range)) return;
     }
     // Between the locks the range is nobody's.
     bool punched = mapping_.Punch(range);
@@ -373,7 +383,7 @@ void Arena::GiveBack(uint64_t most, bool oldest) {
 ArenaStats Arena::Stats() {
   if (!inherited_) ReleaseHeld();
   std::lock_guard<std::mutex> lock(mutex_);
-  return {live_, pinned_, free_.warm(), quarantined_, punched_, unpublished_peak_};
+  return {live_, pinned_, free_.warm(), quarantined_, punched_, unpublished_peak_, mapping_.page()};
 }
 
 }  // namespace zerrow

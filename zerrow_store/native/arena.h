@@ -1,9 +1,10 @@
-// One process's arena: a sparse memfd, mapped once, from which Arrow and NumPy allocate.
+// One process's arena: a sparse memory file, mapped once, from which Arrow and NumPy allocate.
 //
 // Large allocations are page-aligned extents, small ones slots of slabs. Freed memory is
 // recycled warm up to a bound; beyond it, and after a second unused, its pages go back to
-// the kernel. An allocation that the node store refers to is *pinned*: its memory is not
-// recycled before both its owner has freed it and its last pin is gone.
+// the kernel: huge ones as a whole, or in parts where memory is short. An allocation that the
+// node store refers to is *pinned*: its memory is not recycled before both its owner has freed
+// it and its last pin is gone.
 //
 // All members are safe to call from any thread. The arena is never destroyed: buffers may
 // be freed after the interpreter has gone.
@@ -47,6 +48,7 @@ struct ArenaStats {
   uint64_t quarantined;  // freed bytes that a forked child may still read
   uint64_t punched;      // bytes given back to the kernel so far
   uint64_t peak;         // the most that large allocations held that were not pinned
+  uint64_t page;         // in pages of this size the kernel gives memory, if it has them free
 };
 
 class Arena final : private SlabSource {
@@ -58,7 +60,8 @@ class Arena final : private SlabSource {
   // The arena that `address` lies in: this process's or one inherited by fork. nullptr if none.
   static Arena* Owner(const void* address);
   // Options for arenas made from now on.
-  static void Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, bool sealable);
+  static void Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, HugePages huge_pages,
+                        bool sealable);
 
   // nullptr when the arena is full. Memory is 64-byte aligned, zeroed if asked for.
   uint8_t* Allocate(uint64_t size, Origin origin, bool zeroed = false);
@@ -77,7 +80,7 @@ class Arena final : private SlabSource {
   bool Pin(uint64_t offset);
   void Unpin(uint64_t offset);
 
-  // Gives warm memory beyond `keep` bytes back to the kernel.
+  // Gives warm memory beyond `keep` bytes back to the kernel, if need be parts of huge pages.
   void Trim(uint64_t keep);
   // Keeps what is neither pinned nor given back, in use or warm, at `limit` bytes from now on, as
   // far as giving up warm memory does it.
@@ -115,7 +118,7 @@ class Arena final : private SlabSource {
   };
 
   Arena() : slabs_(this) {}
-  bool Init(uint64_t capacity, bool sealable);
+  bool Init(uint64_t capacity, HugePages huge_pages, bool sealable);
   Range RangeOf(Extents::const_iterator it) const { return {it->first, it->second.length}; }
   Extents::iterator Covering(uint64_t offset);
 
@@ -125,8 +128,14 @@ class Arena final : private SlabSource {
   bool HoldSlot(uint64_t offset, uint32_t born, uint64_t size) override;
 
   void AddUnpublished(uint64_t length);
-  // What is warm beyond the bounds. With the lock.
-  uint64_t ExcessWarm() const;
+  // In which order warm memory is given back, in whole pages; kAny: at last also what splits huge ones.
+  enum class Which { kLargest, kOldest, kAny };
+  struct Excess {
+    uint64_t bytes = 0;
+    Which which = Which::kLargest;
+  };
+  // What is warm beyond the bounds; beyond the store's, memory is short. With the lock.
+  Excess ExcessWarm() const;
   bool AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm);
   void AwaitRoom() const;
   void PutWarm(Range range);
@@ -139,8 +148,9 @@ class Arena final : private SlabSource {
   void Retire(Extents::iterator it);
   void Recycle(Extents::iterator it);
   void ReleaseHeld();
-  // Punches warm ranges, largest or oldest first, until `most` bytes are given back.
-  void GiveBack(uint64_t most, bool oldest);
+  // Punches warm ranges until `most` bytes are given back.
+  void GiveBack(uint64_t most, Which which);
+  bool TakeWarm(uint64_t most, Which which, Range* out);
 
   // decay.cc: the thread that gives back what stays unused
   void WakeDecay();

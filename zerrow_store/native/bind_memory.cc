@@ -26,10 +26,25 @@ Arena* RequireArena() {
   if (arena == nullptr) {
     PyErr_SetString(PyExc_MemoryError,
                     "the arena cannot be made: out of address space or file descriptors "
-                    "(ulimit -v, -n, -f), or ZERROW_ARENA_CAPACITY is below 64 MiB");
+                    "(ulimit -v, -n, -f), ZERROW_ARENA_CAPACITY is below 64 MiB, or ZERROW_HUGE_PAGES=on "
+                    "where there are none");
     throw py::error_already_set();
   }
   return arena;
+}
+
+void ConfigureArena(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, const std::string& huge_pages,
+                    bool sealable) {
+  HugePages choice;
+  if (huge_pages == "auto")
+    choice = HugePages::kAuto;
+  else if (huge_pages == "on")
+    choice = HugePages::kOn;
+  else if (huge_pages == "off")
+    choice = HugePages::kOff;
+  else
+    throw py::value_error("huge_pages is auto, on or off");
+  Arena::Configure(capacity, warm_limit, decay_ms, choice, sealable);
 }
 
 std::tuple<py::bytes, int, uint64_t> ArenaSegment() {
@@ -50,6 +65,7 @@ py::dict GetArenaStats() {
   result["quarantined"] = stats.quarantined;
   result["punched"] = stats.punched;
   result["peak"] = stats.peak;
+  result["page"] = stats.page;
   return result;
 }
 
@@ -166,8 +182,12 @@ struct ArenaProbe {
 }  // namespace
 
 void BindMemory(py::module_& m) {
-  m.def("configure_arena", &Arena::Configure, py::kw_only(), py::arg("capacity"), py::arg("warm_limit"),
-        py::arg("decay_ms"), py::arg("sealable") = false);
+  m.def("configure_arena", &ConfigureArena, py::kw_only(), py::arg("capacity"), py::arg("warm_limit"),
+        py::arg("decay_ms"), py::arg("huge_pages") = "auto", py::arg("sealable") = false);
+  m.def("find_huge_pages", [] {
+    HugePagesFinding found = FindHugePages();
+    return py::make_tuple(found.available, found.text);
+  });
   m.def("arena_segment", &ArenaSegment);
   m.def("arena_stats", &GetArenaStats);
   m.def("arena_trim", &ArenaTrim, py::arg("keep") = 0);

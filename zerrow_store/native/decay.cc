@@ -1,7 +1,7 @@
 // The arena's background thread: gives warm memory back when it has stayed unused.
 //
-// What has been warm throughout the last kTicks ticks of decay_ms / kTicks (the low-water mark
-// of the warm amount) was not needed in that time; so much is punched, oldest first. The thread
+// What has been warm, in whole pages, throughout the last kTicks ticks of decay_ms / kTicks (the
+// low-water mark) was not needed in that time; so much is punched, oldest first. The thread
 // starts with the first freed extent, sleeps while there is nothing to watch, takes no
 // signals and is never joined: like the arena, it may outlive the interpreter.
 #include <pthread.h>
@@ -45,7 +45,7 @@ void Arena::WakeDecay() {
 bool Arena::DecayIdle() {
   if (slabs_.idle()) return false;
   std::lock_guard<std::mutex> lock(mutex_);
-  watch_ = free_.warm() > 0 || !held_.empty() || children_.any();
+  watch_ = free_.returnable() > 0 || !held_.empty() || children_.any();
   return !watch_;
 }
 
@@ -78,7 +78,7 @@ void Arena::DecayTick() {
   }
   if (decay_ms_ == 0) unused = UINT64_MAX;
   if (unused == 0) return;
-  GiveBack(unused, true);
+  GiveBack(unused, Which::kOldest);
   for (uint64_t& low : low_water_) low -= std::min(low, unused);
 }
 

@@ -12,23 +12,40 @@ constexpr int kTries = 8;
 
 }  // namespace
 
+void FreeExtents::Start(Range all, uint64_t page) {
+  page_ = page;
+  Put(all, false);
+}
+
+Range FreeExtents::Returnable(Range range) const {
+  uint64_t begin = RoundUp(range.offset, page_), end = RoundDown(range.end(), page_);
+  if (begin > range.offset && split_.count(begin - page_) > 0) begin = range.offset;
+  if (end < range.end() && split_.count(end) > 0) end = range.end();
+  return begin < end ? Range{begin, end - begin} : Range{range.offset, 0};
+}
+
 void FreeExtents::Insert(Range range, bool warm, uint64_t stamp) {
-  by_offset_[range.offset] = {range.length, warm, stamp};
+  uint64_t returnable = warm ? Returnable(range).length : 0;
+  by_offset_[range.offset] = {range.length, warm, stamp, returnable};
   by_length_[warm].insert({range.length, range.offset});
-  if (!warm) return;
+  if (warm) warm_ += range.length;
+  if (returnable == 0) return;
+  by_returnable_.insert({returnable, range.offset});
   by_age_.insert({stamp, range.offset});
-  warm_ += range.length;
+  returnable_ += returnable;
 }
 
 FreeExtents::Extent FreeExtents::Erase(ByOffset::iterator it) {
   Extent extent = it->second;
-  by_length_[extent.warm].erase({extent.length, it->first});
-  if (extent.warm) {
-    by_age_.erase({extent.stamp, it->first});
-    warm_ -= extent.length;
-    low_water_ = std::min(low_water_, warm_);
-  }
+  uint64_t offset = it->first;
   by_offset_.erase(it);
+  by_length_[extent.warm].erase({extent.length, offset});
+  if (extent.warm) warm_ -= extent.length;
+  if (extent.returnable == 0) return extent;
+  by_returnable_.erase({extent.returnable, offset});
+  by_age_.erase({extent.stamp, offset});
+  returnable_ -= extent.returnable;
+  low_water_ = std::min(low_water_, returnable_);
   return extent;
 }
 
@@ -49,7 +66,37 @@ void FreeExtents::Put(Range range, bool warm) {
       Erase(before);
     }
   }
+  if (!warm) JoinPages(range);
   Insert(range, warm, ++clock_);
+  low_water_ = low_water;
+}
+
+bool FreeExtents::IsColdPage(uint64_t page) const {
+  auto after = by_offset_.upper_bound(page);
+  if (after == by_offset_.begin()) return false;
+  auto it = std::prev(after);
+  return !it->second.warm && it->first + it->second.length >= page + page_;
+}
+
+void FreeExtents::JoinPages(Range cold) {
+  auto first = split_.lower_bound(cold.offset);
+  auto last = first;
+  while (last != split_.end() && *last + page_ <= cold.end()) ++last;
+  split_.erase(first, last);
+}
+
+void FreeExtents::Split(uint64_t page) {
+  if (!split_.insert(page).second) return;
+  // What else of it is warm can be given back from now on.
+  uint64_t low_water = low_water_;
+  auto it = by_offset_.lower_bound(page);
+  if (it != by_offset_.begin() && std::prev(it)->first + std::prev(it)->second.length > page) --it;
+  while (it != by_offset_.end() && it->first < page + page_) {
+    Range range{it->first, it->second.length};
+    auto changed = it++;
+    if (!changed->second.warm) continue;
+    Insert(range, true, Erase(changed).stamp);
+  }
   low_water_ = low_water;
 }
 
@@ -68,6 +115,19 @@ uint64_t FreeExtents::FreeDownTo(uint64_t offset, uint64_t begin) const {
 }
 
 void FreeExtents::Carve(Range range) {
+  uint64_t first = RoundDown(range.offset, page_), last = RoundDown(range.end() - 1, page_);
+  bool before = first < range.offset && IsColdPage(first);
+  bool after = last + page_ > range.end() && IsColdPage(last);
+  Cut(range);
+  auto warm = [this](Range rest) {
+    Cut(rest);
+    Put(rest, true);
+  };
+  if (before) warm({first, range.offset - first});
+  if (after) warm({range.end(), last + page_ - range.end()});
+}
+
+void FreeExtents::Cut(Range range) {
   uint64_t low_water = low_water_;
   auto it = std::prev(by_offset_.upper_bound(range.offset));
   while (it != by_offset_.end() && it->first < range.end()) {
@@ -78,7 +138,7 @@ void FreeExtents::Carve(Range range) {
       Insert({free.offset, range.offset - free.offset}, extent.warm, extent.stamp);
     if (free.end() > range.end()) Insert({range.end(), free.end() - range.end()}, extent.warm, extent.stamp);
   }
-  low_water_ = std::min(low_water, warm_);
+  low_water_ = std::min(low_water, returnable_);
 }
 
 bool FreeExtents::TakeKind(uint64_t length, uint64_t alignment, bool warm, Range* out) {
@@ -130,26 +190,40 @@ bool FreeExtents::TakeAt(uint64_t offset, uint64_t length) {
   return true;
 }
 
-void FreeExtents::TakeTail(uint64_t offset, uint64_t most, Range* out) {
+void FreeExtents::TakeReturnable(uint64_t offset, uint64_t most, Range* out) {
   Extent extent = Erase(by_offset_.find(offset));
-  uint64_t length = std::min(extent.length, RoundUp(most, kPage));
-  *out = {offset + extent.length - length, length};
-  if (extent.length > length) Insert({offset, extent.length - length}, extent.warm, extent.stamp);
-  low_water_ = std::min(low_water_, warm_);
+  uint64_t end = offset + extent.length;
+  Range part = Returnable({offset, extent.length});
+  uint64_t begin = std::max(part.offset, RoundDown(part.end() - std::min(most, part.length), page_));
+  *out = {begin, part.end() - begin};
+  if (offset < begin) Insert({offset, begin - offset}, true, extent.stamp);
+  if (part.end() < end) Insert({part.end(), end - part.end()}, true, extent.stamp);
+  low_water_ = std::min(low_water_, returnable_);
 }
 
 bool FreeExtents::TakeLargestWarm(uint64_t most, Range* out) {
-  if (by_length_[1].empty() || most == 0) return false;
-  TakeTail(std::prev(by_length_[1].end())->second, most, out);
+  if (by_returnable_.empty() || most == 0) return false;
+  TakeReturnable(by_returnable_.rbegin()->second, most, out);
   return true;
 }
 
 bool FreeExtents::TakeOldestWarm(uint64_t most, Range* out) {
   if (by_age_.empty() || most == 0) return false;
-  TakeTail(by_age_.begin()->second, most, out);
+  TakeReturnable(by_age_.begin()->second, most, out);
   return true;
 }
 
-uint64_t FreeExtents::ResetLowWater() { return std::exchange(low_water_, warm_); }
+bool FreeExtents::TakeFragment(Range* out) {
+  if (by_length_[1].empty()) return false;
+  auto [length, offset] = *by_length_[1].rbegin();
+  *out = {offset, length};
+  Erase(by_offset_.find(offset));
+  uint64_t first = RoundDown(out->offset, page_), last = RoundDown(out->end() - 1, page_);
+  if (first < out->offset) Split(first);
+  if (last + page_ > out->end()) Split(last);
+  return true;
+}
+
+uint64_t FreeExtents::ResetLowWater() { return std::exchange(low_water_, returnable_); }
 
 }  // namespace zerrow

@@ -24,12 +24,13 @@ struct Options {
   uint64_t capacity;
   uint64_t warm_limit;
   uint64_t decay_ms;
+  HugePages huge_pages;
   bool sealable;
 };
 
 Options DefaultOptions() {
   uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * kPage;
-  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 500, false};
+  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 500, HugePages::kAuto, false};
 }
 
 Options& GetOptions() {
@@ -67,7 +68,7 @@ Arena* Arena::Get() {
   }
   const Options& options = GetOptions();
   auto* arena = new Arena();
-  if (!arena->Init(options.capacity, options.sealable)) {
+  if (!arena->Init(options.capacity, options.huge_pages, options.sealable)) {
     delete arena;
     g_failed = true;
     return nullptr;
@@ -88,9 +89,10 @@ Arena* Arena::Owner(const void* address) {
   return nullptr;
 }
 
-void Arena::Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, bool sealable) {
+void Arena::Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, HugePages huge_pages,
+                      bool sealable) {
   std::lock_guard<std::mutex> lock(g_mutex);
-  GetOptions() = {capacity, warm_limit, decay_ms, sealable};
+  GetOptions() = {capacity, warm_limit, decay_ms, huge_pages, sealable};
   g_failed = false;
 }
 

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -11,13 +12,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <optional>
 
 namespace zerrow {
 namespace {
-
-constexpr uint64_t kHuge = 2u << 20;
-// Huge pages where the machine lends them to shared memory (shmem_enabled=advise); else no effect.
-void PreferHugePages(uint8_t* start, uint64_t length) { madvise(start, length, MADV_HUGEPAGE); }
 
 constexpr uint64_t kLeast = 64u << 20;  // a smaller arena would serve nobody
 
@@ -46,10 +45,43 @@ bool EachPage(const uint8_t* address, uint64_t length, Visit visit) {
   return left == 0 || !more;
 }
 
+// PAGEMAP_SCAN, as linux/fs.h has it since 6.7.
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+struct PageScan {
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+constexpr unsigned long kPageScan = _IOWR('f', 16, PageScan);
+constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
+
+// Whether a page of a range is anonymous, by the kernel's own search: it takes a huge page in one step.
+// Nothing if the kernel has none.
+std::optional<bool> ScanForAnonymous(const uint8_t* address, uint64_t length) {
+  int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return std::nullopt;
+  PageRegion region;
+  PageScan scan{};
+  scan.size = sizeof(scan);
+  scan.start = reinterpret_cast<uintptr_t>(address);
+  scan.end = scan.start + RoundUp(length, kPage);
+  scan.vec = reinterpret_cast<uintptr_t>(&region);
+  scan.vec_len = scan.max_pages = 1;
+  scan.category_inverted = scan.category_mask = kIsFile;
+  scan.category_anyof_mask = kIsPresent | kIsSwapped;
+  scan.return_mask = kIsFile;
+  int found = ioctl(fd, kPageScan, &scan);
+  close(fd);
+  if (found < 0) return std::nullopt;
+  return found > 0;
+}
+
 }  // namespace
 
 bool PrivatelyWritten(const uint8_t* address, uint64_t length) {
   // A page of a private file mapping becomes anonymous when it is written.
+  if (std::optional<bool> found = ScanForAnonymous(address, length)) return *found;
   bool written = false;
   bool known = EachPage(address, length, [&](uint64_t entry) {
     written = (entry & (kPresent | kSwapped)) != 0 && (entry & kFileOrShared) == 0;
@@ -68,64 +100,69 @@ void ZeroPages(uint8_t* address, uint64_t length) {
   memset(address + zeroed, 0, length - zeroed);  // nothing, or what cannot be told
 }
 
-bool Mapping::Create(uint64_t capacity, bool sealable) {
+bool Mapping::Create(uint64_t capacity, HugePages huge_pages, bool sealable) {
+  file_ = MakeMemoryFile(huge_pages, sealable);
+  if (file_.fd < 0) return false;
   rlimit limit;
   // Beyond RLIMIT_FSIZE ftruncate would raise SIGXFSZ.
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0) capacity = std::min<uint64_t>(capacity, limit.rlim_cur);
-  for (capacity = capacity / kHuge * kHuge; capacity >= kLeast; capacity = capacity / 2 / kHuge * kHuge)
-    if (TryCreate(capacity, sealable)) return true;
+  capacity = capacity / kHugePage * kHugePage;
+  while (capacity >= kLeast && !TryMap(capacity)) capacity = capacity / 2 / kHugePage * kHugePage;
+  if (base_ != nullptr && FixSize(sealable)) return true;
+  if (base_ != nullptr) munmap(base_, capacity_);
+  close(file_.fd);
   return false;
 }
 
-bool Mapping::TryCreate(uint64_t capacity, bool sealable) {
-  int fd = memfd_create("zerrow", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) return false;
+bool Mapping::FixSize(bool sealable) {
+  if (!file_.sealable) return true;
   int seals = F_SEAL_SHRINK | F_SEAL_GROW | (sealable ? 0 : F_SEAL_SEAL);
-  if (ftruncate(fd, static_cast<off_t>(capacity)) != 0 || fcntl(fd, F_ADD_SEALS, seals) != 0) {
-    close(fd);
-    return false;
-  }
+  return fcntl(file_.fd, F_ADD_SEALS, seals) == 0;
+}
+
+bool Mapping::TryMap(uint64_t capacity) {
+  if (ftruncate(file_.fd, static_cast<off_t>(capacity)) != 0) return false;
   // Reserve more and cut: huge pages need offset and address to agree modulo 2 MiB.
   void* reserved =
-      mmap(nullptr, capacity + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (reserved == MAP_FAILED) {
-    close(fd);
-    return false;
-  }
+      mmap(nullptr, capacity + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return false;
   auto start = reinterpret_cast<uintptr_t>(reserved);
-  uintptr_t aligned = RoundUp(start, kHuge);
+  uintptr_t aligned = RoundUp(start, kHugePage);
   auto* base = reinterpret_cast<uint8_t*>(aligned);
   if (aligned > start) munmap(reserved, aligned - start);
-  munmap(base + capacity, start + kHuge - aligned);
-  if (mmap(base, capacity, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
+  munmap(base + capacity, start + kHugePage - aligned);
+  if (mmap(base, capacity, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.fd, 0) ==
       MAP_FAILED) {
     munmap(base, capacity);
-    close(fd);
     return false;
   }
-  PreferHugePages(base, capacity);
-  fd_ = fd;
   base_ = base;
   capacity_ = capacity;
+  PreferHugePages({0, capacity});
   return true;
+}
+
+void Mapping::PreferHugePages(Range range) {
+  if (page() == kHugePage) madvise(base_ + range.offset, range.length, MADV_HUGEPAGE);
 }
 
 bool Mapping::Privatise(Range range) {
   return mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE,
-              MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd_, static_cast<off_t>(range.offset)) != MAP_FAILED;
+              MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, file_.fd,
+              static_cast<off_t>(range.offset)) != MAP_FAILED;
 }
 
 bool Mapping::Share(Range range) {
   if (mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
-           fd_, static_cast<off_t>(range.offset)) == MAP_FAILED) {
+           file_.fd, static_cast<off_t>(range.offset)) == MAP_FAILED) {
     return false;
   }
-  PreferHugePages(base_ + range.offset, range.length);
+  PreferHugePages(range);
   return true;
 }
 
 bool Mapping::Punch(Range range) {
-  return fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
+  return fallocate(file_.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
                    static_cast<off_t>(range.length)) == 0;
 }
 

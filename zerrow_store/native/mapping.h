@@ -1,14 +1,15 @@
-// A sparse memfd of fixed size and its one mapping: the ground an arena stands on.
+// A sparse file of fixed size and its one mapping: the ground an arena stands on.
 //
-// The file cannot change its size (sealed), so a reader's mapping of it never faults. Ranges
-// can be made private to this process: its later writes then stay out of the file. No lock:
-// every call is one system call on a range that the caller owns.
+// Nobody else can change the file's size (it is sealed, or cannot be opened for writing), so a
+// reader's mapping of it never faults. Ranges can be made private to this process: its later writes
+// then stay out of the file. No lock: every call is one system call on a range that the caller owns.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "extents.h"
+#include "memory_file.h"
 
 namespace zerrow {
 
@@ -22,7 +23,7 @@ class Mapping {
  public:
   // Tries `capacity`, then halves of it while the system refuses. False if nothing is to be had.
   // sealable: more seals may be added to the file later.
-  bool Create(uint64_t capacity, bool sealable);
+  bool Create(uint64_t capacity, HugePages huge_pages, bool sealable);
 
   // False on failure, and then nothing has changed.
   bool Privatise(Range range);
@@ -36,13 +37,18 @@ class Mapping {
   // In a forked child: lets go of what it wrote in a private range.
   void Forget(Range range);
 
-  int fd() const { return fd_; }
+  int fd() const { return file_.fd; }
+  // In pages of this size the kernel gives and takes the file's memory.
+  uint64_t page() const { return file_.page; }
   uint8_t* base() const { return base_; }
   uint64_t capacity() const { return capacity_; }
 
  private:
-  bool TryCreate(uint64_t capacity, bool sealable);
-  int fd_ = -1;
+  bool TryMap(uint64_t capacity);
+  bool FixSize(bool sealable);
+  void PreferHugePages(Range range);
+
+  MemoryFile file_;
   uint8_t* base_ = nullptr;
   uint64_t capacity_ = 0;
 };

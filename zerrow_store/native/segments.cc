@@ -53,25 +53,35 @@ SipcError MapError(const SegmentId& id, const std::string& why) {
   return SipcError("cannot map segment " + Hex(id) + ": " + why);
 }
 
-// A file that can shrink could kill every reader with SIGBUS.
-void CheckFile(const SegmentId& id, int fd, uint64_t size, bool sealed) {
+// Where a file comes from: from whoever gave the descriptor, from here, or from a disk.
+enum class Source : uint8_t { kGiven, kOwn, kDisk };
+
+// A file that can shrink could kill every reader with SIGBUS. One in huge pages takes no seals: nobody
+// but its producer has it open for writing, and nobody can open it so again.
+bool CannotShrink(int fd, const struct stat& status) {
+  int seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0) return false;
+  if ((seals & F_SEAL_SHRINK) != 0) return true;
+  bool nobodys = status.st_nlink == 0 && (status.st_mode & 0222) == 0;
+  return nobodys && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
+}
+
+void CheckFile(const SegmentId& id, int fd, uint64_t size, Source source) {
   struct stat status;
   if (fstat(fd, &status) != 0) throw MapError(id, std::strerror(errno));
   if (size == 0 || static_cast<uint64_t>(status.st_size) < size) {
     throw MapError(id, "it has " + std::to_string(status.st_size) + " bytes, not " + std::to_string(size));
   }
-  if (!sealed) return;
-  int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+  if (source == Source::kGiven && !CannotShrink(fd, status)) {
     throw MapError(id, "it is not sealed against shrinking (F_SEAL_SHRINK)");
   }
 }
 
-std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t size, bool sealed) {
-  CheckFile(id, fd, size, sealed);
+std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t size, Source source) {
+  CheckFile(id, fd, size, source);
   void* base = mmap(nullptr, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED) throw MapError(id, std::strerror(errno));
-  return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size, !sealed);
+  return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size, source == Source::kDisk);
 }
 
 // Other holds of the same bytes have them back when they touch them.
@@ -83,11 +93,11 @@ void LetGoOfPages(const HeldAllocation& allocation) {
 }
 
 // With the registry's mutex held.
-std::shared_ptr<SegmentView> MapLocked(const SegmentId& id, int fd, uint64_t size, bool sealed) {
+std::shared_ptr<SegmentView> MapLocked(const SegmentId& id, int fd, uint64_t size, Source source) {
   std::shared_ptr<SegmentView>& mapping = TheRegistry().segments[id];
   if (mapping == nullptr) {
     try {
-      mapping = MakeMapping(id, fd, size, sealed);
+      mapping = MakeMapping(id, fd, size, source);
     } catch (...) {
       TheRegistry().segments.erase(id);
       throw;
@@ -142,7 +152,7 @@ Hold::~Hold() {
 
 void Segments::Map(const SegmentId& id, int fd, uint64_t size, bool sealed) {
   std::lock_guard<std::mutex> lock(TheRegistry().mutex);
-  MapLocked(id, fd, size, sealed);
+  MapLocked(id, fd, size, sealed ? Source::kGiven : Source::kDisk);
 }
 
 bool Segments::Unmap(const SegmentId& id) {
@@ -173,12 +183,12 @@ std::shared_ptr<SegmentView> Segments::Get(const SegmentId& id) {
   }
   if (std::shared_ptr<MovedFile> file = Movable::File(id)) {
     std::lock_guard<std::mutex> lock(registry.mutex);
-    return MapLocked(id, file->fd, file->size, true);
+    return MapLocked(id, file->fd, file->size, Source::kOwn);
   }
   Arena* arena = Arena::Get();  // not under the mutex: it may make the arena
   if (arena == nullptr || arena->id() != std::string_view(id.data(), id.size())) return nullptr;
   std::lock_guard<std::mutex> lock(registry.mutex);
-  return MapLocked(id, arena->fd(), arena->capacity(), true);
+  return MapLocked(id, arena->fd(), arena->capacity(), Source::kOwn);
 }
 
 HeldAllocation Segments::Resolve(const SegmentId& id, uint64_t offset, uint64_t size) {

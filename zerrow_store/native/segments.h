@@ -109,7 +109,7 @@ struct Held {
 // The process's registry of mapped segments; all members are static and safe from any thread.
 class Segments {
  public:
-  // Idempotent. Throws SipcError for a file that is shorter than `size` or could be truncated.
+  // Idempotent. Throws SipcError for a file that is shorter than `size` or that its readers could truncate.
   static void Map(const SegmentId& id, int fd, uint64_t size, bool sealed);
   // False if there are holds on it, or it is not mapped.
   static bool Unmap(const SegmentId& id);

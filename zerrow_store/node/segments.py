@@ -35,11 +35,18 @@ def check_segment(fd: int, size: int, *, sealed: bool = False) -> None:
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:
-        raise ProtocolError("a segment is a memfd") from error
-    if not seals & fcntl.F_SEAL_SHRINK:
-        raise ProtocolError("a segment is sealed against shrinking")
+        raise ProtocolError("a segment is shared memory without a path") from error
+    if not seals & fcntl.F_SEAL_SHRINK and not _is_producers_alone(status, seals):
+        raise ProtocolError("a segment is sealed against shrinking, or cannot be opened to write")
     if sealed and not seals & fcntl.F_SEAL_WRITE:
         raise ProtocolError("a segment without a process is sealed against writing")
+
+
+def _is_producers_alone(status: os.stat_result, seals: int) -> bool:
+    """Whether nobody can open a file for writing any more, which takes no seals: one in huge pages.
+    Its producer, which has it open, can truncate it, and harms itself and its readers alone.
+    """
+    return seals == fcntl.F_SEAL_SEAL and status.st_nlink == 0 and not status.st_mode & 0o222
 
 
 def punch(fd: int, start: int, end: int) -> None:

@@ -288,7 +288,7 @@ class Spiller:
         try:
             for (segment_id, offset), size in job.batch.sizes.items():
                 at = job.offsets[segment_id, offset]
-                checksum = _disk.copy(sources[segment_id], offset, size, job.fd, at)
+                checksum = _copy_allocation(sources[segment_id], offset, size, job.fd, at)
                 job.checksums.append((at, size, checksum))
             os.fdatasync(job.fd)
             os.posix_fadvise(job.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -300,3 +300,15 @@ class Spiller:
             for fd in sources.values():
                 os.close(fd)
             os.write(self._finished, b"!")
+
+
+def _copy_allocation(source: int, offset: int, size: int, target: int, at: int) -> int:
+    """Copy an allocation; return its checksum: a wrong one if its producer has truncated its file,
+    so that whoever reads it is told that it is lost.
+    """
+    try:
+        return _disk.copy(source, offset, size, target, at)
+    except OSError:
+        if os.fstat(source).st_size >= offset + size:
+            raise
+        return _disk.checksum(target, at, size) ^ 1

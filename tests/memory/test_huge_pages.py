@@ -1,0 +1,350 @@
+"""Arenas in huge pages: who gets them, that nothing shows of it elsewhere, and what they take.
+
+What is said of a process comes from the kernel: its mappings, its files' blocks, its page faults.
+"""
+
+import os
+import textwrap
+
+import pytest
+
+from tests.memory.helpers import run_python
+from zerrow_store.memory import huge_pages
+
+ORDINARY = """
+import ctypes
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+assert ctypes.CDLL(None).prctl(4, 1) == 0  # PR_SET_DUMPABLE, as after an exec
+"""
+"""What root does to be nobody."""
+
+_FOUND = huge_pages.probe()
+needs_huge_pages = pytest.mark.skipif(not _FOUND.available, reason=_FOUND.finding)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+
+PRELUDE = """
+import os, sys
+import numpy as np, pyarrow as pa
+from zerrow_store import errors, memory
+from zerrow_store.config import MemoryConfig
+from zerrow_store.memory import huge_pages
+from zerrow_store.native import _native
+
+def in_huge_pages():
+    memory.start()
+    _, fd, _ = _native.arena_segment()
+    return os.readlink(f"/proc/self/fd/{fd}") == "/zerrow (deleted)"
+def resident(): return os.fstat(_native.arena_segment()[1]).st_blocks * 512
+def fill(size):
+    buffer = pa.allocate_buffer(size)
+    np.frombuffer(buffer, np.uint8)[:] = 1
+    return buffer
+"""
+
+
+def run(code: str, *, user: str = "", **environ: str) -> None:
+    run_python(PRELUDE + user + textwrap.dedent(code), **environ)
+
+
+FORBIDDEN = """
+import ctypes
+from pathlib import Path
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUSER = 0x10000000
+before = os.getuid(), os.getgid()
+assert libc.unshare(CLONE_NEWUSER) == 0, os.strerror(ctypes.get_errno())
+Path("/proc/self/setgroups").write_text("deny")
+Path("/proc/self/uid_map").write_text(f"{before[0]} {before[0]} 1")
+Path("/proc/self/gid_map").write_text(f"{before[1]} {before[1]} 1")
+Path("/proc/sys/user/max_user_namespaces").write_text("0")  # of this namespace alone
+"""
+"""What a process does to be one whose namespaces are forbidden. It has to be without threads."""
+
+
+def run_forbidden(code: str, **environ: str) -> None:
+    run_python("import os" + FORBIDDEN + PRELUDE + textwrap.dedent(code), **environ)
+
+
+# --- who gets them ---
+
+
+@needs_huge_pages
+def test_arenas_are_in_huge_pages_by_default() -> None:
+    run("assert in_huge_pages() and _native.arena_stats()['page'] == 2 << 20")
+    run("assert in_huge_pages()", ZERROW_HUGE_PAGES="on")
+
+
+def test_they_can_be_switched_off() -> None:
+    run(
+        """
+        assert not in_huge_pages()
+        size = os.sysconf("SC_PAGE_SIZE")
+        assert _native.arena_stats()["page"] == size
+        before = resident()
+        kept = fill(1 << 20)
+        assert resident() - before <= (1 << 20) + size
+        """,
+        ZERROW_HUGE_PAGES="off",
+    )
+
+
+@needs_huge_pages
+@needs_root
+def test_an_ordinary_user_gets_them() -> None:
+    """By a user namespace of a child."""
+    run(
+        """
+        found = huge_pages.probe()
+        assert found.available and "user namespace" in found.finding, found
+        assert in_huge_pages()
+        fill(100 << 20)
+        """,
+        user=ORDINARY,
+    )
+
+
+def test_who_may_have_no_namespaces_does_without() -> None:
+    run_forbidden(
+        """
+        found = huge_pages.probe()
+        assert not found.available
+        assert "Operation not permitted" in found.finding and "No space left" in found.finding
+        assert not in_huge_pages()
+        fill(100 << 20)
+        """
+    )
+
+
+def test_asked_for_they_have_to_be_there() -> None:
+    run_forbidden(
+        """
+        try: memory.start()
+        except errors.HugePagesError as error:
+            assert str(error).startswith("ZERROW_HUGE_PAGES=on: ")
+            assert "user namespace" in str(error)
+        else: raise AssertionError
+        # What asks for seals has them, in whatever pages.
+        memory.start(MemoryConfig(arena_capacity=64 << 20, warm_limit=0, decay_ms=500,
+                                  huge_pages="on", arena_sealable=True))
+        _native.arena_segment()
+        """,
+        ZERROW_HUGE_PAGES="on",
+    )
+
+
+def test_a_file_that_is_to_be_sealed_is_a_memfd() -> None:
+    run(
+        """
+        import fcntl
+        memory.start(MemoryConfig(arena_capacity=64 << 20, warm_limit=0, decay_ms=500,
+                                  arena_sealable=True))
+        _, fd, _ = _native.arena_segment()
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+        """
+    )
+
+
+# --- what shows of it ---
+
+
+@pytest.fixture(params=["this", pytest.param("ordinary", marks=needs_root)])
+def user(request: pytest.FixtureRequest) -> str:
+    return "" if request.param == "this" else ORDINARY
+
+
+@needs_huge_pages
+def test_no_process_sees_a_mount(user: str) -> None:
+    run(
+        """
+        from pathlib import Path
+        def mounts():
+            found = {}
+            for process in Path("/proc").iterdir():
+                try:
+                    if process.name.isdigit():
+                        found[process.name] = (process / "mountinfo").read_text()
+                except OSError:
+                    continue
+            return found
+        before = mounts()
+        assert in_huge_pages()
+        kept = fill(10 << 20)
+        after = mounts()
+        own = str(os.getpid())
+        assert before[own] == after[own]
+        assert all(before[p] == after[p] for p in before.keys() & after.keys())
+        import re
+        sources = re.compile(r" - tmpfs \\S+ \\S*huge=always", re.M)
+        assert not any(sources.search(text) for text in after.values())
+        """,
+        user=user,
+    )
+
+
+@needs_huge_pages
+def test_the_program_does_not_notice_the_child(user: str) -> None:
+    """No signal, nothing to wait for, no descriptor but the file's, no handler of fork()."""
+    run(
+        """
+        import signal, threading
+        seen = []
+        signal.signal(signal.SIGCHLD, lambda *_: seen.append("signal"))
+        os.register_at_fork(before=lambda: seen.append("fork"))
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        threads = threading.active_count()
+        def links():
+            paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+            return sorted(os.readlink(p) for p in paths if os.path.lexists(p))
+        before = links()
+        _, fd, _ = _native.arena_segment()
+        assert os.readlink(f"/proc/self/fd/{fd}") == "/zerrow (deleted)"
+        assert [l for l in links() if l != "/zerrow (deleted)"] == before
+        assert not os.get_inheritable(fd)
+        for _ in range(20): assert huge_pages.probe().available
+        assert len(links()) == len(before) + 1
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+        try: os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError: pass
+        else: raise AssertionError
+        assert seen == [] and threads == threading.active_count()
+        """,
+        user=user,
+    )
+
+
+@needs_huge_pages
+def test_only_its_producer_can_write_to_a_file(user: str) -> None:
+    run(
+        """
+        memory.start()
+        _, fd, size = _native.arena_segment()
+        os.ftruncate(fd, size)
+        reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        for change in (lambda: os.ftruncate(reader, 0), lambda: os.pwrite(reader, b"x", 0)):
+            try: change()
+            except OSError: pass
+            else: raise AssertionError
+        if os.geteuid() != 0:
+            for path in (reader, fd):
+                try: os.open(f"/proc/self/fd/{path}", os.O_RDWR)
+                except PermissionError: pass
+                else: raise AssertionError
+        assert os.fstat(fd).st_nlink == 0 and os.fstat(fd).st_mode & 0o777 == 0o400
+        assert os.statvfs(fd).f_ffree == 0  # nothing else can be made there
+        """,
+        user=user,
+    )
+
+
+# --- what they take ---
+
+
+@needs_huge_pages
+def test_small_tables_are_packed() -> None:
+    run(
+        """
+        memory.start()
+        _native.arena_segment()
+        base = resident()
+        tables = [pa.table({"a": pa.array(range(1000)), "b": [str(i) for i in range(1000)]})
+                  for _ in range(1000)]
+        used = sum(t.get_total_buffer_size() for t in tables)
+        assert used > 10 << 20
+        assert resident() - base <= 1.3 * used + (4 << 20)
+        """
+    )
+
+
+@needs_huge_pages
+def test_an_idle_process_holds_two_huge_pages_at_most() -> None:
+    run(
+        """
+        import time
+        memory.start()
+        for size in (100 << 20, 3 << 20, 40_000, 100):
+            kept = [fill(size) for _ in range(3)]
+        kept = fill(1000)
+        while resident() > 4 << 20: time.sleep(0.01)
+        """
+    )
+
+
+@needs_huge_pages
+def test_large_memory_goes_back_when_it_is_freed() -> None:
+    run(
+        """
+        memory.start()
+        base = resident()
+        kept, walls = [], []
+        for _ in range(4):
+            walls.append(fill(100_000))
+            kept.append(fill(40 << 20))
+        del kept
+        assert resident() <= base + (8 << 20)
+        assert all(set(w.to_pybytes()) == {1} for w in walls)
+        """,
+        ZERROW_DECAY_MS="0",
+    )
+
+
+@needs_huge_pages
+def test_parts_of_huge_pages_go_back_where_memory_is_short() -> None:
+    run(
+        """
+        memory.start()
+        _native.arena_trim(0)
+        base = resident()
+        buffers = [fill(64 << 10) for _ in range(512)]  # of 16 huge pages, one in 32 stays
+        kept = buffers[::32]
+        del buffers
+        import time
+        time.sleep(0.5)
+        assert resident() - base >= 30 << 20  # no huge page is wholly free
+        _native.arena_trim(0)
+        assert _native.arena_stats()["warm"] == 0
+        assert resident() - base <= 2 << 20
+        assert all(set(k.to_pybytes()) == {1} for k in kept)
+        # A page that is wholly free again is huge again.
+        del kept
+        _native.arena_trim(0)
+        assert resident() <= base
+        address = _native.ArenaProbe.allocate(20 << 20)
+        import ctypes
+        before = resident()
+        ctypes.memset(address, 1, 1)
+        assert resident() - before == 2 << 20
+        """,
+        ZERROW_DECAY_MS="100",
+    )
+
+
+@needs_huge_pages
+@pytest.mark.parametrize("born", ["arrow", "numpy"])
+def test_writing_and_reading_fault_once_for_each_huge_page(born: str) -> None:
+    run(
+        f"""
+        import resource
+        import pandas  # which Arrow would import
+        memory.start()
+        _native.arena_segment()
+        def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        before = faults()
+        data = np.full(128 << 20, 1, np.uint8) if {born!r} == "numpy" else fill(128 << 20)
+        assert faults() - before < 200, faults() - before
+        encoded = _native.encode(pa.table({{"a": np.frombuffer(data, np.uint8)}}), move=False)
+        assert encoded.bytes_shared == 128 << 20
+        before = faults()
+        view = _native.decode(encoded.message, encoded)["a"].chunk(0)
+        assert view.to_numpy().max() == 1
+        assert faults() - before < 200, faults() - before
+        before = faults()
+        assert np.frombuffer(data, np.uint8).max() == 1  # what its owner has left of it
+        assert faults() - before < 200, faults() - before
+        if {born!r} == "numpy":
+            data[::32 << 20] = 2
+            assert faults() - before < 300, faults() - before
+            assert view.to_numpy().max() == 1
+        """
+    )

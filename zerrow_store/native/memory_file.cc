@@ -1,0 +1,195 @@
+// See memory_file.h.
+//
+// The child is no copy of this process: like posix_spawn's it shares its memory, while the thread
+// that makes it waits, and makes nothing but system calls. It shares the descriptors, too, so the
+// file is there when it has ended. No handler of pthread_atfork runs, and no wait() of the program
+// sees it: it ends without a signal.
+#include "memory_file.h"
+
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "extents.h"
+
+namespace zerrow {
+namespace {
+
+const std::string kSettings = "/sys/kernel/mm/transparent_hugepage/";
+
+// A file, or the step that failed.
+struct Made {
+  int fd = -1;
+  const char* step = "";
+  int error = 0;
+};
+
+Made Failed(const char* step) { return {-1, step, errno}; }
+
+int Configured() {
+  auto fs = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
+  if (fs < 0) return fs;
+  // Without a limit, as a memfd; one inode is the root's.
+  const char* const options[][2] = {{"huge", "always"}, {"size", "0"}, {"nr_inodes", "2"}, {"mode", "0700"}};
+  bool done = true;
+  for (auto [name, value] : options)
+    done = done && syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, name, value, 0) == 0;
+  if (done && syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0) return fs;
+  int error = errno;
+  close(fs);
+  errno = error;
+  return -1;
+}
+
+// System calls only: it also runs in the child.
+Made OnOwnTmpfs() {
+  int fs = Configured();
+  if (fs < 0) return Failed("a tmpfs with huge pages");
+  constexpr unsigned kAttributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+  auto mounted = static_cast<int>(syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, kAttributes));
+  Made made = mounted < 0 ? Failed("mounting a tmpfs") : Made{};
+  close(fs);
+  if (mounted < 0) return made;
+  made.fd = openat(mounted, "zerrow", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+  if (made.fd < 0)
+    made = Failed("a file on a tmpfs");
+  else
+    unlinkat(mounted, "zerrow", 0);
+  close(mounted);
+  return made;
+}
+
+struct Child {
+  std::string user, group;  // maps of ids
+  Made made;
+};
+
+bool WriteTo(const char* path, const std::string& text) {
+  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  int error = errno;
+  close(fd);
+  errno = error;
+  return written;
+}
+
+int RunChild(void* argument) {
+  auto* child = static_cast<Child*>(argument);
+  bool mapped = WriteTo("/proc/self/setgroups", "deny") && WriteTo("/proc/self/uid_map", child->user) &&
+                WriteTo("/proc/self/gid_map", child->group);
+  child->made = mapped ? OnOwnTmpfs() : Failed("ids in a user namespace");
+  return 0;
+}
+
+Made InUserNamespace() {
+  constexpr size_t kStack = 64u << 10;
+  auto map = [](auto id) { return std::to_string(id) + " " + std::to_string(id) + " 1"; };
+  Child child{map(geteuid()), map(getegid()), {-1, "a user namespace", ECHILD}};
+  void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (stack == MAP_FAILED) return Failed("a user namespace");
+  // No handler of the program may run in the child.
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  constexpr int kFlags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_NEWUSER | CLONE_NEWNS;
+  int pid = clone(RunChild, static_cast<uint8_t*>(stack) + kStack, kFlags, &child);
+  if (pid < 0) child.made = Failed("a user namespace");
+  while (pid > 0 && waitpid(pid, nullptr, __WCLONE) < 0 && errno == EINTR) continue;
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  munmap(stack, kStack);
+  return child.made;
+}
+
+std::string Setting(const char* name) {
+  std::string text;
+  std::getline(std::ifstream(kSettings + name), text);
+  return text;
+}
+
+// Of "always [never] deny" the chosen one.
+std::string Chosen(const std::string& text) {
+  size_t begin = text.find('['), end = text.find(']');
+  return begin == std::string::npos || end < begin ? "" : text.substr(begin + 1, end - begin - 1);
+}
+
+// Why no file can be in huge pages, whoever makes it; empty if nothing speaks against it.
+std::string Obstacle() {
+  std::string size = Setting("hpage_pmd_size");
+  if (size.empty()) return "this kernel has none, or no /sys is mounted";
+  if (size != std::to_string(kHugePage)) return "those of this machine have " + size + " bytes";
+  if (Chosen(Setting("shmem_enabled")) == "deny")
+    return "shared memory may have none: " + kSettings + "shmem_enabled is deny";
+  return "";
+}
+
+bool Lent() {
+  std::string chosen = Chosen(Setting("shmem_enabled"));
+  return chosen == "always" || chosen == "within_size" || chosen == "advise" || chosen == "force";
+}
+
+// What a file really gets.
+bool GetsHugePage(int fd) {
+  void* reserved = mmap(nullptr, 2 * kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (reserved == MAP_FAILED) return false;
+  auto* page = reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<uintptr_t>(reserved), kHugePage));
+  bool mapped = ftruncate(fd, kHugePage) == 0 &&
+                mmap(page, kHugePage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED;
+  if (mapped) {
+    madvise(page, kHugePage, MADV_HUGEPAGE);
+    *static_cast<volatile uint8_t*>(page) = 1;
+  }
+  struct stat status;
+  bool huge = mapped && fstat(fd, &status) == 0 && static_cast<uint64_t>(status.st_blocks) * 512 == kHugePage;
+  munmap(reserved, 2 * kHugePage);
+  return huge;
+}
+
+std::string Words(const Made& made) { return std::string(made.step) + ": " + strerror(made.error); }
+
+}  // namespace
+
+MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
+  bool possible = choice != HugePages::kOff && Obstacle().empty();
+  if (possible && !sealable) {
+    Made made = OnOwnTmpfs();
+    if (made.fd < 0) made = InUserNamespace();
+    if (made.fd >= 0) return {made.fd, kHugePage, false};
+  }
+  bool lent = possible && Lent();
+  if (choice == HugePages::kOn && !lent && !sealable) return {};
+  int fd = memfd_create("zerrow", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  return {fd, lent ? kHugePage : kPage, true};
+}
+
+HugePagesFinding FindHugePages() {
+  if (std::string obstacle = Obstacle(); !obstacle.empty()) return {false, obstacle};
+  Made direct = OnOwnTmpfs();
+  Made made = direct.fd >= 0 ? direct : InUserNamespace();
+  std::string text = direct.fd >= 0 ? "2 MiB, on a tmpfs of the process's own"
+                                    : "2 MiB, on a tmpfs that a user namespace made";
+  if (made.fd < 0) {
+    std::string why = Words(direct) + "; " + Words(made);
+    if (!Lent()) return {false, why};
+    made.fd = memfd_create("zerrow", MFD_CLOEXEC);
+    if (made.fd < 0) return {false, why};
+    text = "2 MiB, which the machine lends to shared memory (" + why + ")";
+  }
+  if (!GetsHugePage(made.fd)) text += "; none is free at the moment";
+  close(made.fd);
+  return {true, text};
+}
+
+}  // namespace zerrow
