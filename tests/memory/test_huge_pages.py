@@ -9,6 +9,8 @@ import textwrap
 import pytest
 
 from tests.memory.helpers import run_python
+from zerrow_store.cli.doctor import examine
+from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import huge_pages
 
 ORDINARY = """
@@ -74,6 +76,30 @@ def run_forbidden(code: str, **environ: str) -> None:
 def test_arenas_are_in_huge_pages_by_default() -> None:
     run("assert in_huge_pages() and _native.arena_stats()['page'] == 2 << 20")
     run("assert in_huge_pages()", ZERROW_HUGE_PAGES="on")
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_the_setting(mode: str) -> None:
+    environ = {"ZERROW_HUGE_PAGES": f" {mode.upper()} "}
+    assert MemoryConfig.from_environment(environ).huge_pages == mode
+    assert MemoryConfig.from_environment({}).huge_pages == "auto"
+    with pytest.raises(ValueError, match="ZERROW_HUGE_PAGES: 'yes' is not auto, on or off"):
+        MemoryConfig.from_environment({"ZERROW_HUGE_PAGES": "yes"})
+
+
+def test_the_doctor_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding() -> tuple[bool, str]:
+        (check,) = [check for check in examine() if check.name == "huge pages"]
+        assert not check.needed
+        return check.ok, check.finding
+
+    monkeypatch.setattr(huge_pages, "probe", lambda: huge_pages.HugePages(True, "2 MiB, so and so"))
+    assert finding() == (True, "2 MiB, so and so")
+    monkeypatch.setenv("ZERROW_HUGE_PAGES", "off")
+    assert finding() == (False, "ZERROW_HUGE_PAGES=off; there are some: 2 MiB, so and so")
+    monkeypatch.setattr(huge_pages, "probe", lambda: huge_pages.HugePages(False, "forbidden"))
+    assert not finding()[0]
+    assert finding()[1].startswith("forbidden; ")
 
 
 def test_they_can_be_switched_off() -> None:
