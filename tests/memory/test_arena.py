@@ -1,5 +1,6 @@
 """The arena against a model: contents stay, allocations never overlap, books balance."""
 
+import os
 import struct
 from dataclasses import dataclass
 
@@ -178,7 +179,9 @@ class ArenaMachine(RuleBasedStateMachine):
         after = _native.arena_stats()
         for name in ("live", "pinned", "warm", "quarantined"):
             assert after[name] == self.before[name], name
-        assert resident() == self.resident_before
+        # The kernel's khugepaged makes a page that was split whole again, every now and then.
+        joined = after["page"] if after["page"] > os.sysconf("SC_PAGE_SIZE") else 0
+        assert abs(resident() - self.resident_before) <= joined
 
 
 _settings = settings(

@@ -9,6 +9,8 @@ import textwrap
 import pytest
 
 from tests.memory.helpers import run_python
+from zerrow_store.cli.doctor import examine
+from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import huge_pages
 
 ORDINARY = """
@@ -45,7 +47,7 @@ def fill(size):
 
 
 def run(code: str, *, user: str = "", **environ: str) -> None:
-    run_python(PRELUDE + user + textwrap.dedent(code), **environ)
+    run_python(PRELUDE + user + textwrap.dedent(code), **({"ZERROW_HUGE_PAGES": "auto"} | environ))
 
 
 FORBIDDEN = """
@@ -64,16 +66,44 @@ Path("/proc/sys/user/max_user_namespaces").write_text("0")  # of this namespace 
 
 
 def run_forbidden(code: str, **environ: str) -> None:
-    run_python("import os" + FORBIDDEN + PRELUDE + textwrap.dedent(code), **environ)
+    run_python(
+        "import os" + FORBIDDEN + PRELUDE + textwrap.dedent(code),
+        **({"ZERROW_HUGE_PAGES": "auto"} | environ),
+    )
 
 
 # --- who gets them ---
 
 
 @needs_huge_pages
-def test_arenas_are_in_huge_pages_by_default() -> None:
+def test_arenas_are_in_huge_pages_where_there_are_any() -> None:
     run("assert in_huge_pages() and _native.arena_stats()['page'] == 2 << 20")
     run("assert in_huge_pages()", ZERROW_HUGE_PAGES="on")
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_the_setting(mode: str) -> None:
+    environ = {"ZERROW_HUGE_PAGES": f" {mode.upper()} "}
+    assert MemoryConfig.from_environment(environ).huge_pages == mode
+    assert MemoryConfig.from_environment({}).huge_pages == "off"
+    with pytest.raises(ValueError, match="ZERROW_HUGE_PAGES: 'yes' is not auto, on or off"):
+        MemoryConfig.from_environment({"ZERROW_HUGE_PAGES": "yes"})
+
+
+def test_the_doctor_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding() -> tuple[bool, str]:
+        (check,) = [check for check in examine() if check.name == "huge pages"]
+        assert not check.needed
+        return check.ok, check.finding
+
+    monkeypatch.setenv("ZERROW_HUGE_PAGES", "auto")
+    monkeypatch.setattr(huge_pages, "probe", lambda: huge_pages.HugePages(True, "2 MiB, so and so"))
+    assert finding() == (True, "2 MiB, so and so")
+    monkeypatch.setenv("ZERROW_HUGE_PAGES", "off")
+    assert finding() == (False, "off (ZERROW_HUGE_PAGES=auto uses them): 2 MiB, so and so")
+    monkeypatch.setattr(huge_pages, "probe", lambda: huge_pages.HugePages(False, "forbidden"))
+    assert not finding()[0]
+    assert finding()[1].startswith("forbidden; ")
 
 
 def test_they_can_be_switched_off() -> None:
@@ -139,7 +169,7 @@ def test_a_file_that_is_to_be_sealed_is_a_memfd() -> None:
         """
         import fcntl
         memory.start(MemoryConfig(arena_capacity=64 << 20, warm_limit=0, decay_ms=500,
-                                  arena_sealable=True))
+                                  huge_pages="auto", arena_sealable=True))
         _, fd, _ = _native.arena_segment()
         assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
         """
@@ -198,6 +228,9 @@ def test_the_program_does_not_notice_the_child(user: str) -> None:
             paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
             return sorted(os.readlink(p) for p in paths if os.path.lexists(p))
         before = links()
+        _native.configure_arena(
+            capacity=1 << 30, warm_limit=0, decay_ms=500, huge_pages="auto"
+        )
         _, fd, _ = _native.arena_segment()
         assert os.readlink(f"/proc/self/fd/{fd}") == "/zerrow (deleted)"
         assert [l for l in links() if l != "/zerrow (deleted)"] == before

@@ -113,7 +113,7 @@ def _huge_pages() -> str:
     if not found.available:
         raise RuntimeError(f"{found.finding}; first uses and first reads fault in 4 KiB pages")
     if MemoryConfig.from_environment().huge_pages == "off":
-        raise RuntimeError(f"ZERROW_HUGE_PAGES=off; there are some: {found.finding}")
+        raise RuntimeError(f"off (ZERROW_HUGE_PAGES=auto uses them): {found.finding}")
     return found.finding
 
 
