@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from zerrow_ray.kinds import kinds
+from zerrow_ray.kinds import kinds, reaches
 
 _MOST_LOOKED_AT = 1000
 
@@ -19,9 +19,12 @@ def prepared(value: Any) -> Any:
     Looked into are lists, tuples and dicts, not further than their first thousand values; of a
     table elsewhere Ray makes a copy.
     """
-    if type(value) not in _PLAIN and _holds_table(value):
+    if type(value) in _PLAIN or not _holds_table(value):
+        return value
+    try:
         return ray.put(value)
-    return value
+    except TypeError:
+        return value  # not to be pickled: Ray says so of the argument
 
 
 _PLAIN = (ray.ObjectRef, bool, int, float, str, bytes, type(None))
@@ -35,7 +38,7 @@ def _holds_table(value: Any) -> bool:
         value = waiting.pop()
         looked_at += 1
         kind = known.get(type(value))
-        if kind is not None and kind.reaches(value):
+        if kind is not None and reaches(kind, value):
             return True
         if type(value) in (list, tuple):
             waiting.extend(value[: _MOST_LOOKED_AT - looked_at])

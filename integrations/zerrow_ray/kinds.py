@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from zerrow_ray.warnings import warn_once
+
 Reduced = tuple[Any, ...]
 
 
@@ -21,6 +23,15 @@ class Kind:
     reaches: Callable[[Any], bool]
     by_reference: Callable[[Any], Reduced]
     own: Callable[[Any], Reduced]
+
+
+def reaches(kind: Kind, value: Any) -> bool:
+    """Whether a value reaches; False, said once, if that cannot be told."""
+    try:
+        return kind.reaches(value)
+    except Exception as error:  # a library's own, for what it cannot describe
+        warn_once(error)
+        return False
 
 
 _kinds: dict[type, Kind] = {}

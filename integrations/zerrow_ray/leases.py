@@ -6,11 +6,16 @@ actor hears of it and deletes the object. Leases cost the actor about a millisec
 process fetches them ahead in batches.
 """
 
+import ctypes
+import os
 import threading
 from collections import deque
 from typing import Any
 
 import ray
+
+from zerrow_ray.ray_compat import job_of_this_process
+from zerrow_store.node.segments import start_time
 
 _FIRST_BATCH = 8
 _LARGEST_BATCH = 256
@@ -66,7 +71,11 @@ class LeasePool:
     def _fetch(self) -> None:
         leases, error = [], None
         try:
-            supervisor_id, fresh = ray.get(self._actor.leases.remote(self._batch))
+            worker = (os.getpid(), start_time(os.getpid()), job_of_this_process())
+            supervisor_id, fresh = ray.get(self._actor.leases.remote(self._batch, worker))
+            _keep_for_good(fresh.pop())
+            dropped: bytes = fresh.pop().binary()
+            ray.get(self._actor.heard_of.remote(dropped))
             leases = [(lease, supervisor_id) for lease in fresh]
         except Exception as caught:
             error = caught
@@ -75,3 +84,8 @@ class LeasePool:
             self._error = error
             self._fetching = False
             self._changed.notify_all()
+
+
+def _keep_for_good(lease: ray.ObjectRef) -> None:
+    """Keep the lease by whose end the actor is told of this worker's, also while Python ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(lease))

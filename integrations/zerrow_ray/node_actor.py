@@ -3,10 +3,11 @@
 Detached and restarted by Ray, so that it outlives the job that made it; it ends, with the store,
 when no job is left in the cluster. The store itself outlives a crash of this actor (see
 `zerrow_store.node.supervisor`). Leases do not: what was published under those of a crashed actor
-stays until the jobs of that time have ended, and so does what a stream yielded just before its
-worker was killed (see `zerrow_store.node.settling`).
+stays until the jobs of that time have ended, and so does what a worker published just before its
+end.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -16,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,11 +30,16 @@ from zerrow_ray.settings import announced
 from zerrow_store import memory, threads
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnavailableError
 from zerrow_store.node.client import Client
+from zerrow_store.node.segments import start_time
 from zerrow_store.node.supervisor import Supervisor
 from zerrow_store.sandbox.stats import SandboxStats
 from zerrow_store.transfer.flight import ObjectServer, fetch_object
 
 logger = logging.getLogger("zerrow_ray")
+
+Worker = tuple[int, int, bytes | None]
+"""A process of this node: its id, when it was started, and its job; None for a detached actor's,
+which may outlive its job."""
 
 Allocations = list[tuple[bytes, int, int]]
 Relocated = list[tuple[bytes, int]]
@@ -68,6 +75,10 @@ class NodeActor:
         self._sandbox_counts = Counter(SandboxStats().as_dict())
         self._sandbox_lock = threading.Lock()
         self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._lent_lock = threading.Lock()
+        self._lent: dict[bytes, Worker] = {}
+        self._heard: dict[bytes, threading.Event] = {}
+        self._unused: set[bytes] = set()
         self._orphans_lock = threading.Lock()
         self._orphans: list[bytes] = []
         self._jobs_of_orphans: set[bytes] = set()
@@ -82,15 +93,33 @@ class NodeActor:
         """Return the process id of this actor."""
         return os.getpid()
 
-    def leases(self, count: int) -> tuple[bytes, list[ray.ObjectRef]]:
-        """Return the supervisor's id and `count` fresh leases.
+    def leases(self, count: int, worker: Worker) -> tuple[bytes, list[ray.ObjectRef]]:
+        """Return the supervisor's id and `count` fresh leases for a worker to use.
 
-        An object is named after its lease and dies with it.
+        An object is named after its lease and dies with it. Two more leases come last: one that the
+        worker drops, see `heard_of`, and one that it keeps unused, see `_release`.
         """
-        leases = [ray.put(None) for _ in range(count)]
+        leases = [ray.put(None) for _ in range(count + 2)]
+        *_, dropped, kept = leases
+        heard = self._heard[dropped.binary()] = threading.Event()
+        with self._lent_lock:
+            self._lent.update({lease.binary(): worker for lease in leases})
+            self._lent.pop(dropped.binary())
+            self._unused.add(kept.binary())
         for lease in leases:
-            when_out_of_scope(lease, self._gone.put)
+            if lease is not dropped:
+                when_out_of_scope(lease, self._gone.put)
+        when_out_of_scope(dropped, lambda _: heard.set())
         return self._supervisor.id, leases
+
+    def heard_of(self, dropped: bytes) -> None:
+        """Return when this process has heard of the end of the lease that a worker drops.
+
+        Then it follows what becomes of that worker's others. One that is used before, and handed on
+        with a result, would be taken for dropped.
+        """
+        self._heard[dropped].wait()
+        del self._heard[dropped]
 
     def stats(self) -> dict[str, Any]:
         """Return the store's figures, and those of the node's sandboxes."""
@@ -171,20 +200,40 @@ class NodeActor:
         return fetch_object(self._client, location, self._token, object_id, allocations)
 
     def _release(self) -> None:
-        gone: list[bytes] = []
+        """Delete objects whose leases have ended.
+
+        Ray forgets who else has a lease when the worker that it was lent to ends before Ray has
+        asked it: all leases that it still knows of there end then, about a second after the
+        worker. What ends after its worker, and not after all of these, may still be needed, and
+        nobody is going to say when it no longer is.
+        """
+        swept: set[Worker] = set()
         while True:
-            if not gone:
-                gone.append(self._gone.get())
-            while not self._gone.empty():
-                gone.append(self._gone.get())
-            try:
-                kept = self._client.end_leases(gone)
-            except StoreUnavailableError as error:
-                logger.warning("%d objects are released later: %s", len(gone), error)
-                time.sleep(_JOB_POLL_SECONDS)
-                continue
-            gone.clear()
-            self._add_orphans(kept)
+            gone = self._gone_by_now([self._gone.get()])
+            if not self._unused.isdisjoint(gone):
+                gone = self._gone_by_now(gone)  # the rest of those
+            with self._lent_lock:
+                lent = {lease: self._lent.pop(lease) for lease in gone}
+                ending = {lent[lease] for lease in self._unused & lent.keys()}
+                ending |= {worker for worker in {*lent.values()} if not _is_alive(worker)}
+                in_doubt = ending - swept
+                swept |= {lent[lease] for lease in self._unused & lent.keys()}
+                self._unused -= lent.keys()
+            # With a job its objects end, as those of all owners that end.
+            live = _jobs_for_sure() if in_doubt else set()
+            in_doubt = {worker for worker in in_doubt if worker[2] is None or worker[2] in live}
+            self._add_orphans([lease for lease, worker in lent.items() if worker in in_doubt])
+            # Without a store, the client deletes them as soon as there is one again.
+            with contextlib.suppress(StoreUnavailableError):
+                released = [lease for lease, worker in lent.items() if worker not in in_doubt]
+                self._client.delete(released, missing_ok=True)
+
+    def _gone_by_now(self, gone: list[bytes]) -> list[bytes]:
+        """Return `gone` and what else Ray was about to tell."""
+        ray.get(ray.get_runtime_context().current_actor.ready.remote())
+        while not self._gone.empty():
+            gone.append(self._gone.get())
+        return gone
 
     def _add_orphans(self, object_ids: Sequence[bytes]) -> None:
         """Keep objects whose leases tell nothing any more until the jobs of now have ended."""
@@ -217,6 +266,14 @@ class NodeActor:
             present = {info.object_id for info in self._client.list()}
             for object_id in self._landed.keys() - present:
                 self._landed.pop(object_id, None)
+
+
+def _is_alive(worker: Worker) -> bool:
+    pid, started, _ = worker
+    with contextlib.suppress(OSError, ValueError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" and start_time(pid) == started
+    return False
 
 
 def _jobs_for_sure() -> set[bytes]:

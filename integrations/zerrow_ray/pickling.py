@@ -16,7 +16,7 @@ import ray.cloudpickle
 from ray.exceptions import RayError
 
 from zerrow_ray import puts, ray_compat, serialization
-from zerrow_ray.kinds import Kind, Reduced, kinds
+from zerrow_ray.kinds import Kind, Reduced, kinds, reaches
 from zerrow_ray.ray_compat import Purpose
 from zerrow_ray.serialization import Serialization
 from zerrow_ray.warnings import warn_once
@@ -96,7 +96,7 @@ def _make_reducer(kind: Kind) -> Callable[[Any], Reduced]:
     def reduce(value: Any) -> Reduced:
         if not serialization.current().frames_open:
             try:
-                if kind.reaches(value):
+                if reaches(kind, value):
                     return kind.by_reference(value)
             except _DECLINED as error:
                 warn_once(error)

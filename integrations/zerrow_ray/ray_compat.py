@@ -48,6 +48,8 @@ _EXPECTED = {
     "ray._private.serialization:SerializationContext.get_and_clear_contained_object_refs": ["self"],
     "ray._private.serialization:Pickle5Writer.buffer_callback": None,
     "ray._private.serialization:Pickle5SerializedObject": None,
+    "ray._private.function_manager:FunctionExecutionInfo.max_calls": None,
+    "ray._private.worker:global_worker.function_actor_manager.execution_infos": None,
     "ray._private.function_manager:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:RemoteFunction._remote": ["self", "args", "kwargs"],
@@ -57,6 +59,8 @@ _EXPECTED = {
     "ray.cloudpickle:CloudPickler.dispatch_table": None,
     "ray._raylet:CoreWorker.add_object_out_of_scope_callback": None,
     "ray._raylet:CoreWorker.current_actor_is_asyncio": None,
+    "ray._raylet:CoreWorker.get_current_job_id": None,
+    "ray._raylet:CoreWorker.get_current_root_detached_actor_id": None,
     "ray._raylet:CoreWorker.get_event_loop_executor": None,
     "ray._raylet:CoreWorker.reset_event_loop_executor": None,
     "ray._raylet:async_task_id": None,
@@ -110,7 +114,7 @@ def serialize_through(dumps: Dumps) -> None:
 
     def purpose(caller: FrameType | None) -> Purpose | None:
         if caller is None or caller.f_code in result_codes:
-            return Purpose.RESULT
+            return None if ends_after_calls() else Purpose.RESULT
         return Purpose.PUT if caller.f_code is put_code else None
 
     @functools.wraps(serialize)
@@ -260,6 +264,24 @@ def reducers() -> tuple[dict[type, Any], dict[type, Any]]:
 def load_ray_reducers() -> None:
     """Let Ray register its own reducers, which it does when this process first serializes."""
     ray._private.worker.global_worker.get_serialization_context()
+
+
+def job_of_this_process() -> bytes | None:
+    """Return the job that this process ends with; None for a detached actor's."""
+    core_worker = ray._private.worker.global_worker.core_worker
+    if not core_worker.get_current_root_detached_actor_id().is_nil():
+        return None
+    job_id: bytes = core_worker.get_current_job_id().binary()
+    return job_id
+
+
+def ends_after_calls() -> bool:
+    """Whether this worker has loaded a function with `max_calls`, after which it ends.
+
+    Ray 2.60 forgets who has the leases that were lent to a worker which ends so.
+    """
+    infos = ray._private.worker.global_worker.function_actor_manager.execution_infos
+    return any(info.max_calls for info in infos.values())
 
 
 def is_async_actor() -> bool:

@@ -28,14 +28,12 @@ WITH_AN_ID: Calls = {
     "settled": lambda client, bad: client.settled(bad),
     "publish": lambda client, bad: client.publish(bad, _native.encode(table(10)), b"m"),
     "delete several": lambda client, bad: client.delete([b"x", bad]),
-    "end_leases": lambda client, bad: client.end_leases([bad]),
     "spill_ahead": lambda client, bad: client.spill_ahead([bad]),
     "read_ahead": lambda client, bad: client.read_ahead([bad]),
 }
 WRONG: Calls = {
     "delete": lambda client, _: client.delete("abc"),  # type: ignore[arg-type]
     "delete a number": lambda client, _: client.delete(7),  # type: ignore[arg-type]
-    "end_leases": lambda client, _: client.end_leases("abc"),  # type: ignore[arg-type]
     "spill_ahead": lambda client, _: client.spill_ahead(b"abc"),  # type: ignore[arg-type]
     "put": lambda client, _: client.put("not data"),
     "message": lambda client, _: client.publish(

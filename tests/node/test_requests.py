@@ -39,7 +39,6 @@ WELL_FORMED: dict[str, list[Any]] = {
     "delete": [[b"mine"], True],
     "settling": [b"mine"],
     "settled": [b"mine"],
-    "end_leases": [[b"mine"]],
     "list": [],
     "stats": [],
     "memory": [],

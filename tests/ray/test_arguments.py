@@ -89,6 +89,8 @@ def test_arguments_that_cannot_be_serialized_leave_nothing(name, actor):
     table, large = make(), np.zeros(ROWS)
     before, stored = plasma_in_use(), total()["bytes_stored"]
     for _ in range(5):
+        with pytest.raises(TypeError, match="Could not serialize the argument"):
+            submit(large, [table, __import__("threading").Lock()])
         with pytest.raises(TypeError):
             submit(large, table, __import__("threading").Lock())
     gc.collect()
@@ -194,6 +196,15 @@ def test_tables_in_plain_containers_go_by_reference(name, wrap, actor):
     after = total()
     shared = after["bytes_shared"] + after["bytes_reshared"]
     assert shared >= before["bytes_shared"] + before["bytes_reshared"] + 8 * ROWS
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_frames_that_arrow_cannot_describe_take_rays_own_path(name, actor):
+    import polars as pl
+
+    frame = pl.DataFrame({"x": np.arange(ROWS)}).with_columns(pl.col("x").cast(pl.Int128))
+    assert ray.get(form(name, actor)(frame)) == ROWS
+    assert ray.get(form(name, actor)([frame])) == ROWS
 
 
 def test_a_container_that_holds_itself_is_no_trouble():

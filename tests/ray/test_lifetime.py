@@ -2,6 +2,8 @@
 
 import gc
 import os
+import threading
+import time
 
 import numpy as np
 import psutil
@@ -68,6 +70,30 @@ def test_put_in_a_driver_is_freed():
     for _ in range(20):
         ray.put(make())
     eventually(lambda: total()["bytes_stored"] <= before, "puts are freed")
+
+
+ENDINGS = {
+    "returns its argument": "return table",
+    "returns it and more": "return [table, table.slice(5)]",
+    "returns it and a reference": "return [table, ray.put(1)]",
+    "returns a fresh one": "return table.append_column('y', pc.add(table['x'], 1))",
+    "is killed after": "threading.Timer(0.3, os.kill, (os.getpid(), 9)).start(); return table",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_results_outlive_their_workers(ending):
+    """Ray forgets who has the leases that it lent to a worker when that ends."""
+    scope = {"__name__": "__main__", "ray": ray, "pc": pc, "os": os, "threading": threading}
+    exec(f"def body(table):\n    {ENDINGS[ending]}", scope)
+    once = ray.remote(max_calls=0 if "killed" in ending else 1)(scope["body"])
+    table = make()
+    refs = [once.remote(table) for _ in range(4)]
+    ray.wait(refs, num_returns=4)
+    time.sleep(2)  # for the news of their ends to reach everybody
+    for ref in refs:
+        got = ray.get(ref)
+        assert (got[0] if isinstance(got, list) else got)["x"].equals(table["x"])
 
 
 def usage(pids):

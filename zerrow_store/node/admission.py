@@ -170,8 +170,6 @@ class Admission:
         event = self.admit(put.call.connection, request, transient=transient, owned=request.owned)
         self._lives.change("put", event)
         self._lives.entered(request.object_id, transient=transient)
-        if not (request.owned or transient):
-            self._lives.settling.published(put.call.connection, request.object_id)
         return [self._supervisor_id()]
 
     def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:

@@ -154,27 +154,18 @@ class Client(StoreLink, CacheCalls):
         self._request(m.Delete(check_ids(object_ids), missing_ok))
 
     def settling(self, object_id: bytes, read: Callable[[], None]) -> None:
-        """Say that an object's lease may be here alone, until `settled`.
-
-        `read()` is called, in a thread of this client, when another process begins to read it.
+        """Have `read()` called, in a thread of this client, when another process begins to read an
+        object; until `settled`.
         """
         check_id(object_id)
         self._settling[object_id] = read
         self._send_quietly(m.Settling(object_id))
 
     def settled(self, object_id: bytes) -> None:
-        """Say that an object's lease is in other hands."""
+        """Wait for the first reader of an object no more."""
         check_id(object_id)
         self._settling.pop(object_id, None)
         self._send_quietly(m.Settled(object_id))
-
-    def end_leases(self, object_ids: Iterable[bytes]) -> tuple[bytes, ...]:
-        """Delete objects whose leases have ended, those that are there.
-
-        Returns the ids of those that stay, because their producer died while their leases were
-        `settling`: nobody is going to say when they are not needed any more.
-        """
-        return tuple(self._request(m.EndLeases(check_ids(object_ids))))
 
     def list(self) -> list[ObjectInfo]:
         """Return the objects in the store."""

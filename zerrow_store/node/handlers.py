@@ -52,8 +52,6 @@ class Handlers:
             m.Delete: self._delete,
             m.Settling: self._settling,
             m.Settled: self._settled,
-            m.Leaving: self._leaving,
-            m.EndLeases: self._end_leases,
             m.List: self._list,
             m.Memory: self._memory,
             m.MemoryBySegment: self._memory_by_segment,
@@ -152,12 +150,6 @@ class Handlers:
 
     def _settled(self, call: Call, request: m.Settled) -> None:
         self._lives.settling.over(request.object_id)
-
-    def _leaving(self, call: Call, request: m.Leaving) -> None:
-        self._lives.settling.left(call.connection)
-
-    def _end_leases(self, call: Call, request: m.EndLeases) -> list[bytes]:
-        return self._lives.end_leases(request.object_ids)
 
     def _cache_publish(self, call: Call, request: m.CachePublish) -> list[bool]:
         self._producers.published(call.connection.segment)

@@ -13,7 +13,6 @@ Locking: `_lock` guards the socket's sending side, the requests under way and wh
 what a restarted store is told is what was held at that moment.
 """
 
-import atexit
 import contextlib
 import itertools
 import logging
@@ -82,7 +81,6 @@ class Link(ABC):
 
     def close(self) -> None:
         """Disconnect. Views stay valid only as long as somebody else holds their objects."""
-        self.leave()
         with self._lock:
             self._closed = True
             self._releases.put(None)
@@ -92,14 +90,6 @@ class Link(ABC):
                 _shut(self._socket)
         if self._thread is not None and threading.current_thread() is not self._thread:
             self._thread.join(timeout=1.0)  # it closes the socket; a store that hangs is left alone
-
-    def leave(self) -> None:
-        """Say that this process ends as it should, if that can be said at once."""
-        frame = protocol.pack(m.Leaving.kind, 0, m.Leaving())
-        with self._lock:
-            if self._socket is not None and self._pid == os.getpid():
-                with contextlib.suppress(OSError):
-                    self._socket.send(frame, socket.MSG_DONTWAIT)
 
     # --- what a process has at the store, and what it is told of it ---
 
@@ -443,12 +433,6 @@ def _in_child() -> None:
         if link._socket is not None:
             link._socket.close()
         link._begin()
-
-
-@atexit.register
-def _at_exit() -> None:
-    for link in list(links):
-        link.leave()
 
 
 forks.register(before=_before_fork, in_parent=forking.release_guards, in_child=_in_child)

@@ -175,19 +175,9 @@ class Lives:
         else:
             self._remove(object_id)
 
-    def end_leases(self, object_ids: list[bytes]) -> list[bytes]:
-        """Delete objects whose leases have ended; returns those that were kept, since theirs may
-        have been cut off.
-        """
-        kept = [object_id for object_id in object_ids if self.settling.may_be_cut(object_id)]
-        for object_id in object_ids:
-            if object_id not in kept:
-                self.delete(object_id)
-        return kept
-
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
-        self.settling.gone(object_id)
+        self.settling.over(object_id)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
         self.give_back(self.change("remove", [object_id]))

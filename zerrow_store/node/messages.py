@@ -147,19 +147,6 @@ class Settled(Request):
     object_id: ObjectId
 
 
-class Leaving(Request):
-    """This process ends as it should: what it has published is in other hands."""
-
-    kind: ClassVar[str] = "leaving"
-
-
-class EndLeases(Request):
-    """See `Client.end_leases`."""
-
-    kind: ClassVar[str] = "end_leases"
-    object_ids: list[ObjectId]
-
-
 class List(Request):
     """See `Client.list`."""
 
