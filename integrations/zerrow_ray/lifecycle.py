@@ -85,7 +85,6 @@ def _register(settings: StoreSettings) -> None:
         _log_once(f"zerrow_ray is not tested with {', '.join(found)}")
     from zerrow_ray.session import current_session, start_nodes
 
-    ray_compat.load_ray_reducers()
     announce(settings)
     start_nodes()
     current_session()

@@ -261,11 +261,6 @@ def reducers() -> tuple[dict[type, Any], dict[type, Any]]:
     return registered, common
 
 
-def load_ray_reducers() -> None:
-    """Let Ray register its own reducers, which it does when this process first serializes."""
-    ray._private.worker.global_worker.get_serialization_context()
-
-
 def job_of_this_process() -> bytes | None:
     """Return the job that this process ends with; None for a detached actor's."""
     core_worker = ray._private.worker.global_worker.core_worker

@@ -15,7 +15,6 @@ from zerrow_store.native import _native
 
 def register() -> None:
     """Let Arrow data go by reference in this process."""
-    ray_compat.load_ray_reducers()
     for cls in (pa.Table, pa.RecordBatch, pa.ChunkedArray, *_subclasses(pa.Array)):
         add_kind(cls, _KIND)
 

@@ -246,3 +246,28 @@ def test_plain_pickling_is_left_alone():
             data = dumps(value)
             assert b"zerrow" not in data
             assert len(pickle.loads(data)) == len(value)
+
+
+def of_a_worker_whose_function_imports_pyarrow(value):
+    return value
+
+
+@pytest.mark.parametrize("load", [identity, of_a_worker_whose_function_imports_pyarrow])
+def test_references_in_results_are_counted_wherever_pyarrow_was_imported(load):
+    """Ray pins a reference for good that it takes for one outside of its objects."""
+    function = load if load is identity else ray.remote(load)
+
+    @ray.remote
+    def inner():
+        return np.arange(200_000)
+
+    def counts():
+        return ray._private.worker.global_worker.core_worker.get_all_reference_counts()
+
+    ref = inner.remote()
+    ray.wait([ref])
+    key = ref.hex().encode()
+    got = ray.get(function.remote([make(), {"r": [ref]}]))[1]["r"][0]
+    assert got == ref
+    pinned = ray.get([ray.remote(counts).remote() for _ in range(4)])
+    assert not any(each.get(key, {}).get("local", 0) for each in pinned)
