@@ -273,7 +273,7 @@ def job_of_this_process() -> bytes | None:
 def ends_after_calls() -> bool:
     """Whether this worker has loaded a function with `max_calls`, after which it ends.
 
-    Ray 2.60 forgets who has the leases that were lent to a worker which ends so.
+    When a worker ends, Ray may forget who has the leases that were lent to it.
     """
     infos = ray._private.worker.global_worker.function_actor_manager.execution_infos
     return any(info.max_calls for info in infos.values())
