@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,21 @@ def test_supervising_actor_killed(cluster):
     assert ray.get(ray.put(make(4))).equals(make(4))
     del ref
     eventually(lambda: total()["bytes_stored"] <= before, "objects of the new actor are freed")
+
+
+def test_producers_killed_soon_after_their_tasks(cluster):
+    # The last one in this cluster: what Ray forgets who has stays for as long as the job.
+    @ray.remote
+    def returned_soon_before(table):
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return table
+
+    table = make()
+    refs = [returned_soon_before.remote(table) for _ in range(4)]
+    ray.wait(refs, num_returns=4)
+    time.sleep(2)  # for the news of their ends to reach everybody
+    for ref in refs:
+        assert ray.get(ref).equals(table)
 
 
 DRIVER = """
