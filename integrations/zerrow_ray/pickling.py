@@ -74,22 +74,18 @@ class _Pickler(ray.cloudpickle.CloudPickler):  # type: ignore[misc]  # untyped i
 def _reducers() -> dict[type, Callable[[Any], Any]]:
     """All reducers by type. What users registered has the last word."""
     registered, common = ray_compat.reducers()
-    ours = {cls: _reducer(kind) for cls, kind in kinds().items()}
-    table = {**ours, **common, **registered}
-    for cls, reducer in ours.items():
-        if getattr(registered.get(cls), "__module__", None) == ray_compat.ARROW_REDUCERS:
-            table[cls] = reducer
+    known = kinds()
+    if len(_ours) != len(known):
+        _ours.update({cls: _make_reducer(kind) for cls, kind in known.items() if cls not in _ours})
+    table = {**_ours, **common, **registered}
+    for cls in _ours.keys() & registered.keys():
+        if getattr(registered[cls], "__module__", None) == ray_compat.ARROW_REDUCERS:
+            table[cls] = _ours[cls]
     return table
 
 
-def _reducer(kind: Kind) -> Callable[[Any], Reduced]:
-    reducer = _made.get(kind)
-    if reducer is None:
-        reducer = _made[kind] = _make_reducer(kind)
-    return reducer
-
-
-_made: dict[Kind, Callable[[Any], Reduced]] = {}
+_ours: dict[type, Callable[[Any], Reduced]] = {}
+"""Made once: kinds are added, and never changed."""
 
 
 def _make_reducer(kind: Kind) -> Callable[[Any], Reduced]:

@@ -49,7 +49,13 @@ class Moved:
 
     def __enter__(self) -> "Moved":
         self._before = total()
+        eventually(self._is_settled, "what earlier tests dropped is freed")
         return self
+
+    def _is_settled(self) -> bool:
+        time.sleep(0.3)  # Ray and the node's actor tell of the last references by and by
+        last, self._before = self._before, total()
+        return self._before["bytes_stored"] == last["bytes_stored"]
 
     def __exit__(self, *exc: object) -> None:
         after = total()
