@@ -74,8 +74,6 @@ class LeasePool:
             worker = (os.getpid(), start_time(os.getpid()), job_of_this_process())
             supervisor_id, fresh = ray.get(self._actor.leases.remote(self._batch, worker))
             _keep_for_good(fresh.pop())
-            dropped: bytes = fresh.pop().binary()
-            ray.get(self._actor.heard_of.remote(dropped))
             leases = [(lease, supervisor_id) for lease in fresh]
         except Exception as caught:
             error = caught

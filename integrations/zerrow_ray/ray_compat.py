@@ -163,11 +163,8 @@ def put_through(put: Callable[[Callable[[], Any]], Any]) -> None:
 
 def submit_through(prepare: Callable[[Any], Any]) -> None:
     """Let `prepare` replace each argument of what is submitted, before Ray looks at it."""
-    for owner, name in (
-        (ray.remote_function.RemoteFunction, "_remote"),
-        (ray.actor.ActorClass, "_remote"),
-    ):
-        setattr(owner, name, _preparing(getattr(owner, name), prepare))
+    for owner in (ray.remote_function.RemoteFunction, ray.actor.ActorClass):
+        owner._remote = _preparing(owner._remote, prepare)
     call = ray.actor.ActorHandle._actor_method_call
 
     @functools.wraps(call)

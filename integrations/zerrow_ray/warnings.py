@@ -1,10 +1,17 @@
-"""Saying once why tables take Ray's own path."""
+"""Saying once why tables take Ray's own path, or may."""
 
+import functools
 import logging
 
 logger = logging.getLogger("zerrow_ray")
 
 _warned: set[type] = set()
+
+
+@functools.cache
+def say_once(warning: str) -> None:
+    """Log a warning, once."""
+    logger.warning(warning)
 
 
 def warn_once(error: Exception) -> None:
