@@ -25,16 +25,16 @@ def put(original: Callable[[], ray.ObjectRef]) -> ray.ObjectRef:
                 delete(object_ids)
             raise
         if object_ids:
-            _session().delete_with(ref, object_ids)
+            _ownership().delete_with(ref, object_ids)
         return ref
 
 
 def delete(object_ids: list[bytes]) -> None:
     """Delete objects of a put that has failed."""
-    _session().delete(object_ids)
+    _ownership().delete(object_ids)
 
 
-def _session() -> Any:
+def _ownership() -> Any:
     from zerrow_ray.session import current_session
 
-    return current_session()
+    return current_session().ownership

@@ -145,6 +145,37 @@ def test_views_stay_right_when_the_store_begins_anew(standalone: str) -> None:
     again.stop()
 
 
+def test_views_stay_right_when_their_producer_ends_after_that(standalone: str) -> None:
+    """A store that has begun anew gives back what it knows to be free: not what it never knew."""
+    producer, reader = Worker(), Worker()
+    for worker in (producer, reader):
+        worker.do(f"""
+            import pyarrow as pa, pyarrow.compute as pc
+            import zerrow_store
+            client = zerrow_store.connect({standalone!r})
+        """)
+    object_id = producer.do("""
+        def make(i):
+            return pa.table({'x': pc.add(pa.array(range(200_000)), i)})
+        client.put(make(1))
+    """)
+    reader.do(f"view = client.get({object_id!r})")
+    away = Away(standalone)
+    kill(away.supervisor)
+    again = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
+    again.start()
+    producer.do("kept = client.put(make(2))")
+    client = Client(standalone)
+    producer.kill()
+    client.delete(producer_object := client.list()[0].object_id)
+    assert producer_object != object_id
+    wait_until(lambda: client.stats().segments == 0)
+    assert reader.do("pc.sum(view['x']).as_py()") == sum(range(200_000)) + 200_000
+    client.close()
+    reader.kill()
+    again.stop()
+
+
 def test_a_supervisor_that_cannot_start_a_server_tries_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,7 +131,9 @@ class Admissions(RuleBasedStateMachine):
         message = m.Put(object_id, own, [], None, False, False, (0, 0, 0))
         call = Call(peer, self.serial, [])  # type: ignore[arg-type]
         peer.asked[self.serial] = pages
-        self.answer(peer, self.serial, lambda: self.admission.put(call, message))
+        self.answer(
+            peer, self.serial, lambda: self.admission.enter(self.admission.received(call, message))
+        )
 
     def objects(self) -> list[bytes]:
         return sorted(o for o, entry in self.lives.books.objects.items() if not entry.deleted)

@@ -18,6 +18,7 @@ from zerrow_store.node.accounting import MemoryReport, SegmentMemory
 from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
 from zerrow_store.node.eviction import Eviction
+from zerrow_store.node.messages import Carrier
 from zerrow_store.node.requests import (
     Hold,
     Moved,
@@ -211,16 +212,18 @@ class Client(StoreLink, CacheCalls):
         *,
         transient: bool = False,
         owned: bool = False,
+        carrier: Carrier | None = None,
     ) -> bytes:
         """Enter an encoded message's allocations into the books; returns the supervisor's id.
 
         message: kept for `get`, if given. A transient object goes when its last hold does, an owned
-        one when this process ends, if it was not deleted before.
+        one when this process ends, one with a carrier when the process does that owns that, if they
+        were not deleted before.
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
-        ObjectLostError.
+        ObjectLostError, NoOwnerError.
         """
         return self.begin_publish(
-            object_id, encoded, message, transient=transient, owned=owned
+            object_id, encoded, message, transient=transient, owned=owned, carrier=carrier
         ).wait()
 
     def begin_publish(
@@ -231,6 +234,7 @@ class Client(StoreLink, CacheCalls):
         *,
         transient: bool = False,
         owned: bool = False,
+        carrier: Carrier | None = None,
     ) -> Publication:
         """Do as `publish` does, but leave it to the caller to wait."""
         put = m.Put(
@@ -241,6 +245,7 @@ class Client(StoreLink, CacheCalls):
             transient,
             owned,
             (encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied),
+            carrier=carrier,
         )
         return Publication(self, self._begin_publication(put))
 

@@ -21,7 +21,7 @@ import msgspec
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_REQUEST = 200 << 20
 MAX_FRAME = 1 << 30
 """For replies and events, in which what came with a request stands up to four times."""

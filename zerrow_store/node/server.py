@@ -32,6 +32,7 @@ from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.handlers import Handlers
 from zerrow_store.node.lives import GRACE_SECONDS, Lives
 from zerrow_store.node.outbox import MOST_UNSENT
+from zerrow_store.node.owners import Owners
 from zerrow_store.node.policy import load_policy
 from zerrow_store.node.producers import Producers
 from zerrow_store.node.segments import allow_many_descriptors, open_pidfd
@@ -80,6 +81,9 @@ class Server:
         self._admission = Admission(
             self._lives, budget, supervisor_id=lambda: self._supervisor_id, retry=self._retry_put
         )
+        self._owners = Owners(
+            self._admission, self._lives.books, tell=self._tell, retry=self._retry_put
+        )
         self._cache = Cache(
             self._lives.books,
             self._lives.holders,
@@ -98,6 +102,7 @@ class Server:
             self._lives,
             self._producers,
             self._admission,
+            self._owners,
             self._cache,
             budget,
             {
@@ -239,6 +244,7 @@ class Server:
             self._lives.release(object_id, count, readable_until)
         self._lives.settling.ended(connection)
         self._cache.dropped(connection)
+        self._owners.dropped(connection)
         self._admission.dropped(connection)
 
     def _drop_broken(self) -> None:
@@ -410,6 +416,7 @@ class Server:
             self._crowded = resident > HIGH_WATERMARK * self._budget
             self._producers.hold_back(resident)
             self._admission.tick()
+            self._owners.tick()
             self._respawn_supervisor()
 
     def _spilled(self, *_: Any) -> None:
