@@ -88,5 +88,7 @@ def _let_tables_go_by_reference() -> None:
     ray_compat.serialize_through(pickling.dumps, carriers.count)
     carriers.begin_counting()
     ray_compat.put_through(puts.put)
-    ray_compat.submit_through(arguments.prepared, ownership.submitting_dynamic)
+    ray_compat.submit_through(
+        ownership.connect_soon, arguments.prepared, ownership.submitting_dynamic
+    )
     ray_compat.items_taken_through(ownership.note_taken)

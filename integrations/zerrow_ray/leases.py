@@ -1,4 +1,4 @@
-"""Leases: what ties a published object's life to Ray's reference counts.
+"""Leases: what ties a result's object to Ray's reference counts if its owner is on another node.
 
 A lease is an ObjectRef that the node's actor owns. It travels nested in the object's message, so
 Ray counts it for as long as any message, task or view needs the object; when nobody is left, the

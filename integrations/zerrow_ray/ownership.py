@@ -7,15 +7,20 @@ until it has been taken, or until the stream is gone.
 """
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ray.exceptions import RayError
+
 from zerrow_ray import ray_compat
 from zerrow_ray.carriers import split, stream_of
+from zerrow_ray.warnings import warn_once
 from zerrow_store import threads
+from zerrow_store.errors import ZerrowError
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -133,6 +138,26 @@ class Ownership:
         self._taken.pop(task, None)
         for reference, object_ids in self._waiting.pop(task, {}).items():
             self._conclude(reference, object_ids)
+
+
+_connecting: int | None = None
+
+
+def connect_soon() -> None:
+    """Have this process connected to its node's store, unless it is: it is about to own results."""
+    global _connecting
+    if _connecting != os.getpid():
+        _connecting = os.getpid()
+        threading.Thread(target=_connect, name="zerrow-connect", daemon=True).start()
+
+
+def _connect() -> None:
+    from zerrow_ray.session import current_session
+
+    try:
+        current_session()
+    except (ZerrowError, RayError) as error:
+        warn_once(error)
 
 
 _listening: list[Ownership] = []

@@ -178,16 +178,18 @@ def put_through(put: Callable[[Callable[[], Any]], Any]) -> None:
 
 
 def submit_through(
+    submitting: Callable[[], None],
     prepare: Callable[[Any], Any],
     submitting_dynamic: Callable[[], AbstractContextManager[Callable[[Any], None]]],
 ) -> None:
-    """Let `prepare` replace each argument of what is submitted, before Ray looks at it.
+    """Call `submitting` before each submission of a task, and let `prepare` replace each argument,
+    before Ray looks at it.
 
     submitting_dynamic: entered while a task with `num_returns="dynamic"` is submitted; gives what
     is told of its reference.
     """
     for owner in (ray.remote_function.RemoteFunction, ray.actor.ActorClass):
-        owner._remote = _preparing(owner._remote, prepare, submitting_dynamic)
+        owner._remote = _preparing(owner._remote, submitting, prepare, submitting_dynamic)
     call = ray.actor.ActorHandle._actor_method_call
 
     @functools.wraps(call)
@@ -199,6 +201,7 @@ def submit_through(
         *more: Any,
         **options: Any,
     ) -> Any:
+        submitting()
         args, kwargs = _prepared(prepare, args, kwargs)
         if options.get("num_returns") != "dynamic":
             return call(self, method_name, args, kwargs, *more, **options)
@@ -212,11 +215,13 @@ def submit_through(
 
 def _preparing(
     submit: Callable[..., Any],
+    submitting: Callable[[], None],
     prepare: Callable[[Any], Any],
     submitting_dynamic: Callable[[], AbstractContextManager[Callable[[Any], None]]],
 ) -> Callable[..., Any]:
     @functools.wraps(submit)
     def _remote(self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        submitting()
         args, kwargs = _prepared(prepare, args, kwargs)
         if options.get("num_returns", self._default_options.get("num_returns")) != "dynamic":
             return submit(self, args, kwargs, *more, **options)

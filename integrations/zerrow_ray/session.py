@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +24,11 @@ from zerrow_store.native._native import Encoded
 from zerrow_store.node.client import Client, Publication
 from zerrow_store.node.messages import Carrier
 
+_NODES_SECONDS = 5.0
+
 
 class Session:
-    """The node's store, its actor, and leases of it.
+    """The node's store and its actor, and what this process owns there.
 
     node_id: the Ray node in hexadecimal.
     """
@@ -37,6 +40,7 @@ class Session:
         self.client = self._connect()
         self.ownership.start(self._delete)
         self._leases: LeasePool | None = None
+        self._nodes_asked, self._others = -_NODES_SECONDS, False
 
     def close(self) -> None:
         """Let go of a store whose cluster has been left."""
@@ -54,10 +58,11 @@ class Session:
     def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef | None]:
         """Publish what `encode` encodes of a result; returns it, the object's id, and its lease.
 
-        The object belongs to the owner of the result, who deletes it. If that one is not known, or
-        not connected to this node's store, the object has a lease instead. Raises NoOwnerError
-        where that would not last as long as the result: of tasks that are run again, and of workers
-        that end soon, for whom Ray may forget who else has their leases.
+        The object belongs to the owner of the result, who deletes it. If that one is not connected
+        to this node's store, but may be to another node's, the object has a lease instead. Raises
+        NoOwnerError if there is no other node, and where a lease would not last as long as the
+        result: of tasks that are run again, and of workers that end soon, for whom Ray may forget
+        who else has their leases.
         """
         carrier = current_carrier()
         if carrier is not None:
@@ -69,9 +74,17 @@ class Session:
             else:
                 _note_publication(object_id)
                 return encoded, object_id, None
-        if ends_after_calls() or not is_first_attempt():
+        if ends_after_calls() or not is_first_attempt() or not self._has_other_nodes():
             raise NoOwnerError("nobody would tell when this is not needed any more")
         return self._publish_with_lease(encode)
+
+    def _has_other_nodes(self) -> bool:
+        """Whether the cluster had more than this node some seconds ago."""
+        now = time.monotonic()
+        if now > self._nodes_asked + _NODES_SECONDS:
+            self._nodes_asked = now
+            self._others = sum(node["Alive"] for node in ray.nodes()) > 1
+        return self._others
 
     def _publish_with_lease(
         self, encode: Callable[[], Encoded]
@@ -82,7 +95,7 @@ class Session:
             lease, issuer = self._leases.take()
             object_id: bytes = lease.binary()
             encoded = encode()
-            if self.client.publish(object_id, encoded) == issuer:
+            if issuer in self.client.publish(object_id, encoded):
                 streams.keep(lease, self.client)
                 _note_publication(object_id)
                 return encoded, object_id, lease
@@ -128,7 +141,7 @@ class Publications(list[bytes]):
 
 def record_publications() -> Publications:
     """Return a list to which are added, as long as it is alive and until the next call, the ids of
-    the objects that this thread publishes under leases: of the results of its task, as Ray
+    the objects that this thread publishes for others: of the results of its task, as Ray
     serializes them.
     """
     published = Publications()

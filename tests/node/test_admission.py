@@ -60,9 +60,7 @@ class Admissions(RuleBasedStateMachine):
             )
         self.is_done = select.poll()  # descriptors have any number here
         self.is_done.register(self.lives.spiller.done, select.POLLIN)
-        self.admission = Admission(
-            self.lives, BUDGET, supervisor_id=lambda: b"", retry=self.answer_later
-        )
+        self.admission = Admission(self.lives, BUDGET, supervisor_ids=list, retry=self.answer_later)
         self.serial = 0
         self.peers = [self.connect() for _ in range(PROCESSES)]
 

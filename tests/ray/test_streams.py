@@ -1,7 +1,7 @@
 """Items of streaming generators: readable as long as anybody refers to them.
 
-They belong to the owner of the stream. Where that has no connection to the node's store, as a
-process that has touched no table yet, they have leases.
+They belong to the owner of the stream. Where that is connected to another node's store, they have
+leases; here, some processes are made to believe that there is such a node.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import pytest
 import ray
 
 from tests.ray.conftest import eventually, total
+from zerrow_ray import ownership, session
 from zerrow_ray.session import current_session
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -32,6 +33,11 @@ def read_later(refs: list[ray.ObjectRef], first: int = 0) -> None:
         assert ray.get(ref).equals(make(i))
 
 
+def believe_in_other_nodes() -> None:
+    """Let this process give leases to what no process here owns."""
+    session.Session._has_other_nodes = lambda self: True
+
+
 def held_leases() -> set[bytes]:
     """Objects in the store whose leases this process holds."""
     counts = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
@@ -41,6 +47,7 @@ def held_leases() -> set[bytes]:
 
 def items(i: int):
     """Yield a table; whether its lease is held long after; whether it goes when it is read."""
+    believe_in_other_nodes()
     yield make(i)
     time.sleep(1.5)
     yield bool(held_leases())
@@ -73,6 +80,7 @@ class Stranger:
     """A process that has no connection to the store until it reads a table."""
 
     def run(self, test, *args):
+        ownership._connecting = os.getpid()
         return test(*args)
 
 
@@ -171,6 +179,7 @@ def test_a_result_of_a_task_is_not_kept():
     @ray.remote
     class Plain:
         def make(self):
+            believe_in_other_nodes()
             return make(0)
 
         def held(self):
@@ -222,6 +231,7 @@ class Overlapping:
     """An async actor with a plain generator: its tasks share a thread."""
 
     def stream(self):
+        believe_in_other_nodes()
         for i in range(3):
             yield make(i)
             yield len(held_leases())

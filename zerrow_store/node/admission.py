@@ -39,19 +39,19 @@ class Put:
 
 
 class Admission:
-    """See the module. supervisor_id: of who supervises now. retry: answers a put that waited."""
+    """See the module. supervisor_ids: of those who supervise. retry: answers a put that waited."""
 
     def __init__(
         self,
         lives: Lives,
         budget: int,
         *,
-        supervisor_id: Callable[[], bytes],
+        supervisor_ids: Callable[[], list[bytes]],
         retry: Callable[[Put], None],
     ) -> None:
         self._lives = lives
         self._budget = budget
-        self._supervisor_id = supervisor_id
+        self._supervisor_ids = supervisor_ids
         self._retry = retry
         self._arrivals = itertools.count()
         self._full: list[Put] = []
@@ -179,14 +179,14 @@ class Admission:
                 raise
         return self._wait_for_room(put)
 
-    def _put(self, put: Put) -> list[bytes]:
+    def _put(self, put: Put) -> list[list[bytes]]:
         request, transient = put.request, put.request.transient
         event = self.admit(put.call.connection, request, transient=transient, owner=put.owner)
         if request.carrier is not None and request.carrier.owner_id:
             event.append(request.carrier.reference)
         self._lives.change("put", event)
         self._lives.entered(request.object_id, transient=transient)
-        return [self._supervisor_id()]
+        return [self._supervisor_ids()]
 
     def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """Take over sealed segments, which have no process; returns their ids, to be settled."""

@@ -6,19 +6,20 @@ and the object goes at the latest when the owner's process ends.
 
 Who publishes may know the owner, as of the items of a stream: the object is entered, and its owner
 told. Else the processes that may be owners are asked, those first that claimed what this connection
-published last. An object that nobody claims is refused: its lifetime would be nobody's business.
+published last. An object that nobody claims is refused: its lifetime would be nobody's business. A
+store that was started again waits for its processes to come back before it refuses anything.
 """
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from zerrow_store.errors import ObjectExistsError, ProtocolError
 from zerrow_store.node import messages as m
 from zerrow_store.node.admission import Admission, Put
-from zerrow_store.node.books import Books
 from zerrow_store.node.connection import DEFERRED, Call, Connection
+from zerrow_store.node.lives import Lives
 
 _PATIENCE_SECONDS = 1.0
 """For processes that do not answer: what they would have claimed is refused."""
@@ -29,9 +30,9 @@ class _Question:
     """Whose object a put's is. waiting: who has not answered yet; others: who is asked then."""
 
     put: Put
-    waiting: set[Connection]
-    others: set[Connection]
     until: float
+    waiting: set[Connection] = field(default_factory=set)
+    others: set[Connection] = field(default_factory=set)
 
 
 class Owners:
@@ -42,13 +43,13 @@ class Owners:
     def __init__(
         self,
         admission: Admission,
-        books: Books,
+        lives: Lives,
         *,
         tell: Callable[[Connection, str, Any], None],
         retry: Callable[[Put], None],
     ) -> None:
         self._admission = admission
-        self._books = books
+        self._lives = lives
         self._tell = tell
         self._retry = retry
         self._owners: dict[bytes, Connection] = {}
@@ -58,6 +59,12 @@ class Owners:
         """Note that a process, whose segment is attached, may own what others publish."""
         connection.owner_id = owner_id
         self._owners[owner_id] = connection
+        for object_id, question in list(self._asked.items()):
+            carrier = _carrier(question.put)
+            if carrier.owner_id == owner_id:
+                self._enter(object_id, connection)
+            elif not carrier.owner_id:
+                self._ask(object_id, {connection})
 
     def put(self, call: Call, request: m.Put) -> Any:
         """Enter an object, as soon as its owner is known. Raises NoOwnerError."""
@@ -65,21 +72,18 @@ class Owners:
         if request.owned and segment is None:
             raise ProtocolError("it owns what it publishes, and has not attached a segment")
         # First of all: a process that asks again after a crash of the store keeps what has counted.
-        if request.object_id in self._asked or request.object_id in self._books.objects:
+        if request.object_id in self._asked or request.object_id in self._lives.books.objects:
             raise ObjectExistsError(f"object {request.object_id.hex()} exists already")
         put = self._admission.received(call, request)
         if carrier is None:
             put.owner = segment if request.owned else None
-        elif carrier.owner_id:
-            owner = self._owners.get(carrier.owner_id)
-            put.owner = None if owner is None else owner.segment
-            put.withdrawn = put.owner is None
-        elif self._owners:
-            self._ask_around(put)
-            return DEFERRED
-        else:
-            put.withdrawn = True
-        return self._admission.enter(put)
+            return self._admission.enter(put)
+        if owner := self._owners.get(carrier.owner_id):
+            put.owner = owner.segment
+            return self._admission.enter(put)
+        self._asked[request.object_id] = _Question(put, time.monotonic() + _PATIENCE_SECONDS)
+        self._ask_around(request.object_id)
+        return DEFERRED
 
     def claimed(self, connection: Connection, object_id: bytes, *, mine: bool) -> None:
         """Note a process's answer to the question whose an object is."""
@@ -87,10 +91,8 @@ class Owners:
         if question is None or connection not in question.waiting:
             return
         if mine:
-            put = self._asked.pop(object_id).put
-            put.owner = connection.segment
-            put.call.connection.last_owner = connection.owner_id
-            self._retry(put)
+            question.put.call.connection.last_owner = connection.owner_id
+            self._enter(object_id, connection)
         else:
             self._denied(object_id, connection)
 
@@ -110,44 +112,60 @@ class Owners:
             if question.put.call.connection is connection:
                 self._admission.settle(self._asked.pop(object_id).put.adopted)
             else:
-                question.others.discard(connection)
                 self._denied(object_id, connection)
 
     def tick(self) -> None:
         """Refuse what nobody has claimed in time."""
         now = time.monotonic()
         for object_id in [i for i, question in self._asked.items() if question.until < now]:
-            self._refuse(object_id)
+            if not self._somebody_may_return():
+                self._refuse(object_id)
 
-    def _ask_around(self, put: Put) -> None:
-        others = set(self._owners.values())
-        last = self._owners.get(put.call.connection.last_owner)
-        first = others if last is None else {last}
-        until = time.monotonic() + _PATIENCE_SECONDS
-        self._asked[put.request.object_id] = _Question(put, set(), others - first, until)
-        self._ask(put.request.object_id, first)
+    def _ask_around(self, object_id: bytes) -> None:
+        question = self._asked[object_id]
+        if not _carrier(question.put).owner_id:
+            everybody = set(self._owners.values())
+            last = self._owners.get(question.put.call.connection.last_owner)
+            first = everybody if last is None else {last}
+            question.others = everybody - first
+            self._ask(object_id, first)
+        self._conclude(object_id)
 
     def _ask(self, object_id: bytes, processes: set[Connection]) -> None:
         question = self._asked[object_id]
-        question.waiting = processes
-        assert question.put.request.carrier is not None
-        for connection in list(processes):
-            self._tell(connection, "whose", [object_id, question.put.request.carrier.reference])
+        question.waiting |= processes
+        for connection in processes:
+            self._tell(connection, "whose", [object_id, _carrier(question.put).reference])
 
     def _denied(self, object_id: bytes, connection: Connection) -> None:
         question = self._asked[object_id]
-        if connection not in question.waiting:
-            return
         question.waiting.discard(connection)
-        if question.waiting:
-            return
-        if question.others:
+        question.others.discard(connection)
+        if question.others and not question.waiting:
             others, question.others = question.others, set()
             self._ask(object_id, others)
-        else:
+        self._conclude(object_id)
+
+    def _conclude(self, object_id: bytes) -> None:
+        if not self._asked[object_id].waiting and not self._somebody_may_return():
             self._refuse(object_id)
+
+    def _somebody_may_return(self) -> bool:
+        """Whether the store has been started again, and is not connected to all processes yet."""
+        away = self._lives.living - self._lives.owners.keys()
+        return bool(away) and not self._lives.all_returned()
+
+    def _enter(self, object_id: bytes, owner: Connection) -> None:
+        put = self._asked.pop(object_id).put
+        put.owner = owner.segment
+        self._retry(put)
 
     def _refuse(self, object_id: bytes) -> None:
         put = self._asked.pop(object_id).put
         put.withdrawn = True
         self._retry(put)
+
+
+def _carrier(put: Put) -> m.Carrier:
+    assert put.request.carrier is not None
+    return put.request.carrier

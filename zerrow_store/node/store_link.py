@@ -174,7 +174,7 @@ class StoreLink(Link):
             if not (isinstance(error, ObjectExistsError) and request.hang_ups):
                 _native.unpin(offsets_of(request.own))
                 raise error
-            body = [b""]
+            body = [[]]
         if isinstance(message, m.Attach):
             self._attached = True
         elif isinstance(message, m.Put):
