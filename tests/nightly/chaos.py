@@ -4,12 +4,12 @@
 
 Rounds of a few steps each (tasks, actor calls, generators, puts; tables, slices, containers) are
 submitted, and their results read, some of them again in later rounds. Meanwhile workers, the
-store's server and its supervisor are killed with SIGKILL. Everything may be retried, so plain Ray
-gives no error: `--plain` shows it, with workers alone to kill. The sums of all results are compared
-with those of the same functions called here. Prints rounds, kills, wrong results, errors, and what
-the stores still hold when the last reference is gone, as JSON; exits 1 unless there is none of the
-last three. A seed decides on the DAGs and on whom to kill in which order; what that meets is not
-repeatable.
+store's server, the actor that supervises it, or both are killed with SIGKILL. Everything may be
+retried, so plain Ray gives no error: `--plain` shows it, with workers alone to kill. The sums of
+all results are compared with those of the same functions called here. Prints rounds, kills, wrong
+results, errors, and what the stores still hold when the last reference is gone, as JSON; exits 1
+unless there is none of the last three. A seed decides on the DAGs and on whom to kill in which
+order; what that meets is not repeatable.
 """
 
 import argparse
@@ -189,14 +189,17 @@ class Submission:
         ray.kill(self._keeper)
 
 
-def targets(raylet: int) -> dict[str, list[int]]:
-    """Pids of what may be killed, by kind. All that knows how these processes are found."""
+def targets(raylet: int) -> dict[str, list[tuple[int, ...]]]:
+    """Pids of what may be killed at once, by kind. All that knows how these are found."""
     children = {child.pid: child.name() for child in psutil.Process(raylet).children()}
     named = {pid: name for pid, name in children.items() if name.startswith("ray::")}
+    servers = store_pids()
+    supervisors = [pid for pid, name in named.items() if name == _SUPERVISOR]
     return {
-        "worker": [p for p, name in named.items() if name not in (*_AGENTS, _SUPERVISOR)],
-        "server": store_pids(),
-        "supervisor": [pid for pid, name in named.items() if name == _SUPERVISOR],
+        "worker": [(p,) for p, name in named.items() if name not in (*_AGENTS, _SUPERVISOR)],
+        "server": [(pid,) for pid in servers],
+        "supervisor": [(pid,) for pid in supervisors],
+        "both": [*zip(servers, supervisors, strict=False)],
     }
 
 
@@ -222,7 +225,8 @@ class Killer:
             kind = self._chance.choice(self._kinds)
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 if found := targets(self._raylet)[kind]:
-                    os.kill(self._chance.choice(found), signal.SIGKILL)
+                    for pid in self._chance.choice(found):
+                        os.kill(pid, signal.SIGKILL)
                     self._report.kills[kind] = self._report.kills.get(kind, 0) + 1
 
 
@@ -311,7 +315,7 @@ def main() -> int:
         report = rounds(kinds=["worker"], held=dict)
     else:
         zerrow_ray.init(**RAY_OPTIONS)
-        report = rounds(kinds=["worker", "server", "supervisor"], held=_held_by_stores)
+        report = rounds(kinds=["worker", "server", "supervisor", "both"], held=_held_by_stores)
     print(json.dumps(asdict(report)))
     ray.shutdown()
     return 0 if report.is_good else 1

@@ -140,7 +140,8 @@ class Server:
         connection.greeted, connection.reader = True, reader
         self._identities[connection] = frame.body
         self._supervisors.append(connection)
-        self._others_come_until = time.monotonic() + _OTHERS_SECONDS
+        if self._lives.books.objects:  # it was started again
+            self._others_come_until = time.monotonic() + _OTHERS_SECONDS
         self._lives.restored()
         while waiting := reader.next():
             self._answer(connection, waiting)
@@ -256,6 +257,8 @@ class Server:
 
     def _tell(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
         """Send an event. Who cannot be told is dropped later: nothing ends amid a request."""
+        if connection in self._broken:
+            return
         try:
             connection.send(kind, 0, body, fds)
         except (OSError, ProtocolError) as error:
