@@ -146,10 +146,17 @@ def processes(*words: str) -> list[int]:
 
 
 def memory_files(pid: int) -> list[str]:
-    """Return the paths in /proc of a process's memory files: memfds, and those in huge pages."""
+    """Return the paths in /proc of a process's memory files: memfds, and those in huge pages.
+
+    Not the page in which a server counts its changes.
+    """
     folder = f"/proc/{pid}/fd"
-    paths = [f"{folder}/{fd}" for fd in os.listdir(folder)]
-    return [path for path in paths if _link(path).startswith(_MEMORY_FILES)]
+    links = {path: _link(path) for path in (f"{folder}/{fd}" for fd in os.listdir(folder))}
+    return [
+        path
+        for path, link in links.items()
+        if link.startswith(_MEMORY_FILES) and "zerrow-changes" not in link
+    ]
 
 
 def spilled_files(server: int) -> list[str]:

@@ -27,6 +27,7 @@ from zerrow_store.node import logs, messages, protocol
 from zerrow_store.node import messages as m
 from zerrow_store.node.admission import Admission, Put
 from zerrow_store.node.cache import Cache
+from zerrow_store.node.change_count import ChangeCount
 from zerrow_store.node.connection import DEFERRED, Call, Connection, WithDescriptors
 from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.handlers import Handlers
@@ -36,6 +37,7 @@ from zerrow_store.node.owners import Owners
 from zerrow_store.node.policy import load_policy
 from zerrow_store.node.producers import Producers
 from zerrow_store.node.segments import allow_many_descriptors, open_pidfd
+from zerrow_store.node.supervisor import SPARE
 from zerrow_store.node.wire_errors import describe
 
 logger = logging.getLogger("zerrow_store.server")
@@ -120,6 +122,7 @@ class Server:
         # Those that are given every change, with what they are known by; and of these, those that
         # have been given everything.
         self._identities: dict[Connection, bytes] = {}
+        self._changes = ChangeCount()
         self._supervisors: list[Connection] = []
         self._behind: set[Connection] = set()
         self._others_come_until = 0.0
@@ -140,6 +143,7 @@ class Server:
         connection.greeted, connection.reader = True, reader
         self._identities[connection] = frame.body
         self._supervisors.append(connection)
+        self._share(connection)
         if self._lives.books.objects:  # it was started again
             self._others_come_until = time.monotonic() + _OTHERS_SECONDS
         self._lives.restored()
@@ -272,8 +276,16 @@ class Server:
         return [c for c in self._connections.values() if c.greeted and c not in self._identities]
 
     def _replicate(self, kind: str, body: list[Any], fds: Sequence[int]) -> None:
+        self._changes.count()
         for each in list(self._identities):
             self._tell(each, kind, body, fds)
+
+    def _share(self, supervisor: Connection) -> None:
+        """Let a supervisor that has all the books of now see whether it keeps up, and start a
+        server at which those wait that are waiting here.
+        """
+        fds = [self._listener.fileno(), self._changes.fd]
+        self._tell(supervisor, "following", self._changes.value, fds)
 
     # --- requests ---
 
@@ -361,20 +373,19 @@ class Server:
         """Give a new supervisor all there is. Once it has that, it says so."""
         self._identities[connection] = identity
         connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
-        self._tell(connection, "listener", None, [self._listener.fileno()])
         for kind, body in self._lives.books.snapshot():
             fds = [self._lives.descriptors[body[0]]] if kind == "segment" else []
             self._tell(connection, kind, body, fds)
+        self._share(connection)
         connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
 
     def _take_over(self, call: Call, request: m.TakeOver) -> None:
-        """One that was started here, and is needed no more, is told to let go."""
+        """One that a server has started, and that is needed no more, is told to let go."""
         connection = call.connection
         if connection not in self._identities or connection in self._supervisors:
             raise ProtocolError("it was not given the books")
         self._supervisors.append(connection)
-        ours = {process.pid for process in self._started}
-        spare = [each for each in self._supervisors if each.pid in ours]
+        spare = [s for s in self._supervisors if self._identities[s].startswith(SPARE)]
         if len(self._supervisors) > _SUPERVISORS and spare:
             self._tell(spare[0], "stopping", [])
             self._broken.add(spare[0])
@@ -449,7 +460,7 @@ class Server:
             return
         command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
         command += ["--budget", str(self._budget), "--eviction", self._eviction]
-        command += ["--log", str(self._log)]
+        command += ["--log", str(self._log), "--spare"]
         if self._watched is not None:
             command += ["--watch-pid", str(self._watched)]
         try:

@@ -25,6 +25,7 @@ from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.node import logs, protocol
 from zerrow_store.node.books import Books
 from zerrow_store.node.budget import default_budget, default_eviction
+from zerrow_store.node.change_count import ChangeCount
 from zerrow_store.node.segments import allow_many_descriptors
 
 logger = logging.getLogger("zerrow_store.supervisor")
@@ -33,6 +34,10 @@ _START_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _LONGEST_PAUSE = 1.0
 _ANSWER_SECONDS = 0.2
+_OTHERS_SECONDS = 5.0
+
+SPARE = b"spare "
+"""What the id of a supervisor begins with that a server has started."""
 
 _Serving = tuple[socket.socket, protocol.FrameReader]
 
@@ -42,7 +47,7 @@ class Supervisor:
 
     budget: bytes the store may hold. eviction: the policy's name, see `policy`. watch_pid: a
     process with whose end the store ends, too. log: the server's log, see `logs`; by default in the
-    XDG state directory.
+    XDG state directory. spare: it ends when the store has enough supervisors without it.
     """
 
     def __init__(
@@ -53,8 +58,9 @@ class Supervisor:
         eviction: str = "adaptive",
         watch_pid: int | None = None,
         log: Path | None = None,
+        spare: bool = False,
     ) -> None:
-        self.id = os.urandom(8)
+        self.id = (SPARE if spare else b"") + os.urandom(8)
         self._name = name
         self._budget = budget
         self._eviction = eviction
@@ -63,6 +69,8 @@ class Supervisor:
         self._books = Books()
         self._descriptors: dict[bytes, int] = {}
         self._listener: socket.socket | None = None
+        self._changes: ChangeCount | None = None
+        self._seen = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -97,9 +105,10 @@ class Supervisor:
         nowhere else. None at the deadline, or when the store's end is meant.
         """
         pause = 0.05
+        until = time.monotonic() + _OTHERS_SECONDS
         while time.monotonic() < deadline and not self._stopping:
             try:
-                if (serving := self._adopt_or_spawn()) is not None:
+                if (serving := self._adopt_or_spawn(until)) is not None:
                     return serving
             except Exception:
                 logger.exception("the store %s cannot be started now", self._name)
@@ -107,9 +116,9 @@ class Supervisor:
             pause = min(2 * pause, _LONGEST_PAUSE)
         return None
 
-    def _adopt_or_spawn(self) -> _Serving | None:
+    def _adopt_or_spawn(self, until: float) -> _Serving | None:
         """Return a connection to a server that has been given the books, or has given them; None,
-        and nothing lost, if neither can be done now.
+        and nothing lost, if neither can be done now. until: when others have had their chance.
         """
         # Whoever has the listener starts a server: a connection to it would wait for that one.
         if self._listener is None:
@@ -119,6 +128,11 @@ class Supervisor:
                 self._listener = protocol.listen(self._name)
             except OSError:  # another one was quicker
                 return None
+        if self._changes is not None and self._seen < self._changes.value:
+            # Another supervisor has the books of now.
+            if (serving := self._adopt(protocol.connect(self._name))) or time.monotonic() < until:
+                return serving
+            logger.error("the store %s is started with books of a while ago", self._name)
         try:
             claimed = protocol.claim(self._name)
         except OSError:
@@ -128,8 +142,9 @@ class Supervisor:
 
     def _adopt(self, connection: socket.socket) -> _Serving | None:
         """Take over the books of a running server; None, and nothing lost, if it ends meanwhile."""
-        known = self._books, self._descriptors, self._listener
-        self._books, self._descriptors, self._listener = Books(), {}, None
+        known = self._books, self._descriptors, self._listener, self._changes
+        seen = self._seen
+        self._books, self._descriptors, self._listener, self._changes = Books(), {}, None, None
         reader = protocol.FrameReader()
         connection.settimeout(_PATIENCE_SECONDS)
         hello = [protocol.PROTOCOL_VERSION, "supervisor", self.id]
@@ -144,16 +159,18 @@ class Supervisor:
         except (OSError, ProtocolError) as error:
             logger.warning("the store %s was not taken over: %s", self._name, error)
             self._forget()
-            self._books, self._descriptors, self._listener = known
+            self._books, self._descriptors, self._listener, self._changes = known
+            self._seen = seen
             reader.close()
             connection.close()
             return None
         connection.settimeout(None)
-        _, descriptors, listener = known
+        _, descriptors, listener, changes = known
         for fd in descriptors.values():
             os.close(fd)
-        if listener is not None:
-            listener.close()
+        for each in (listener, changes):
+            if each is not None:
+                each.close()
         return connection, reader
 
     def _await_answer(self, connection: socket.socket) -> None:
@@ -260,12 +277,15 @@ class Supervisor:
             return
         if kind == "stopping":  # the store's end is meant, or another supervisor took over
             self._stopping = True
-            self._close_listener()
+            self._close_shared()
             return
-        if kind == "listener":
-            self._close_listener()
-            self._listener = socket.socket(fileno=frame.take_descriptors(1)[0])
+        if kind == "following":
+            self._close_shared()
+            listener, changes = frame.take_descriptors(2)
+            self._listener, self._changes = socket.socket(fileno=listener), ChangeCount(changes)
+            self._seen = body
             return
+        self._seen += 1
         if kind == "segment":
             (self._descriptors[body[0]],) = frame.take_descriptors(1)
         self._books.apply(kind, body)
@@ -275,13 +295,14 @@ class Supervisor:
     def _may_restart(self) -> bool:
         return self._watch_pid is None or Path(f"/proc/{self._watch_pid}").exists()
 
-    def _close_listener(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+    def _close_shared(self) -> None:
+        for each in (self._listener, self._changes):
+            if each is not None:
+                each.close()
+        self._listener = self._changes = None
 
     def _forget(self) -> None:
-        self._close_listener()
+        self._close_shared()
         for fd in self._descriptors.values():
             os.close(fd)
         self._descriptors.clear()
@@ -295,6 +316,7 @@ def main() -> None:
     parser.add_argument("--eviction", default=default_eviction())
     parser.add_argument("--log", type=Path)
     parser.add_argument("--watch-pid", type=int)
+    parser.add_argument("--spare", action="store_true")
     arguments = parser.parse_args()
     log = arguments.log or logs.default_log(arguments.name)
     logs.start(logs.supervisor_log(log))
@@ -305,6 +327,7 @@ def main() -> None:
         eviction=arguments.eviction,
         watch_pid=arguments.watch_pid,
         log=log,
+        spare=arguments.spare,
     )
     supervisor.start()
     supervisor.wait()
