@@ -109,10 +109,13 @@ class Lives:
         self.change("segment", [segment_id, size, pid, start_time(pid)])
 
     def entered(self, object_id: bytes, *, transient: bool) -> None:
-        """An object is new, and nobody holds it yet."""
+        """An object is new, and nobody holds it yet. A transient one is there for somebody who is
+        about to: until then it is not evicted.
+        """
+        held_until = time.monotonic() + GRACE_SECONDS if transient else 0.0
         if transient:
-            self._orphaned[object_id] = time.monotonic() + GRACE_SECONDS
-        self.evictor.idle(object_id)
+            self._orphaned[object_id] = held_until
+        self.evictor.idle(object_id, held_until)
 
     def change(self, kind: str, body: list[Any]) -> Freed:
         """Apply an event here and at the supervisor."""
