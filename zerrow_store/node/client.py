@@ -306,7 +306,11 @@ class Client(StoreLink, CacheCalls):
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
         """Map segments that are not mapped yet. Raises ObjectLostError for one that is gone."""
-        missing = list(set(segment_ids) - set(_native.mapped_segments()))
+        self._have_sent(set(segment_ids) - set(_native.mapped_segments()))
+
+    def _have_sent(self, segment_ids: Iterable[bytes]) -> None:
+        """Have the store send segments. Raises ObjectLostError for one that is gone."""
+        missing = list(segment_ids)
         for start in range(0, len(missing), protocol.MAX_DESCRIPTORS):
             part = missing[start : start + protocol.MAX_DESCRIPTORS]
             self._request(m.Segments(part))

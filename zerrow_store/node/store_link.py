@@ -145,8 +145,28 @@ class StoreLink(Link):
             self._conclude_columns(message.columns, body)
         elif isinstance(message, m.Segments):
             fds = frame.take_descriptors(len(message.segment_ids))
-            _map(message.segment_ids, fds, *body)
+            self._take_segments(message.segment_ids, fds, *body)
         return body
+
+    def _take_segments(
+        self,
+        segment_ids: Sequence[bytes],
+        fds: Sequence[int],
+        sizes: Sequence[int],
+        checksums: Sequence[list[Any]],
+    ) -> None:
+        """Map segments that the store has sent. The descriptors are this method's to close."""
+        try:
+            for segment_id, fd, size, spilled in zip(
+                segment_ids, fds, sizes, checksums, strict=True
+            ):
+                # Registered first: as soon as it is mapped, another thread may read it.
+                if spilled:
+                    read_back.register(segment_id, fd, size, spilled)
+                _native.map_segment(segment_id, fd, size, sealed=not spilled)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _conclude_columns(self, columns: Sequence[m.Column], admitted: Sequence[bool]) -> None:
         # One at a time: columns share allocations, and each has pinned them.
@@ -191,20 +211,3 @@ forks.register(in_child=_stores.clear)  # the child's arena is another
 def _own_segment() -> tuple[m.Attach, int]:
     segment_id, fd, size = _native.arena_segment()
     return m.Attach(segment_id, size, len(_stores) > 1), fd
-
-
-def _map(
-    segment_ids: Sequence[bytes],
-    fds: Sequence[int],
-    sizes: Sequence[int],
-    checksums: Sequence[list[Any]],
-) -> None:
-    try:
-        for segment_id, fd, size, spilled in zip(segment_ids, fds, sizes, checksums, strict=True):
-            # Registered first: as soon as it is mapped, another thread may read it.
-            if spilled:
-                read_back.register(segment_id, fd, size, spilled)
-            _native.map_segment(segment_id, fd, size, sealed=not spilled)
-    finally:
-        for fd in fds:
-            os.close(fd)
