@@ -3,6 +3,7 @@
 import threading
 
 import psutil
+import pyarrow as pa
 import pytest
 
 from tests.node.helpers import Worker, kill, wait_until
@@ -202,6 +203,23 @@ def test_a_link_that_is_cut(there, here, link, limit):
     assert isinstance(fetching.result(), ObjectLostError)
     wait_until(here.is_empty)
     wait_until(lambda: there.connected().list()[0].holds == 0)
+
+
+def test_what_is_on_its_way_is_not_recycled(there, here, link):
+    """The network has all of it, and refers to the segment: it is deleted and made anew there."""
+    way = link(limit=64 << 10)
+    expected = table(2 * MIB)
+    wanted = there.publish(table(2 * MIB))
+    fetching = Fetching(here, way.location, wanted)
+    wait_until(way.is_stuck)
+    there.connected().delete(wanted.object_id)
+    there.connected().stats()  # what the store tells this producer comes before that
+    others = [pa.allocate_buffer(2 * MIB) for _ in range(4)]
+    for other in others:
+        memoryview(other).cast("B")[:] = bytes(2 * MIB)
+    way.set_limit(None)
+    assert fetching.result().equals(expected)
+    wait_until(lambda: there.connected().stats().bytes_stored == 0)
 
 
 def test_one_link_that_is_down_stops_no_other(there, machine, here, link):

@@ -270,7 +270,7 @@ class Client(StoreLink, CacheCalls):
         check_id(object_id)
         _, allocations, _ = self._request(m.Get(object_id))
         self._held_by(object_id)
-        return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
+        return unpacked(allocations)
 
     def decode(self, message: bytes, hold: Hold, moved: Moved, lease: Any = None) -> Any:
         """Return a message's data, where it lies; its buffers keep `hold`, which is the object's,
@@ -318,3 +318,8 @@ class Client(StoreLink, CacheCalls):
     def shutdown(self) -> None:
         """End the store, supervised or not."""
         self._request(m.Shutdown())
+
+
+def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:
+    """Return allocations, packed by segment, as (segment, offset, size)."""
+    return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]

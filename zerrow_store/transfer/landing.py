@@ -37,7 +37,6 @@ class Landing:
             raise MemoryError(f"the arena has no room for {sum(sizes):,} bytes")
         allocations = _native.message_allocations(encoded.message)
         self._places = [(segment_id, offset) for segment_id, offset, _ in allocations]
-        self._client = client
         self._object_id = os.urandom(16)
         self.targets = [
             memoryview(buffer)[:size] for buffer, size in zip(buffers, sizes, strict=True)
@@ -48,8 +47,5 @@ class Landing:
             raise ObjectLostError("memory for an object was evicted before it could be used")
 
     def conclude(self) -> Landed:
-        """Return the object, whose bytes are all there.
-
-        Raises ObjectNotFoundError if the store has begun anew, and knows nothing of it.
-        """
-        return Landed(self._object_id, self._places, self._client.hold(self._object_id))
+        """Return the object, whose bytes are all there."""
+        return Landed(self._object_id, self._places, self._hold)

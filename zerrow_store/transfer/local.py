@@ -70,7 +70,7 @@ def fetch(
         try:
             return reply.places, client.hold(reply.object_id)  # before the agent lets go of it
         except ObjectNotFoundError as error:
-            raise ObjectLostError("the store has begun anew while an object landed") from error
+            raise ObjectLostError("the store has lost an object while it landed") from error
 
     landed, hold = _with_agent(client.name, security, ask)
     places = [hold.moved.get((segment, offset), (segment, offset)) for segment, offset in landed]

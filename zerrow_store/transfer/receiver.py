@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
+from zerrow_store.errors import ObjectNotFoundError
 from zerrow_store.forks import Lock
 from zerrow_store.node.books import Place
 from zerrow_store.node.client import Client
@@ -101,10 +101,7 @@ class Receiver:
     def _land(self, location: str, object_id: bytes, allocations: list[m.Allocation]) -> Landed:
         landing = Landing(self._client, [size for _, _, size in allocations])
         read_object(location, self._security, object_id, allocations, landing.targets)
-        try:
-            return landing.conclude()
-        except ObjectNotFoundError as error:
-            raise ObjectLostError("the store has begun anew while an object landed") from error
+        return landing.conclude()
 
     def _remember(self, key: bytes, landed: Landed) -> None:
         with self._lock:

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zerrow_store.errors import ObjectLostError
+from zerrow_store.node import messages as m
 from zerrow_store.node import read_back
-from zerrow_store.node.client import Client
+from zerrow_store.node.client import Allocations, Client, unpacked
+from zerrow_store.node.requests import Hold, check_id, moved_places
 
 
 class SegmentFile:
@@ -31,6 +33,17 @@ class FileClient(Client):
     def _begin(self) -> None:
         super()._begin()
         self._files: dict[bytes, SegmentFile] = {}
+
+    def hold_all(self, object_id: bytes) -> tuple[Hold, Allocations]:
+        """Return a hold of an object, and its allocations (segment, offset, size).
+
+        Raises ObjectNotFoundError.
+        """
+        check_id(object_id)
+        _, allocations, moved = self._request(m.Get(object_id))
+        hold = self._held_by(object_id)
+        hold.moved = moved_places(moved)
+        return hold, unpacked(allocations)
 
     def files(self, segment_ids: Iterable[bytes]) -> dict[bytes, SegmentFile]:
         """Return segments' files. Raises ObjectLostError for a segment that is gone."""

@@ -143,8 +143,8 @@ class Sender:
 
     def _plan(self, request: m.Read) -> "_Plan":
         """Return where what is asked for lies now. Raises ZerrowError if it cannot be had."""
-        hold = self._client.hold(request.object_id)
-        there = set(self._client.allocations(request.object_id))
+        hold, allocations = self._client.hold_all(request.object_id)
+        there = set(allocations)
         places = []
         for segment_id, offset, size, first, length in request.pieces:
             # What the peer asks for is as the message has it; it may have been spilled since.
