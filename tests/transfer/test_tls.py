@@ -29,11 +29,12 @@ class Authority:
         self._key = str(folder / "authority.key")
         self._request(self._key, self.certificate, "-x509", "-subj", "/CN=authority")
 
-    def issue(self, name: str, address: str = "127.0.0.1") -> Tls:
-        """Return what a machine of this address has."""
+    def issue(self, name: str, *addresses: str) -> Tls:
+        """Return what a machine of these addresses has, by default of 127.0.0.1."""
         key, request, certificate = (str(self._folder / f"{name}.{e}") for e in ("key", "r", "pem"))
         extensions = self._folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName=IP:{address}\n")
+        names = ",".join(f"IP:{address}" for address in addresses or ["127.0.0.1"])
+        extensions.write_text(f"subjectAltName={names}\n")
         self._request(key, request, "-subj", f"/CN={name}")
         signed = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", "1"]
         signed += ["-extfile", str(extensions), "-out", certificate]

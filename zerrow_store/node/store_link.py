@@ -155,7 +155,7 @@ class StoreLink(Link):
         sizes: Sequence[int],
         checksums: Sequence[list[Any]],
     ) -> None:
-        """Map segments that the store has sent. The descriptors are this method's to close."""
+        """Have segments that the store has sent, whose descriptors are closed then."""
         try:
             for segment_id, fd, size, spilled in zip(
                 segment_ids, fds, sizes, checksums, strict=True
@@ -163,10 +163,14 @@ class StoreLink(Link):
                 # Registered first: as soon as it is mapped, another thread may read it.
                 if spilled:
                     read_back.register(segment_id, fd, size, spilled)
-                _native.map_segment(segment_id, fd, size, sealed=not spilled)
+                self._have_segment(segment_id, fd, size, sealed=not spilled)
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def _have_segment(self, segment_id: bytes, fd: int, size: int, *, sealed: bool) -> None:
+        """Map a segment."""
+        _native.map_segment(segment_id, fd, size, sealed=sealed)
 
     def _conclude_columns(self, columns: Sequence[m.Column], admitted: Sequence[bool]) -> None:
         # One at a time: columns share allocations, and each has pinned them.

@@ -5,12 +5,11 @@ fails, is an error then, where a mapping gives a signal that ends the process.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.node import messages as m
-from zerrow_store.node import read_back
 from zerrow_store.node.client import Allocations, Client, unpacked
 from zerrow_store.node.requests import Hold, check_id, moved_places
 
@@ -58,20 +57,8 @@ class FileClient(Client):
         """Open segments that are not open yet. Raises ObjectLostError for one that is gone."""
         self._have_sent(set(segment_ids) - self._files.keys())
 
-    def _take_segments(
-        self,
-        segment_ids: Sequence[bytes],
-        fds: Sequence[int],
-        sizes: Sequence[int],
-        checksums: Sequence[list[Any]],
-    ) -> None:
-        files = [SegmentFile(fd) for fd in fds]
-        for segment_id, file, size, spilled in zip(
-            segment_ids, files, sizes, checksums, strict=True
-        ):
-            if spilled:
-                read_back.register(segment_id, file.fd, size, spilled)
-            self._files[segment_id] = file
+    def _have_segment(self, segment_id: bytes, fd: int, size: int, *, sealed: bool) -> None:
+        self._files[segment_id] = SegmentFile(os.dup(fd))
 
     def _note(self, kind: str, body: Any) -> None:
         if kind == "segment_gone":
