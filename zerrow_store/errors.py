@@ -59,6 +59,10 @@ class ObjectLostError(ZerrowError):
     """An object's bytes are gone with the process or the machine that held them."""
 
 
+class NoOwnerError(ZerrowError):
+    """No process that the store knows owns what carries an object, or it has let go of that."""
+
+
 class DecodeError(ZerrowError):
     """The process that decoded a file for others failed. `kind`: the class of its error."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray.cloudpickle
 
-from zerrow_ray import ray_compat, streams
+from zerrow_ray import carriers, ray_compat, streams
 from zerrow_ray.imports import when_imported
 
 logger = logging.getLogger("zerrow_ray")
@@ -40,6 +40,7 @@ def activate() -> bool:
         )
         return False
     ray_compat.export_through(_Exported)
+    carriers.install()
     streams.install()
     when_imported("pyarrow", lambda _: _let_tables_go_by_reference())
     return True
@@ -75,7 +76,7 @@ def _let_tables_go_by_reference() -> None:
         from zerrow_store.native.version import check_pyarrow
 
         check_pyarrow()
-        from zerrow_ray import arguments, frames, pickling, puts, tables
+        from zerrow_ray import arguments, frames, ownership, pickling, puts, tables
         from zerrow_store import memory
 
         memory.start()
@@ -84,6 +85,10 @@ def _let_tables_go_by_reference() -> None:
     except Exception:
         logger.exception("zerrow_ray is off in this process: tables take Ray's own path")
         return
-    ray_compat.serialize_through(pickling.dumps)
+    ray_compat.serialize_through(pickling.dumps, carriers.count)
+    carriers.begin_counting()
     ray_compat.put_through(puts.put)
-    ray_compat.submit_through(arguments.prepared)
+    ray_compat.submit_through(
+        ownership.connect_soon, arguments.prepared, ownership.submitting_dynamic
+    )
+    ray_compat.items_taken_through(ownership.note_taken)

@@ -1,4 +1,4 @@
-"""Leases: what ties a published object's life to Ray's reference counts.
+"""Leases: what ties a result's object to Ray's reference counts if its owner is on another node.
 
 A lease is an ObjectRef that the node's actor owns. It travels nested in the object's message, so
 Ray counts it for as long as any message, task or view needs the object; when nobody is left, the
@@ -74,8 +74,6 @@ class LeasePool:
             worker = (os.getpid(), start_time(os.getpid()), job_of_this_process())
             supervisor_id, fresh = ray.get(self._actor.leases.remote(self._batch, worker))
             _keep_for_good(fresh.pop())
-            dropped: bytes = fresh.pop().binary()
-            ray.get(self._actor.heard_of.remote(dropped))
             leases = [(lease, supervisor_id) for lease in fresh]
         except Exception as caught:
             error = caught

@@ -1,6 +1,5 @@
 """Switching the plugin on for a job, in its driver."""
 
-import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from zerrow_ray import ray_compat
 from zerrow_ray.activation import activate
 from zerrow_ray.settings import StoreSettings, announce, store_settings
 from zerrow_ray.versions import untested
+from zerrow_ray.warnings import say_once
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -32,7 +32,7 @@ def init(
     Raises ValueError for a bad size or policy, before Ray is started.
     """
     global _under_way
-    settings = store_settings(memory, eviction)
+    settings = _under_way = store_settings(memory, eviction)
     try:
         context = ray.init(**ray_init_arguments)
     finally:
@@ -60,7 +60,8 @@ def runtime_env_hook(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
     Made for `RAY_RUNTIME_ENV_HOOK`, which Ray calls in the driver during `ray.init`.
     """
     global _under_way
-    _under_way = StoreSettings()
+    if _under_way is None:
+        _under_way = StoreSettings()
     ray_compat.after_init(_register_after_init)
     return dict(runtime_env or {})
 
@@ -74,7 +75,7 @@ def worker_setup() -> None:
 
 def _register(settings: StoreSettings) -> None:
     if ray_compat.is_client():
-        _log_once(
+        say_once(
             "tables take Ray's own path: a driver that is connected by ray:// shares no memory "
             "with the cluster; run the driver on a node of it, or submit it as a job"
         )
@@ -82,17 +83,12 @@ def _register(settings: StoreSettings) -> None:
     if not activate():
         return
     if found := untested():
-        _log_once(f"zerrow_ray is not tested with {', '.join(found)}")
+        say_once(f"zerrow_ray is not tested with {', '.join(found)}")
     from zerrow_ray.session import current_session, start_nodes
 
     announce(settings)
     start_nodes()
     current_session()
-
-
-@functools.cache
-def _log_once(warning: str) -> None:
-    logger.warning(warning)
 
 
 def _register_after_init() -> None:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,7 +27,7 @@ from zerrow_ray.settings import announced
 from zerrow_store import memory, threads
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.node.client import Client
-from zerrow_store.node.segments import start_time
+from zerrow_store.node.segments import is_running
 from zerrow_store.node.supervisor import Supervisor
 from zerrow_store.sandbox.stats import SandboxStats
 
@@ -63,7 +62,6 @@ class NodeActor:
         self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._lent_lock = threading.Lock()
         self._lent: dict[bytes, Worker] = {}
-        self._heard: dict[bytes, threading.Event] = {}
         self._unused: set[bytes] = set()
         self._orphans_lock = threading.Lock()
         self._orphans: list[bytes] = []
@@ -82,30 +80,16 @@ class NodeActor:
     def leases(self, count: int, worker: Worker) -> tuple[bytes, list[ray.ObjectRef]]:
         """Return the supervisor's id and `count` fresh leases for a worker to use.
 
-        An object is named after its lease and dies with it. Two more leases come last: one that the
-        worker drops, see `heard_of`, and one that it keeps unused, see `_release`.
+        An object is named after its lease and dies with it. One more lease comes last, which the
+        worker keeps unused, see `_release`.
         """
-        leases = [ray.put(None) for _ in range(count + 2)]
-        *_, dropped, kept = leases
-        heard = self._heard[dropped.binary()] = threading.Event()
+        leases = [ray.put(None) for _ in range(count + 1)]
         with self._lent_lock:
             self._lent.update({lease.binary(): worker for lease in leases})
-            self._lent.pop(dropped.binary())
-            self._unused.add(kept.binary())
+            self._unused.add(leases[-1].binary())
         for lease in leases:
-            if lease is not dropped:
-                when_out_of_scope(lease, self._gone.put)
-        when_out_of_scope(dropped, lambda _: heard.set())
+            when_out_of_scope(lease, self._gone.put)
         return self._supervisor.id, leases
-
-    def heard_of(self, dropped: bytes) -> None:
-        """Return when this process has heard of the end of the lease that a worker drops.
-
-        Then it follows what becomes of that worker's others. One that is used before, and handed on
-        with a result, would be taken for dropped.
-        """
-        self._heard[dropped].wait()
-        del self._heard[dropped]
 
     def stats(self) -> dict[str, Any]:
         """Return the store's figures, and those of the node's sandboxes."""
@@ -144,11 +128,11 @@ class NodeActor:
                 gone = self._gone_by_now(gone)  # the rest of those
             with self._lent_lock:
                 lent = {lease: self._lent.pop(lease) for lease in gone}
-                ending = {lent[lease] for lease in self._unused & lent.keys()}
-                ending |= {worker for worker in {*lent.values()} if not _is_alive(worker)}
-                in_doubt = ending - swept
-                swept |= {lent[lease] for lease in self._unused & lent.keys()}
+                told_of = {lent[lease] for lease in self._unused & lent.keys()}
                 self._unused -= lent.keys()
+            ended = {worker for worker in {*lent.values()} if not is_running(*worker[:2])}
+            in_doubt = (told_of | ended) - swept
+            swept |= told_of
             # With a job its objects end, as those of all owners that end.
             live = _jobs_for_sure() if in_doubt else set()
             in_doubt = {worker for worker in in_doubt if worker[2] is None or worker[2] in live}
@@ -184,14 +168,6 @@ class NodeActor:
             time.sleep(_JOB_POLL_SECONDS)
         self._supervisor.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
-
-
-def _is_alive(worker: Worker) -> bool:
-    pid, started, _ = worker
-    with contextlib.suppress(OSError, ValueError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state not in "ZX" and start_time(pid) == started
-    return False
 
 
 def _jobs_for_sure() -> set[bytes]:

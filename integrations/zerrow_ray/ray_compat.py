@@ -13,6 +13,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from enum import Enum, auto
 from importlib import import_module
 from pathlib import Path
@@ -26,8 +27,10 @@ import ray.actor
 import ray.cloudpickle
 import ray.remote_function
 import ray.util.client
+from ray import ObjectRefGenerator
 from ray._private.serialization import SerializationContext
 from ray._private.worker import Worker
+from ray.core.generated.common_pb2 import Address
 
 _EXPECTED = {
     "ray._private.worker:Worker.put_object": ["self", "value"],
@@ -54,6 +57,13 @@ _EXPECTED = {
     "ray.remote_function:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:RemoteFunction._remote": ["self", "args", "kwargs"],
     "ray.remote_function:RemoteFunction.__init__": ["self", "language", "function"],
+    "ray._private.object_ref_generator:ObjectRefGenerator._next_sync": ["self", "timeout_s"],
+    "ray._private.object_ref_generator:ObjectRefGenerator._next_async": ["self", "timeout_s"],
+    "ray._private.object_ref_generator:ObjectRefGenerator._get_next_ref_n": ["self", "num_refs"],
+    "ray._private.object_ref_generator:ObjectRefGenerator._consume_next_ref_n": [
+        "self",
+        "num_refs",
+    ],
     "ray.actor:ActorClass._remote": ["self", "args", "kwargs"],
     "ray.actor:ActorHandle._actor_method_call": ["self", "method_name", "args", "kwargs"],
     "ray.cloudpickle:CloudPickler.dispatch_table": None,
@@ -61,6 +71,8 @@ _EXPECTED = {
     "ray._raylet:CoreWorker.current_actor_is_asyncio": None,
     "ray._raylet:CoreWorker.get_current_job_id": None,
     "ray._raylet:CoreWorker.get_current_root_detached_actor_id": None,
+    "ray._raylet:CoreWorker.get_owner_address": None,
+    "ray._raylet:CoreWorker.get_worker_id": None,
     "ray._raylet:CoreWorker.get_event_loop_executor": None,
     "ray._raylet:CoreWorker.reset_event_loop_executor": None,
     "ray._raylet:async_task_id": None,
@@ -97,8 +109,10 @@ class Purpose(Enum):
 Dumps = Callable[[Purpose, Any, Callable[[Any], Any]], bytes]
 
 
-def serialize_through(dumps: Dumps) -> None:
+def serialize_through(dumps: Dumps, count: Callable[[Any], None]) -> None:
     """Let `dumps(purpose, value, take_buffer)` pickle what Ray serializes of puts and results.
+
+    count: called before each result, and each item of a stream.
 
     It is called while Ray collects the references that the value contains, and hands each
     out-of-band buffer to `take_buffer`. All else takes Ray's own path: closures, plain pickling,
@@ -114,13 +128,15 @@ def serialize_through(dumps: Dumps) -> None:
 
     def purpose(caller: FrameType | None) -> Purpose | None:
         if caller is None or caller.f_code in result_codes:
-            return None if ends_after_calls() else Purpose.RESULT
+            return Purpose.RESULT
         return Purpose.PUT if caller.f_code is put_code else None
 
     @functools.wraps(serialize)
     def serialize_for_purpose(self: SerializationContext, value: Any) -> Any:
         outer = getattr(under_way, "purpose", None)
         under_way.purpose = purpose(sys._getframe().f_back)
+        if under_way.purpose is Purpose.RESULT:
+            count(value)
         try:
             return serialize(self, value)
         finally:
@@ -161,13 +177,19 @@ def put_through(put: Callable[[Callable[[], Any]], Any]) -> None:
     Worker.put_object = put_object
 
 
-def submit_through(prepare: Callable[[Any], Any]) -> None:
-    """Let `prepare` replace each argument of what is submitted, before Ray looks at it."""
-    for owner, name in (
-        (ray.remote_function.RemoteFunction, "_remote"),
-        (ray.actor.ActorClass, "_remote"),
-    ):
-        setattr(owner, name, _preparing(getattr(owner, name), prepare))
+def submit_through(
+    submitting: Callable[[], None],
+    prepare: Callable[[Any], Any],
+    submitting_dynamic: Callable[[], AbstractContextManager[Callable[[Any], None]]],
+) -> None:
+    """Call `submitting` before each submission of a task, and let `prepare` replace each argument,
+    before Ray looks at it.
+
+    submitting_dynamic: entered while a task with `num_returns="dynamic"` is submitted; gives what
+    is told of its reference.
+    """
+    for owner in (ray.remote_function.RemoteFunction, ray.actor.ActorClass):
+        owner._remote = _preparing(owner._remote, submitting, prepare, submitting_dynamic)
     call = ray.actor.ActorHandle._actor_method_call
 
     @functools.wraps(call)
@@ -179,17 +201,34 @@ def submit_through(prepare: Callable[[Any], Any]) -> None:
         *more: Any,
         **options: Any,
     ) -> Any:
+        submitting()
         args, kwargs = _prepared(prepare, args, kwargs)
-        return call(self, method_name, args, kwargs, *more, **options)
+        if options.get("num_returns") != "dynamic":
+            return call(self, method_name, args, kwargs, *more, **options)
+        with submitting_dynamic() as submitted:
+            ref = call(self, method_name, args, kwargs, *more, **options)
+            submitted(ref)
+            return ref
 
     ray.actor.ActorHandle._actor_method_call = _actor_method_call
 
 
-def _preparing(submit: Callable[..., Any], prepare: Callable[[Any], Any]) -> Callable[..., Any]:
+def _preparing(
+    submit: Callable[..., Any],
+    submitting: Callable[[], None],
+    prepare: Callable[[Any], Any],
+    submitting_dynamic: Callable[[], AbstractContextManager[Callable[[Any], None]]],
+) -> Callable[..., Any]:
     @functools.wraps(submit)
     def _remote(self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        submitting()
         args, kwargs = _prepared(prepare, args, kwargs)
-        return submit(self, args, kwargs, *more, **options)
+        if options.get("num_returns", self._default_options.get("num_returns")) != "dynamic":
+            return submit(self, args, kwargs, *more, **options)
+        with submitting_dynamic() as submitted:
+            ref = submit(self, args, kwargs, *more, **options)
+            submitted(ref)
+            return ref
 
     return _remote
 
@@ -217,8 +256,11 @@ def export_through(wrap: Callable[[bytes], Any]) -> None:
         module.pickle_dumps = exporting(module.pickle_dumps)
 
 
-def around_task_bodies(starting: Callable[[bytes], None], ending: Callable[[bytes], None]) -> None:
-    """Call `starting` before and `ending` after the body of each task, with the task's id.
+TaskHook = Callable[[bytes, int], None]
+
+
+def around_task_bodies(starting: TaskHook, ending: TaskHook) -> None:
+    """Call `starting` before and `ending` after the body of each task, with its id and attempt.
 
     What a generator yields is serialized before its body has ended, a task's own results after
     that, in the same thread. An async generator's items are serialized in a thread of their own,
@@ -230,12 +272,12 @@ def around_task_bodies(starting: Callable[[bytes], None], ending: Callable[[byte
     def record_task_log_start(self: Worker, task_id: Any, attempt_number: int) -> None:
         if is_async_actor() and type(self.core_worker.get_event_loop_executor()) is not _Executor:
             self.core_worker.reset_event_loop_executor(_Executor(max_workers=1))
-        starting(task_id.binary())
+        starting(task_id.binary(), attempt_number)
         before(self, task_id, attempt_number)
 
     @functools.wraps(after)
     def record_task_log_end(self: Worker, task_id: Any, attempt_number: int) -> None:
-        ending(task_id.binary())
+        ending(task_id.binary(), attempt_number)
         after(self, task_id, attempt_number)
 
     Worker.record_task_log_start = record_task_log_start
@@ -285,10 +327,72 @@ def is_async_actor() -> bool:
     return asyncio
 
 
-def when_out_of_scope(ref: ray.ObjectRef, action: Callable[[bytes], None]) -> None:
-    """Call `action(object_id)` when `ref`, which this process owns, is out of scope everywhere."""
+def when_out_of_scope(ref: ray.ObjectRef, action: Callable[[bytes], None]) -> bool:
+    """Call `action(object_id)` when `ref`, which this process owns, is out of scope everywhere.
+
+    Returns False if it is already, or this process does not own it.
+    """
     core_worker = ray._private.worker.global_worker.core_worker
-    core_worker.add_object_out_of_scope_callback(ref, action)
+    try:
+        registered: bool = core_worker.add_object_out_of_scope_callback(ref, action)
+    except ValueError:  # another process's, or nobody's any more
+        return False
+    return registered
+
+
+def make_ref(reference: bytes) -> ray.ObjectRef | None:
+    """Return the reference of this id; None if Ray was shut down."""
+    if not hasattr(ray._private.worker.global_worker, "core_worker"):
+        return None
+    return ray.ObjectRef(reference)
+
+
+def owner_of(reference: bytes) -> bytes | None:
+    """Return the worker that owns a reference; None if this one has not heard of that."""
+    core_worker = ray._private.worker.global_worker.core_worker
+    try:
+        serialized = core_worker.get_owner_address(ray.ObjectRef(reference))
+    except ValueError:
+        return None
+    owner: bytes = Address.FromString(serialized).worker_id
+    return owner
+
+
+def worker_id() -> bytes:
+    """Return this process's id as an owner."""
+    own: bytes = ray._private.worker.global_worker.core_worker.get_worker_id().binary()
+    return own
+
+
+def items_taken_through(taken: Callable[[ray.ObjectRef], None]) -> None:
+    """Call `taken` with each item that is taken out of a stream, which comes in their order."""
+    next_sync, next_async = ObjectRefGenerator._next_sync, ObjectRefGenerator._next_async
+    consume = ObjectRefGenerator._consume_next_ref_n
+
+    def note(self: Any, ref: ray.ObjectRef) -> None:
+        if not ref.is_nil() and ref != self._generator_ref:
+            taken(ref)
+
+    @functools.wraps(next_sync)
+    def _next_sync(self: Any, timeout_s: float | None = None) -> ray.ObjectRef:
+        ref = next_sync(self, timeout_s)
+        note(self, ref)
+        return ref
+
+    @functools.wraps(next_async)
+    async def _next_async(self: Any, timeout_s: float | None = None) -> ray.ObjectRef:
+        ref = await next_async(self, timeout_s)
+        note(self, ref)
+        return ref
+
+    @functools.wraps(consume)
+    def _consume_next_ref_n(self: Any, num_refs: int) -> None:
+        refs = self._get_next_ref_n(num_refs)
+        consume(self, num_refs)
+        note(self, refs[-1])
+
+    ObjectRefGenerator._next_sync, ObjectRefGenerator._next_async = _next_sync, _next_async
+    ObjectRefGenerator._consume_next_ref_n = _consume_next_ref_n
 
 
 def after_init(action: Callable[[], None]) -> None:

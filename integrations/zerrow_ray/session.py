@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +12,23 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zerrow_ray import streams, transfers
+from zerrow_ray.carriers import current_carrier, is_first_attempt
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.leases import LeasePool
 from zerrow_ray.node_actor import NodeActor
-from zerrow_ray.ray_compat import when_out_of_scope
-from zerrow_store import threads
-from zerrow_store.errors import StoreUnavailableError
+from zerrow_ray.ownership import Ownership
+from zerrow_ray.ray_compat import ends_after_calls
+from zerrow_store.errors import NoOwnerError, StoreUnavailableError
 from zerrow_store.forks import Lock
 from zerrow_store.native._native import Encoded
 from zerrow_store.node.client import Client, Publication
+from zerrow_store.node.messages import Carrier
+
+_NODES_SECONDS = 5.0
 
 
 class Session:
-    """The node's store, its actor, and leases of it.
+    """The node's store and its actor, and what this process owns there.
 
     node_id: the Ray node in hexadecimal.
     """
@@ -32,33 +36,66 @@ class Session:
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
         self.actor = node_actor(node_id)
+        self.ownership = Ownership()
         self.client = self._connect()
-        self._leases = LeasePool(self.actor)
-        self._deleted: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
-        threads.start(self._delete, name="zerrow-delete")
+        self.ownership.start(self._delete)
+        self._leases: LeasePool | None = None
+        self._nodes_asked, self._others = -_NODES_SECONDS, False
 
     def close(self) -> None:
         """Let go of a store whose cluster has been left."""
-        self._deleted.put(None)
+        self.ownership.close()
         self.client.close()
 
     def _connect(self) -> Client:
         name = store_name(self.node_id)
         try:
-            return Client(name)
+            return Client(name, owner=self.ownership)
         except StoreUnavailableError:
             ray.get(self.actor.ready.remote())
-            return Client(name)
+            return Client(name, owner=self.ownership)
 
-    def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef]:
-        """Publish what `encode` encodes under a fresh lease; returns it, the object's id, the
-        lease.
+    def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes, ray.ObjectRef | None]:
+        """Publish what `encode` encodes of a result; returns it, the object's id, and its lease.
+
+        The object belongs to the owner of the result, who deletes it. If that one is not connected
+        to this node's store, but may be to another node's, the object has a lease instead. Raises
+        NoOwnerError if there is no other node, and where a lease would not last as long as the
+        result: of tasks that are run again, and of workers that end soon, for whom Ray may forget
+        who else has their leases.
         """
+        carrier = current_carrier()
+        if carrier is not None:
+            object_id, encoded = os.urandom(16), encode()
+            try:
+                self.client.publish(object_id, encoded, carrier=Carrier(*carrier))
+            except NoOwnerError:
+                pass
+            else:
+                _note_publication(object_id)
+                return encoded, object_id, None
+        if ends_after_calls() or not is_first_attempt() or not self._has_other_nodes():
+            raise NoOwnerError("nobody would tell when this is not needed any more")
+        return self._publish_with_lease(encode)
+
+    def _has_other_nodes(self) -> bool:
+        """Whether the cluster had more than this node some seconds ago."""
+        now = time.monotonic()
+        if now > self._nodes_asked + _NODES_SECONDS:
+            self._nodes_asked = now
+            self._others = sum(node["Alive"] for node in ray.nodes()) > 1
+        return self._others
+
+    def _publish_with_lease(
+        self, encode: Callable[[], Encoded]
+    ) -> tuple[Encoded, bytes, ray.ObjectRef]:
+        if self._leases is None:
+            self._leases = LeasePool(self.actor)
         while True:
             lease, issuer = self._leases.take()
             object_id: bytes = lease.binary()
             encoded = encode()
-            if self.client.publish(object_id, encoded) == issuer:
+            if issuer in self.client.publish(object_id, encoded):
                 streams.keep(lease, self.client)
                 _note_publication(object_id)
                 return encoded, object_id, lease
@@ -74,19 +111,10 @@ class Session:
         object_id = os.urandom(16)
         return object_id, self.client.begin_publish(object_id, encoded, owned=True)
 
-    def delete_with(self, ref: ray.ObjectRef, object_ids: list[bytes]) -> None:
-        """Delete objects as soon as `ref`, which this process owns, is out of scope everywhere."""
-        when_out_of_scope(ref, lambda _: self._deleted.put(object_ids))
-
-    def delete(self, object_ids: list[bytes]) -> None:
-        """Delete objects of this process, soon and without waiting."""
-        self._deleted.put(object_ids)
-
-    def _delete(self) -> None:
-        while (object_ids := self._deleted.get()) is not None:
-            # Without a store, the client deletes them as soon as there is one again.
-            with contextlib.suppress(StoreUnavailableError):
-                self.client.delete(object_ids, missing_ok=True)
+    def _delete(self, object_ids: list[bytes]) -> None:
+        # Without a store, the client deletes them as soon as there is one again.
+        with contextlib.suppress(StoreUnavailableError):
+            self.client.delete(object_ids, missing_ok=True)
 
     def fetch(
         self, node_id: str, object_id: bytes, allocations: list[tuple[bytes, int, int]]
@@ -109,7 +137,7 @@ class Publications(list[bytes]):
 
 def record_publications() -> Publications:
     """Return a list to which are added, as long as it is alive and until the next call, the ids of
-    the objects that this thread publishes under leases: of the results of its task, as Ray
+    the objects that this thread publishes for others: of the results of its task, as Ray
     serializes them.
     """
     published = Publications()

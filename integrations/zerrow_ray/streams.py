@@ -77,11 +77,13 @@ def install() -> None:
     ray_compat.around_task_bodies(_starting, _ending)
 
 
-def _starting(task_id: bytes) -> None:
+def _starting(task_id: bytes, attempt: int) -> None:
+    del attempt
     _thread.tasks.add(task_id)
 
 
-def _ending(task_id: bytes) -> None:
+def _ending(task_id: bytes, attempt: int) -> None:
+    del attempt
     _thread.tasks.discard(task_id)
     for kept in list(_by_id.values()):
         kept.tasks.discard(task_id)

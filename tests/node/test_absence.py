@@ -18,7 +18,7 @@ import pytest
 
 from tests.node.conftest import table
 from tests.node.helpers import Store, Worker, alive, descriptors, kill, processes, wait_until
-from tests.node.test_ends import _supervisor, standalone
+from tests.node.test_ends import standalone, supervisors
 from zerrow_store import Client, ObjectNotFoundError, StoreUnavailableError, connect, threads
 from zerrow_store.node import link
 from zerrow_store.node.supervisor import Supervisor
@@ -27,18 +27,22 @@ __all__ = ["standalone"]  # a fixture
 
 
 class Away:
-    """A store whose server is killed, and whose supervisor is stopped until `back`."""
+    """A store whose server is killed, and whose supervisors are stopped until `back`."""
 
     def __init__(self, name: str) -> None:
-        found = _supervisor(name)
-        assert found is not None
-        self.supervisor = found
+        self.supervisors = supervisors(name)
         self.server = Client(name).stats().pid
-        os.kill(self.supervisor, signal.SIGSTOP)
+        for pid in self.supervisors:
+            os.kill(pid, signal.SIGSTOP)
         kill(self.server)
 
     def back(self) -> None:
-        os.kill(self.supervisor, signal.SIGCONT)
+        for pid in self.supervisors:
+            os.kill(pid, signal.SIGCONT)
+
+    def for_good(self) -> None:
+        for pid in self.supervisors:
+            kill(pid)
 
 
 def answers(client: Client) -> bool:
@@ -125,7 +129,7 @@ def test_views_stay_right_when_the_store_begins_anew(standalone: str) -> None:
     """)
     reader.do(f"view = client.get({object_id!r})")
     away = Away(standalone)
-    kill(away.supervisor)
+    away.for_good()
     again = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
     again.start()
     producer.do("for i in range(20): client.delete(client.put(make(i)))")
@@ -145,6 +149,37 @@ def test_views_stay_right_when_the_store_begins_anew(standalone: str) -> None:
     again.stop()
 
 
+def test_views_stay_right_when_their_producer_ends_after_that(standalone: str) -> None:
+    """A store that has begun anew gives back what it knows to be free: not what it never knew."""
+    producer, reader = Worker(), Worker()
+    for worker in (producer, reader):
+        worker.do(f"""
+            import pyarrow as pa, pyarrow.compute as pc
+            import zerrow_store
+            client = zerrow_store.connect({standalone!r})
+        """)
+    object_id = producer.do("""
+        def make(i):
+            return pa.table({'x': pc.add(pa.array(range(200_000)), i)})
+        client.put(make(1))
+    """)
+    reader.do(f"view = client.get({object_id!r})")
+    away = Away(standalone)
+    away.for_good()
+    again = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
+    again.start()
+    producer.do("kept = client.put(make(2))")
+    client = Client(standalone)
+    producer.kill()
+    client.delete(producer_object := client.list()[0].object_id)
+    assert producer_object != object_id
+    wait_until(lambda: client.stats().segments == 0)
+    assert reader.do("pc.sum(view['x']).as_py()") == sum(range(200_000)) + 200_000
+    client.close()
+    reader.kill()
+    again.stop()
+
+
 def test_a_supervisor_that_cannot_start_a_server_tries_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,10 +189,10 @@ def test_a_supervisor_that_cannot_start_a_server_tries_again(
     failures.append(RuntimeError("unforeseen"))
     spawn = Supervisor._spawn
 
-    def fail_at_first(self: Supervisor) -> Any:
+    def fail_at_first(self: Supervisor, claimed: Any) -> Any:
         if failures:
             raise failures.pop()
-        return spawn(self)
+        return spawn(self, claimed)
 
     monkeypatch.setattr(Supervisor, "_spawn", fail_at_first)
     kill(store.server_pid())
@@ -167,16 +202,16 @@ def test_a_supervisor_that_cannot_start_a_server_tries_again(
 
 def test_a_server_that_cannot_start_a_supervisor_tries_again(standalone: str) -> None:
     client = Client(standalone)
-    server, supervisor = client.stats().pid, _supervisor(standalone)
-    assert supervisor is not None
+    server, before = client.stats().pid, supervisors(standalone)
     limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
     resource.prlimit(server, resource.RLIMIT_NOFILE, (descriptors(server), limits[1]))
-    kill(supervisor)
-    wait_until(lambda: not client.stats().supervised)
+    for pid in before:
+        kill(pid)
+    wait_until(lambda: not client.stats().supervisors)
     time.sleep(1.5)
-    assert processes("zerrow_store.node.supervisor", standalone) in ([], [supervisor])
+    assert {*processes("zerrow_store.node.supervisor", standalone)} <= {*before}
     resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
-    wait_until(lambda: client.stats().supervised)
+    wait_until(lambda: client.stats().supervisors == 2)
     assert client.stats().pid == server
     assert alive(server)
     client.close()
@@ -199,7 +234,7 @@ supervisor.Supervisor(sys.argv[1], budget=1 << 30).start()
 """
     done = subprocess.run([sys.executable, "-c", code, standalone], timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert client.stats().supervised
+    assert client.stats().supervisors
     kill(server)
     assert client.get(object_id).equals(table())
     client.close()

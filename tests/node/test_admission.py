@@ -60,9 +60,7 @@ class Admissions(RuleBasedStateMachine):
             )
         self.is_done = select.poll()  # descriptors have any number here
         self.is_done.register(self.lives.spiller.done, select.POLLIN)
-        self.admission = Admission(
-            self.lives, BUDGET, supervisor_id=lambda: b"", retry=self.answer_later
-        )
+        self.admission = Admission(self.lives, BUDGET, supervisor_ids=list, retry=self.answer_later)
         self.serial = 0
         self.peers = [self.connect() for _ in range(PROCESSES)]
 
@@ -131,7 +129,9 @@ class Admissions(RuleBasedStateMachine):
         message = m.Put(object_id, own, [], None, False, False, (0, 0, 0))
         call = Call(peer, self.serial, [])  # type: ignore[arg-type]
         peer.asked[self.serial] = pages
-        self.answer(peer, self.serial, lambda: self.admission.put(call, message))
+        self.answer(
+            peer, self.serial, lambda: self.admission.enter(self.admission.received(call, message))
+        )
 
     def objects(self) -> list[bytes]:
         return sorted(o for o, entry in self.lives.books.objects.items() if not entry.deleted)

@@ -137,34 +137,78 @@ def _answers(name: str) -> bool:
     return True
 
 
-def _supervisor(name: str) -> int | None:
-    found = processes("zerrow_store.node.supervisor", name)
-    return found[0] if len(found) == 1 and alive(found[0]) else None
+def supervisors(name: str) -> list[int]:
+    """Return the pids of a store's two supervisors, once there are."""
+    client = Client(name)
+    while True:
+        wait_until(lambda: client.stats().supervisors == 2)
+        found = [pid for pid in processes("zerrow_store.node.supervisor", name) if alive(pid)]
+        if len(found) == 2:
+            client.close()
+            return found
 
 
-def test_a_server_starts_a_new_supervisor_which_can_start_a_new_server(standalone: str) -> None:
+def test_a_server_starts_new_supervisors_which_can_start_a_new_server(standalone: str) -> None:
     client = connect(standalone)
     object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
     for _ in range(2):
-        server, supervisor = client.stats().pid, _supervisor(standalone)
-        assert supervisor is not None
-        kill(supervisor)
-        wait_until(lambda dead=supervisor: _supervisor(standalone) not in (None, dead))
+        server, before = client.stats().pid, supervisors(standalone)
+        for pid in before:
+            kill(pid)
+        assert not {*supervisors(standalone)} & {*before}
         assert client.stats().pid == server
-        wait_until(lambda: client.stats().supervised)
         kill(server)
         assert client.stats().pid != server
         assert client.get(object_id)["x"][4999].as_py() == 5000
     client.close()
 
 
-def test_both_killed_at_once_is_the_end(standalone: str) -> None:
-    server, supervisor = Client(standalone).stats().pid, _supervisor(standalone)
-    assert supervisor is not None
-    os.kill(supervisor, signal.SIGSTOP)  # it must not see the server's end
-    kill(server)
-    kill(supervisor)
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("order", ["the server first", "the supervisor first"])
+def test_a_server_and_a_supervisor_that_are_killed_at_once_lose_nothing(
+    standalone: str, which: int, order: str
+) -> None:
+    client = connect(standalone)
+    object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
+    for _ in range(3):
+        supervisor, server = supervisors(standalone)[which], client.stats().pid
+        os.kill(supervisor, signal.SIGSTOP)  # it must not see the server's end
+        pair = [server, supervisor] if order == "the server first" else [supervisor, server]
+        for pid in pair:
+            kill(pid)
+        assert client.get(object_id)["x"][4999].as_py() == 5000
+        assert client.stats().pid != server
+    assert Client(standalone).stats().objects == 1
+    client.close()
+
+
+def test_all_killed_at_once_is_the_end(standalone: str) -> None:
+    pids = [Client(standalone).stats().pid, *supervisors(standalone)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # it must not see the others' end
+    for pid in pids:
+        kill(pid)
     assert not _answers(standalone)
+
+
+def test_a_supervisor_that_was_left_behind_starts_no_server(standalone: str) -> None:
+    client = connect(standalone)
+    hanging, _ = supervisors(standalone)
+    os.kill(hanging, signal.SIGSTOP)
+    table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
+    wait_until(
+        lambda: client.delete(client.put(table)) or supervisors_without(standalone, hanging) == 2
+    )
+    object_id = client.put(table)
+    os.kill(hanging, signal.SIGCONT)
+    for _ in range(3):
+        kill(client.stats().pid)
+        assert client.get(object_id).equals(table)
+    client.close()
+
+
+def supervisors_without(name: str, pid: int) -> int:
+    return len([each for each in processes("zerrow_store.node.supervisor", name) if each != pid])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -210,19 +254,20 @@ def test_two_supervisors_do_not_fight(standalone: str) -> None:
     server = client.stats().pid
     newcomer = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
     newcomer.start()
-    # The one before lets go, and the store goes on.
-    wait_until(lambda: _supervisor(standalone) is None)
-    stats = client.stats()
-    assert (stats.pid, stats.supervised) == (server, True)
-    kill(server)
-    assert client.stats().pid != server
+    # What the server has started itself lets go, and the store goes on.
+    wait_until(lambda: len(processes("zerrow_store.node.supervisor", standalone)) == 1)
+    wait_until(lambda: client.stats().supervisors == 2)
+    for _ in range(3):
+        assert client.stats().pid == server
+        kill(server)
+        wait_until(lambda: client.stats().supervisors == 2)
+        server = client.stats().pid
     client.close()
     newcomer.stop()
 
 
 def test_a_supervisor_that_hangs_does_not_stop_the_store(standalone: str) -> None:
-    supervisor = _supervisor(standalone)
-    assert supervisor is not None
+    supervisor, _ = supervisors(standalone)
     client = connect(standalone)
     os.kill(supervisor, signal.SIGSTOP)
     table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})

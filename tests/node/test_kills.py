@@ -138,7 +138,7 @@ def test_a_store_without_its_supervisor_gets_a_new_one(name):
     assert first is not None
     os.kill(first, signal.SIGKILL)
     eventually(
-        lambda: supervisor_of(name) not in (None, first) and client.stats().supervised,
+        lambda: supervisor_of(name) not in (None, first) and client.stats().supervisors == 2,
         "another supervisor is there",
     )
     assert client.stats().pid == server

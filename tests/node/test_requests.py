@@ -25,13 +25,15 @@ from zerrow_store.node.server import Server
 from zerrow_store.node.wire_errors import make_error
 
 SEGMENT = b"s" * 16
+PUT = [b"mine", b"", [[SEGMENT, b""]], b"message", False, False, [0, 0, 0]]
 COLUMN = [["v", "c"], [[0, 1]], 1.0, b"column", b"", [], b"message", [0, 0, 0]]
 
 WELL_FORMED: dict[str, list[Any]] = {
     "hello": [protocol.PROTOCOL_VERSION, "supervisor", b"id"],
     "take_over": [],
-    "attach": [SEGMENT, 1 << 20, False],
-    "put": [b"mine", b"", [[SEGMENT, b""]], b"message", False, False, [0, 0, 0], [[SEGMENT, 7]]],
+    "attach": [SEGMENT, 1 << 20, False, b"owner"],
+    "put": [*PUT, [[SEGMENT, 7]], [b"reference", b"owner"]],
+    "claim": [b"mine", True],
     "get": [b"mine"],
     "hold": [b"mine"],
     "release": [[b"mine"]],

@@ -106,7 +106,10 @@ def test_supervising_actor_killed(cluster):
     assert ray.get(refs[1]).equals(make(2))
     fresh = Worker.remote()
     assert ray.get(fresh.keep.remote(refs[0])) == pc.sum(make(1)["x"]).as_py()
-    # New objects are held by leases of the new actor, and are freed when those are gone.
+    # What came before it goes with its references, and so does what comes after.
+    refs.clear()
+    ray.kill(fresh)
+    eventually(lambda: total()["bytes_stored"] == 0, "objects from before the crash are freed")
     before = total()["bytes_stored"]
     ref = worker.make.remote(3)
     assert ray.get(ref).equals(make(3))
@@ -116,7 +119,6 @@ def test_supervising_actor_killed(cluster):
 
 
 def test_producers_killed_soon_after_their_tasks(cluster):
-    # The last one in this cluster: what Ray forgets who has stays for as long as the job.
     @ray.remote
     def returned_soon_before(table):
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
@@ -128,6 +130,10 @@ def test_producers_killed_soon_after_their_tasks(cluster):
     time.sleep(2)  # for the news of their ends to reach everybody
     for ref in refs:
         assert ray.get(ref).equals(table)
+    before = total()["objects"]
+    refs.clear()
+    del ref
+    eventually(lambda: total()["objects"] <= before - 4, "nothing of the dead is left")
 
 
 DRIVER = """

@@ -92,6 +92,12 @@ def test_a_driver_says_what_stores_may_hold_and_what_goes() -> None:
     assert run_driver(SETTINGS).split() == [str(256 << 20), "lru", "lru"]
 
 
+def test_it_does_where_the_environment_switches_the_plugin_on_too() -> None:
+    hook = "zerrow_ray.runtime_env_hook"
+    out = run_driver(SETTINGS, RAY_RUNTIME_ENV_HOOK=hook)
+    assert out.split() == [str(256 << 20), "lru", "lru"]
+
+
 IN_A_GROUP = """
 import os, sys
 open(os.environ["GROUP"] + "/cgroup.procs", "w").write(str(os.getpid()))

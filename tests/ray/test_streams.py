@@ -1,4 +1,8 @@
-"""Items of streaming generators: readable as long as anybody refers to them."""
+"""Items of streaming generators: readable as long as anybody refers to them.
+
+They belong to the owner of the stream. Where that is connected to another node's store, they have
+leases; here, some processes are made to believe that there is such a node.
+"""
 
 import asyncio
 import os
@@ -12,6 +16,7 @@ import pytest
 import ray
 
 from tests.ray.conftest import eventually, total
+from zerrow_ray import ownership, session
 from zerrow_ray.session import current_session
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -28,6 +33,11 @@ def read_later(refs: list[ray.ObjectRef], first: int = 0) -> None:
         assert ray.get(ref).equals(make(i))
 
 
+def believe_in_other_nodes() -> None:
+    """Let this process give leases to what no process here owns."""
+    session.Session._has_other_nodes = lambda self: True
+
+
 def held_leases() -> set[bytes]:
     """Objects in the store whose leases this process holds."""
     counts = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
@@ -37,6 +47,7 @@ def held_leases() -> set[bytes]:
 
 def items(i: int):
     """Yield a table; whether its lease is held long after; whether it goes when it is read."""
+    believe_in_other_nodes()
     yield make(i)
     time.sleep(1.5)
     yield bool(held_leases())
@@ -64,9 +75,16 @@ class AsyncStreaming:
             yield item
 
 
-@pytest.mark.parametrize("where", ["task", "actor", "async actor"])
-def test_the_producer_keeps_an_items_lease_until_the_item_is_read(where):
-    # Without, one item in some hundreds is lost, on a busy machine.
+@ray.remote(num_cpus=0)
+class Stranger:
+    """A process that has no connection to the store until it reads a table."""
+
+    def run(self, test, *args):
+        ownership._connecting = os.getpid()
+        return test(*args)
+
+
+def read_as_a_stranger(where):
     if where == "task":
         generator = stream.remote(1)
     else:
@@ -79,20 +97,102 @@ def test_the_producer_keeps_an_items_lease_until_the_item_is_read(where):
     read_later([ref], first=1)
 
 
+@pytest.mark.parametrize("where", ["task", "actor", "async actor"])
+def test_the_producer_keeps_an_items_lease_until_the_item_is_read(where):
+    # Without, one item in some hundreds is lost, on a busy machine.
+    ray.get(Stranger.remote().run.remote(read_as_a_stranger, where))
+
+
+@pytest.mark.parametrize("where", ["task", "actor", "async actor"])
+def test_items_have_no_leases_where_their_owner_is_known(where):
+    if where == "task":
+        generator = stream.remote(1)
+    else:
+        actor = (Streaming if where == "actor" else AsyncStreaming).remote()
+        generator = actor.stream.options(num_returns="streaming").remote(1)
+    ref, kept = next(generator), next(generator)
+    assert not ray.get(kept)
+    read_later([ref], first=1)
+
+
+def test_items_that_nobody_takes_go_with_their_stream():
+    before = total()["objects"]
+    generator = several.remote(4)
+    ray.get(next(generator))
+    eventually(lambda: total()["objects"] == before + 3, "three are waiting, one is gone")
+    kept = next(generator)
+    del generator
+    eventually(lambda: total()["objects"] == before + 1, "what nobody has taken is gone")
+    read_later([kept], first=1)
+
+
+@ray.remote
+def several(count: int):
+    for i in range(count):
+        yield make(i)
+
+
+def test_items_that_are_taken_several_at_a_time():
+    before = total()["objects"]
+    generator = several.remote(4)
+    refs = generator._get_next_ref_n(3)
+    ray.wait(refs, num_returns=3)
+    generator._consume_next_ref_n(3)
+    time.sleep(1)
+    read_later(refs)
+    del refs
+    eventually(lambda: total()["objects"] == before + 1, "those are gone")
+    read_later([next(generator)], first=3)
+
+
+def test_items_that_are_taken_in_an_event_loop():
+    async def read():
+        return [await ref async for ref in several.remote(3)]
+
+    before = total()["objects"]
+    assert [table.equals(make(i)) for i, table in enumerate(asyncio.run(read()))] == [True] * 3
+    eventually(lambda: total()["objects"] == before, "they are gone")
+
+
+@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.filterwarnings("ignore:num_returns='dynamic'")
+def test_dynamic_returns_outlive_their_generator(kind):
+    if kind == "task":
+        returned = several.options(num_returns="dynamic").remote(3)
+    else:
+        actor = Several.remote()
+        returned = actor.several.options(num_returns="dynamic").remote(3)
+    refs = list(ray.get(returned))
+    del returned
+    time.sleep(1)
+    read_later(refs)
+
+
+@ray.remote
+class Several:
+    def several(self, count: int):
+        for i in range(count):
+            yield make(i)
+
+
 def test_a_result_of_a_task_is_not_kept():
     @ray.remote
     class Plain:
         def make(self):
+            believe_in_other_nodes()
             return make(0)
 
         def held(self):
             return bool(held_leases())
 
-    actor = Plain.remote()
-    ref = actor.make.remote()
-    ray.wait([ref])
-    eventually(lambda: not ray.get(actor.held.remote()), "it goes at once")
-    assert ray.get(ref).equals(make(0))
+    def read():
+        actor = Plain.remote()
+        ref = actor.make.remote()
+        ray.wait([ref])
+        eventually(lambda: not ray.get(actor.held.remote()), "it goes at once")
+        assert ray.get(ref).equals(make(0))
+
+    ray.get(Stranger.remote().run.remote(read))
 
 
 @ray.remote
@@ -131,6 +231,7 @@ class Overlapping:
     """An async actor with a plain generator: its tasks share a thread."""
 
     def stream(self):
+        believe_in_other_nodes()
         for i in range(3):
             yield make(i)
             yield len(held_leases())
@@ -140,6 +241,7 @@ class Overlapping:
 
 
 def test_a_plain_generator_among_the_tasks_of_an_async_actor():
+    # Which of its tasks yields an item is not known: leases.
     actor = Overlapping.remote()
     generator = actor.stream.options(num_returns="streaming").remote()
     for i in range(3):
@@ -204,7 +306,7 @@ def test_items_are_freed_while_the_stream_goes_on():
 
 KILLED = """
 import os, time, ray, zerrow_ray
-from tests.ray.conftest import total
+from tests.ray.conftest import eventually, total
 from tests.ray.test_streams import make, read_later
 
 @ray.remote(max_retries=0)
@@ -219,9 +321,10 @@ refs = [next(generator), next(generator)]
 time.sleep(3)  # for the news of its death to reach everybody
 read_later(refs)
 assert total()["objects"] == 2
+del refs, generator
+eventually(lambda: total()["objects"] == 0, "nothing is left")
 """
 
 
 def test_a_killed_producers_last_items_are_not_lost():
-    # In a cluster of its own: they stay for as long as the job.
     subprocess.run([sys.executable, "-c", KILLED], check=True)

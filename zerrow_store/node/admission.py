@@ -4,11 +4,12 @@ import itertools
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zerrow_store.errors import (
+    NoOwnerError,
     ObjectExistsError,
     ObjectLostError,
     ProtocolError,
@@ -24,49 +25,54 @@ from zerrow_store.node.segments import check_segment
 @dataclass(eq=False)
 class Put:
     """A publication that was asked for. arrival: its number, over all connections; adopted:
-    segments without a process that came with it.
+    segments without a process that came with it. owner: the segment of the process with whose end
+    the object is to go. withdrawn: the owner, if there ever was one, has let go of it.
     """
 
     arrival: int
     call: Call
     request: m.Put
     adopted: list[bytes]
+    owner: bytes | None = None
+    withdrawn: bool = False
     waits: bool = False
 
 
 class Admission:
-    """See the module. supervisor_id: of who supervises now. retry: answers a put that waited."""
+    """See the module. supervisor_ids: of those who supervise. retry: answers a put that waited."""
 
     def __init__(
         self,
         lives: Lives,
         budget: int,
         *,
-        supervisor_id: Callable[[], bytes],
+        supervisor_ids: Callable[[], list[bytes]],
         retry: Callable[[Put], None],
     ) -> None:
         self._lives = lives
         self._budget = budget
-        self._supervisor_id = supervisor_id
+        self._supervisor_ids = supervisor_ids
         self._retry = retry
         self._arrivals = itertools.count()
         self._full: list[Put] = []
         self._adopted: Counter[bytes] = Counter()
 
-    def put(self, call: Call, request: m.Put) -> Any:
-        """Enter an object, once there is room for it: those that wait for it come first, unless
-        they hold nothing and this one does: with its end, its inputs go.
-        """
-        ids = self.adopt(call, request.adopted)
-        put = Put(next(self._arrivals), call, request, ids)
-        holds = bool(call.connection.holds)
-        behind = any(bool(each.call.connection.holds) >= holds for each in self._full)
-        return self.enter(put, behind=behind)
+    def received(self, call: Call, request: m.Put) -> Put:
+        """Take over what came with a publication, which is to be entered."""
+        return Put(next(self._arrivals), call, request, self.adopt(call, request.adopted))
 
-    def enter(self, put: Put, *, behind: bool = False) -> Any:
-        """Enter an object, or let it wait: for those before it, for room that is being made."""
+    def enter(self, put: Put) -> Any:
+        """Enter an object, or let it wait while room is made: those that wait already come first,
+        unless they hold nothing and this one does: with its end, its inputs go.
+
+        Raises NoOwnerError for one that was withdrawn.
+        """
         put.waits = False
+        holds = bool(put.call.connection.holds)
+        behind = any(bool(each.call.connection.holds) >= holds for each in self._full)
         try:
+            if put.withdrawn:
+                raise NoOwnerError("the owner is not known here, or has let go of the object")
             if behind and self._brings_bytes(put):
                 return self._wait_for_room(put)
             return self._enter(put)
@@ -81,6 +87,13 @@ class Admission:
         while waiting and not self._full:
             self._retry(waiting.popleft())
         self._full.extend(waiting)
+
+    def withdraw(self, object_ids: Iterable[bytes]) -> None:
+        """Note that owners have deleted objects, some of which may still wait to be entered."""
+        if self._full:
+            deleted = set(object_ids)
+            for put in self._full:
+                put.withdrawn |= put.request.object_id in deleted
 
     def dropped(self, connection: Connection) -> None:
         """A connection has ended: it waits for nothing."""
@@ -100,7 +113,7 @@ class Admission:
         publication: m.Put | m.Column,
         *,
         transient: bool = False,
-        owned: bool = False,
+        owner: bytes | None = None,
     ) -> list[Any]:
         """Check a publication and make room for it; returns the event that enters it."""
         object_id, own = publication.object_id, publication.own
@@ -109,7 +122,9 @@ class Admission:
                 f"object {object_id.hex()} exists already; objects never change"
             )
         allocations = [(segment_id, packed) for segment_id, packed in publication.foreign if packed]
-        self.check_own(connection, own, owned=owned)
+        self.check_own(connection, own)
+        if owner is not None and owner not in self._lives.living:
+            raise NoOwnerError("the process that owns the object has ended")
         self._check_foreign(allocations)
         if own:
             assert connection.segment is not None
@@ -118,13 +133,12 @@ class Admission:
         used = self._lives.books.bytes_stored
         if needed and used + needed > self._budget:
             raise StoreFullError(needed=needed, used=used, budget=self._budget)
-        owner = connection.segment if owned else None
         body = [object_id, allocations, publication.message, transient, owner]
         return [*body, publication.counters, time.time()]
 
-    def check_own(self, connection: Connection, own: bytes, *, owned: bool = False) -> None:
+    def check_own(self, connection: Connection, own: bytes) -> None:
         """Raise ProtocolError for allocations that the process's segment cannot have."""
-        if not (own or owned):
+        if not own:
             return
         if connection.segment is None:
             raise ProtocolError("it publishes without having attached a segment")
@@ -165,12 +179,14 @@ class Admission:
                 raise
         return self._wait_for_room(put)
 
-    def _put(self, put: Put) -> list[bytes]:
+    def _put(self, put: Put) -> list[list[bytes]]:
         request, transient = put.request, put.request.transient
-        event = self.admit(put.call.connection, request, transient=transient, owned=request.owned)
+        event = self.admit(put.call.connection, request, transient=transient, owner=put.owner)
+        if request.carrier is not None and request.carrier.owner_id:
+            event.append(request.carrier.reference)
         self._lives.change("put", event)
         self._lives.entered(request.object_id, transient=transient)
-        return [self._supervisor_id()]
+        return [self._supervisor_ids()]
 
     def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """Take over sealed segments, which have no process; returns their ids, to be settled."""

@@ -69,6 +69,7 @@ class Object:
     """A published object. Deleted ones stay until their last holder is gone.
 
     transient: it goes when its last holder does. owner: it goes when this segment's process does.
+    carrier: what carries it there, if the owner has to be told of the object.
     moved: where allocations that its message names lie since they were spilled. bytes_spilled: of
     nbytes, what is on disk.
     """
@@ -79,6 +80,7 @@ class Object:
     nbytes: int
     transient: bool
     owner: bytes | None
+    carrier: bytes | None = None
     deleted: bool = False
     moved: dict[Place, Place] = field(default_factory=dict)
     bytes_spilled: int = 0
@@ -120,7 +122,7 @@ class Books:
                 yield "on_disk", [segment_id, segment.checksums]
         for object_id, entry in self.objects.items():
             body = [object_id, entry.allocations, entry.message, entry.transient, entry.owner]
-            put = [*body, [0, 0, 0], entry.created]
+            put = [*body, [0, 0, 0], entry.created, entry.carrier]
             if cached := self.cache.entries.get(object_id):
                 yield "cache", [put, list(vars(cached).values())]
             else:
@@ -166,13 +168,14 @@ class Books:
         owner: bytes | None,
         counters: list[int],
         created: float,
+        carrier: bytes | None = None,
     ) -> None:
         nbytes = spilled = 0
         for segment_id, ranges in allocations:
             named = self._refer(segment_id, ranges)
             nbytes += named
             spilled += named if self.segments[segment_id].spilled else 0
-        entry = Object(allocations, message, created, nbytes, transient, owner)
+        entry = Object(allocations, message, created, nbytes, transient, owner, carrier)
         entry.bytes_spilled = spilled
         self.objects[object_id] = entry
         self._count(counters)

@@ -18,6 +18,7 @@ from zerrow_store.node.accounting import MemoryReport, SegmentMemory
 from zerrow_store.node.books import Place, unpack
 from zerrow_store.node.cache_calls import CacheCalls
 from zerrow_store.node.eviction import Eviction
+from zerrow_store.node.messages import Carrier
 from zerrow_store.node.requests import (
     Hold,
     Moved,
@@ -53,7 +54,7 @@ class StoreStats:
     `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
     segment, and copied. The bandwidths are in bytes a second, as last measured;
     `spill_processor_bandwidth` in bytes a second of a processor's time. eviction: the
-    policy's name. log: where the server logs; its supervisor has a file beside that.
+    policy's name. log: where the server logs; its supervisors have a file beside that.
     """
 
     objects: int
@@ -70,7 +71,7 @@ class StoreStats:
     segments: int
     clients: int
     pid: int
-    supervised: bool
+    supervisors: int
     log: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,14 +86,14 @@ class Publication:
         self._client = client
         self._request = request
 
-    def wait(self) -> bytes:
-        """Return the supervisor's id once the store has taken the object.
+    def wait(self) -> tuple[bytes, ...]:
+        """Return the supervisors' ids once the store has taken the object.
 
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
         ObjectLostError.
         """
-        (supervisor_id,) = self._client._wait(self._request)
-        return bytes(supervisor_id)
+        (supervisor_ids,) = self._client._wait(self._request)
+        return tuple(supervisor_ids)
 
 
 class Holding:
@@ -211,16 +212,18 @@ class Client(StoreLink, CacheCalls):
         *,
         transient: bool = False,
         owned: bool = False,
-    ) -> bytes:
-        """Enter an encoded message's allocations into the books; returns the supervisor's id.
+        carrier: Carrier | None = None,
+    ) -> tuple[bytes, ...]:
+        """Enter an encoded message's allocations into the books; returns the supervisors' ids.
 
         message: kept for `get`, if given. A transient object goes when its last hold does, an owned
-        one when this process ends, if it was not deleted before.
+        one when this process ends, one with a carrier when the process does that owns that, if they
+        were not deleted before.
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
-        ObjectLostError.
+        ObjectLostError, NoOwnerError.
         """
         return self.begin_publish(
-            object_id, encoded, message, transient=transient, owned=owned
+            object_id, encoded, message, transient=transient, owned=owned, carrier=carrier
         ).wait()
 
     def begin_publish(
@@ -231,6 +234,7 @@ class Client(StoreLink, CacheCalls):
         *,
         transient: bool = False,
         owned: bool = False,
+        carrier: Carrier | None = None,
     ) -> Publication:
         """Do as `publish` does, but leave it to the caller to wait."""
         put = m.Put(
@@ -241,6 +245,7 @@ class Client(StoreLink, CacheCalls):
             transient,
             owned,
             (encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied),
+            carrier=carrier,
         )
         return Publication(self, self._begin_publication(put))
 
@@ -316,7 +321,7 @@ class Client(StoreLink, CacheCalls):
             self._request(m.Segments(part))
 
     def shutdown(self) -> None:
-        """End the store, supervised or not."""
+        """End the store."""
         self._request(m.Shutdown())
 
 

@@ -19,6 +19,7 @@ from zerrow_store.node.cache import Cache
 from zerrow_store.node.connection import Call, WithDescriptors
 from zerrow_store.node.eviction import Eviction
 from zerrow_store.node.lives import Lives
+from zerrow_store.node.owners import Owners
 from zerrow_store.node.producers import Producers
 from zerrow_store.node.segments import check_segment
 
@@ -33,6 +34,7 @@ class Handlers:
         lives: Lives,
         producers: Producers,
         admission: Admission,
+        owners: Owners,
         cache: Cache,
         budget: int,
         of_the_server: dict[type[m.Request], Handler],
@@ -40,11 +42,13 @@ class Handlers:
         self._lives = lives
         self._producers = producers
         self._admission = admission
+        self._owners = owners
         self._cache = cache
         self._budget = budget
         self._by_type: dict[type[m.Request], Handler] = {
             m.Attach: self._attach,
             m.Put: self._put,
+            m.Claim: self._claim,
             m.Get: self._get,
             m.Hold: self._hold,
             m.Release: self._release,
@@ -92,6 +96,10 @@ class Handlers:
             self._lives.change("share", [segment_id])
         connection.segment = segment_id
         self._lives.owners[segment_id].add(connection)
+        if request.owner_id:
+            self._owners.came(connection, request.owner_id)
+            if known is not None:
+                self._lives.owner_came_back(segment_id)
         self._producers.came(segment_id)
         return [segment.references.offsets()]
 
@@ -116,7 +124,10 @@ class Handlers:
 
     def _put(self, call: Call, request: m.Put) -> Any:
         self._producers.published(call.connection.segment)
-        return self._admission.put(call, request)
+        return self._owners.put(call, request)
+
+    def _claim(self, call: Call, request: m.Claim) -> None:
+        self._owners.claimed(call.connection, request.object_id, mine=request.mine)
 
     def _get(self, call: Call, request: m.Get) -> list[Any]:
         entry = self._lives.take_hold(call.connection, request.object_id)
@@ -143,6 +154,7 @@ class Handlers:
                     raise ObjectNotFoundError(object_id)
         for object_id in request.object_ids:
             self._lives.delete(object_id)
+        self._owners.deleted(request.object_ids)
 
     def _settling(self, call: Call, request: m.Settling) -> None:
         if request.object_id in self._lives.books.objects:

@@ -30,10 +30,10 @@ GRACE_SECONDS = 10.0
 class Lives:
     """The books, the segments' descriptors, and who holds what.
 
-    owners: the connections of the process that made a segment. dead: segments whose memory is this
-    server's to give back. replicate: tells the supervisor of an event; tell: sends one to a
-    connection; clients: all that are connected; freeing: called before owners are told of what
-    is free.
+    owners: the connections of the process that made a segment. living: the segments of processes
+    that have not ended; dead: those whose memory is this server's to give back. replicate: tells
+    the supervisor of an event; tell: sends one to a connection; clients: all that are connected;
+    freeing: called before owners are told of what is free.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Lives:
         self.descriptors: dict[bytes, int] = {}
         self.owners: defaultdict[bytes, set[Connection]] = defaultdict(set)
         self.dead: set[bytes] = set()
+        self.living: set[bytes] = set()
         self.holders: Counter[bytes] = Counter()
         self.settling = Settling()
         self.page_cache = PageCache(
@@ -115,7 +116,24 @@ class Lives:
         held_until = time.monotonic() + GRACE_SECONDS if transient else 0.0
         if transient:
             self._orphaned[object_id] = held_until
+        self._tell_owner(object_id)
         self.evictor.idle(object_id, held_until)
+
+    def owner_came_back(self, segment_id: bytes) -> None:
+        """A process has attached its segment again: tell it of all objects that it may not know to
+        be its own.
+        """
+        for object_id, entry in self.books.objects.items():
+            if entry.owner == segment_id:
+                self._tell_owner(object_id)
+
+    def _tell_owner(self, object_id: bytes) -> None:
+        entry = self.books.objects[object_id]
+        if entry.carrier is None or entry.owner is None or entry.deleted:
+            return
+        for connection in self.owners.get(entry.owner, ()):
+            if connection.owner_id:
+                self._tell(connection, "adopt", [object_id, entry.carrier])
 
     def change(self, kind: str, body: list[Any]) -> Freed:
         """Apply an event here and at the supervisor."""
@@ -255,9 +273,11 @@ class Lives:
         except OSError:
             os.close(pidfd)
             raise
+        self.living.add(segment_id)
 
     def process_gone(self, segment_id: bytes) -> None:
         """End what belongs to a segment's process, which has ended."""
+        self.living.discard(segment_id)
         for object_id in [o for o, e in self.books.objects.items() if e.owner == segment_id]:
             self.delete(object_id)
         self.dead.add(segment_id)

@@ -20,6 +20,7 @@ MAX_ID = 1024
 
 ObjectId = Annotated[bytes, Meta(min_length=1, max_length=MAX_ID)]
 SegmentId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+OwnerId = Annotated[bytes, Meta(max_length=64)]
 Size = Annotated[int, Meta(ge=0, le=1 << 62)]
 Number = Annotated[int, Meta(ge=0, le=1 << 31)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
@@ -64,20 +65,36 @@ class TakeOver(Request):
 
 
 class Attach(Request):
-    """The process's arena. shared: other stores refer to it, too."""
+    """The process's arena. shared: other stores refer to it, too. owner_id: what the process is
+    known by, if it may own what others publish.
+    """
 
     kind: ClassVar[str] = "attach"
     segment_id: SegmentId
     size: Size
     shared: bool = False
+    owner_id: OwnerId = b""
 
     @property
     def descriptors(self) -> int:
         return 1
 
 
+class Carrier(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What carries an object that belongs to another process: a reference that is counted there.
+
+    owner_id: of that process; empty if it is not known.
+    """
+
+    reference: Annotated[bytes, Meta(min_length=1, max_length=64)]
+    owner_id: OwnerId
+
+
 class Put(Request):
-    """An object. own: its allocations in the process's arena, packed like those of `foreign`."""
+    """An object. own: its allocations in the process's arena, packed like those of `foreign`.
+
+    owned: it belongs to the process that publishes it. carrier: it belongs to another one.
+    """
 
     kind: ClassVar[str] = "put"
     object_id: ObjectId
@@ -88,6 +105,7 @@ class Put(Request):
     owned: bool
     counters: Counters
     adopted: Adopted = []
+    carrier: Carrier | None = None
 
     def __post_init__(self) -> None:
         _check_packed(self)
@@ -95,6 +113,14 @@ class Put(Request):
     @property
     def descriptors(self) -> int:
         return len(self.adopted)
+
+
+class Claim(Request):
+    """The answer to `whose`: whether the process owns what carries the object."""
+
+    kind: ClassVar[str] = "claim"
+    object_id: ObjectId
+    mine: bool
 
 
 class Get(Request):

@@ -21,7 +21,7 @@ import msgspec
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_REQUEST = 200 << 20
 MAX_FRAME = 1 << 30
 """For replies and events, in which what came with a request stands up to four times."""
@@ -62,7 +62,8 @@ def listen(name: str) -> socket.socket:
 def claim(name: str) -> socket.socket:
     """Return what stands for being the server of the store `name`, as long as it is open.
 
-    Several processes may have the listener. Raises OSError if another process is the server.
+    Several processes may have the listener. A supervisor claims it for the server that it starts.
+    Raises OSError if there is a server, or one is being started.
     """
     claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

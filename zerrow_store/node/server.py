@@ -32,15 +32,19 @@ from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.handlers import Handlers
 from zerrow_store.node.lives import GRACE_SECONDS, Lives
 from zerrow_store.node.outbox import MOST_UNSENT
+from zerrow_store.node.owners import Owners
 from zerrow_store.node.policy import load_policy
 from zerrow_store.node.producers import Producers
 from zerrow_store.node.segments import allow_many_descriptors, open_pidfd
-from zerrow_store.node.supervisor import ALREADY_RUNNING
 from zerrow_store.node.wire_errors import describe
 
 logger = logging.getLogger("zerrow_store.server")
 
 _PATIENCE_SECONDS = 5.0
+_OTHERS_SECONDS = 2.0
+
+_SUPERVISORS = 2
+"""How many keep the books: with this process they are three, and two may end at once."""
 
 
 class Server:
@@ -78,8 +82,9 @@ class Server:
         )
         self._producers = Producers(self._lives, budget, tell=self._tell)
         self._admission = Admission(
-            self._lives, budget, supervisor_id=lambda: self._supervisor_id, retry=self._retry_put
+            self._lives, budget, supervisor_ids=self._supervisor_ids, retry=self._retry_put
         )
+        self._owners = Owners(self._admission, self._lives, tell=self._tell, retry=self._retry_put)
         self._cache = Cache(
             self._lives.books,
             self._lives.holders,
@@ -98,6 +103,7 @@ class Server:
             self._lives,
             self._producers,
             self._admission,
+            self._owners,
             self._cache,
             budget,
             {
@@ -111,11 +117,13 @@ class Server:
         self._crowded = False
         self._connections: dict[int, Connection] = {}
         self._broken: set[Connection] = set()
-        # Those that are given every change: who supervises, and who is about to.
-        self._supervisor: Connection | None = None
-        self._successor: Connection | None = None
+        # Those that are given every change, with what they are known by; and of these, those that
+        # have been given everything.
         self._identities: dict[Connection, bytes] = {}
-        self._respawned: subprocess.Popen[bytes] | None = None
+        self._supervisors: list[Connection] = []
+        self._behind: set[Connection] = set()
+        self._others_come_until = 0.0
+        self._started: list[subprocess.Popen[bytes]] = []
         self._running = True
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._stop_reading, self._stop_writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -130,7 +138,9 @@ class Server:
             self._lives.books.apply(frame.kind, body)
         connection = self._add(supervisor)
         connection.greeted, connection.reader = True, reader
-        self._supervisor, self._identities[connection] = connection, frame.body
+        self._identities[connection] = frame.body
+        self._supervisors.append(connection)
+        self._others_come_until = time.monotonic() + _OTHERS_SECONDS
         self._lives.restored()
         while waiting := reader.next():
             self._answer(connection, waiting)
@@ -152,11 +162,11 @@ class Server:
                 self._drop_broken()
             self._tick()
             self._drop_broken()
-        if self._supervisor is not None:
+        for supervisor in self._supervisors:
             # It has to read that the end is meant, after all that it has not read yet.
-            self._supervisor.socket.settimeout(_PATIENCE_SECONDS)
+            supervisor.socket.settimeout(_PATIENCE_SECONDS)
             with contextlib.suppress(OSError):
-                self._supervisor.outbox.flush()
+                supervisor.outbox.flush()
 
     def stop(self, *_: Any) -> None:
         """End `run` soon; from a signal handler, which must not send amid what is being sent."""
@@ -223,12 +233,10 @@ class Server:
         del self._connections[connection.socket.fileno()]
         connection.close()
         self._identities.pop(connection, None)
-        if connection is self._successor:
-            self._successor = None
-        if connection is self._supervisor:
-            self._supervisor = None
-            logger.warning("the supervisor has gone")
-            self._respawn_supervisor()
+        if connection in self._supervisors:
+            self._supervisors.remove(connection)
+            logger.warning("a supervisor has gone")
+            self._start_supervisor()
         if connection.segment is not None:
             self._lives.owners[connection.segment].discard(connection)
             if not self._lives.owners[connection.segment]:
@@ -239,6 +247,7 @@ class Server:
             self._lives.release(object_id, count, readable_until)
         self._lives.settling.ended(connection)
         self._cache.dropped(connection)
+        self._owners.dropped(connection)
         self._admission.dropped(connection)
 
     def _drop_broken(self) -> None:
@@ -260,9 +269,8 @@ class Server:
         return [c for c in self._connections.values() if c.greeted and c not in self._identities]
 
     def _replicate(self, kind: str, body: list[Any], fds: Sequence[int]) -> None:
-        for each in (self._supervisor, self._successor):
-            if each is not None:
-                self._tell(each, kind, body, fds)
+        for each in list(self._identities):
+            self._tell(each, kind, body, fds)
 
     # --- requests ---
 
@@ -347,10 +355,8 @@ class Server:
         return [protocol.PROTOCOL_VERSION, os.getpid(), self._lives.books.epoch]
 
     def _hand_over(self, connection: Connection, identity: bytes) -> None:
-        """Give a new supervisor all there is. Once it has that it says so, and takes over."""
-        if self._successor is not None:
-            self._broken.add(self._successor)
-        self._successor, self._identities[connection] = connection, identity
+        """Give a new supervisor all there is. Once it has that, it says so."""
+        self._identities[connection] = identity
         connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
         self._tell(connection, "listener", None, [self._listener.fileno()])
         for kind, body in self._lives.books.snapshot():
@@ -359,17 +365,19 @@ class Server:
         connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
 
     def _take_over(self, call: Call, request: m.TakeOver) -> None:
-        """The one before, if any, is told to let go."""
-        if call.connection is not self._successor:
+        """One that was started here, and is needed no more, is told to let go."""
+        connection = call.connection
+        if connection not in self._identities or connection in self._supervisors:
             raise ProtocolError("it was not given the books")
-        previous, self._supervisor, self._successor = self._supervisor, call.connection, None
-        if previous is not None:
-            self._tell(previous, "stopping", [])
-            self._broken.add(previous)
+        self._supervisors.append(connection)
+        ours = {process.pid for process in self._started}
+        spare = [each for each in self._supervisors if each.pid in ours]
+        if len(self._supervisors) > _SUPERVISORS and spare:
+            self._tell(spare[0], "stopping", [])
+            self._broken.add(spare[0])
 
-    @property
-    def _supervisor_id(self) -> bytes:
-        return b"" if self._supervisor is None else self._identities[self._supervisor]
+    def _supervisor_ids(self) -> list[bytes]:
+        return [self._identities[each] for each in self._supervisors]
 
     def _stats(self, call: Call, request: m.Stats) -> dict[str, Any]:
         books, spiller = self._lives.books, self._lives.spiller
@@ -386,7 +394,7 @@ class Server:
             "segments": len(books.segments),
             "clients": sum(c not in self._identities for c in self._connections.values()),
             "pid": os.getpid(),
-            "supervised": self._supervisor is not None,
+            "supervisors": len(self._supervisors),
             "log": str(self._log),
         }
 
@@ -410,17 +418,31 @@ class Server:
             self._crowded = resident > HIGH_WATERMARK * self._budget
             self._producers.hold_back(resident)
             self._admission.tick()
-            self._respawn_supervisor()
+            self._owners.tick()
+            self._leave_behind()
+            self._start_supervisor()
 
     def _spilled(self, *_: Any) -> None:
         self._lives.evictor.conclude()
         self._producers.room_was_made()
         self._admission.let_in()
 
-    def _respawn_supervisor(self) -> None:
-        """Start a supervisor if there is none, nor one on its way."""
-        on_its_way = self._respawned is not None and self._respawned.poll() is None
-        if not self._running or self._supervisor is not None or on_its_way:
+    def _leave_behind(self) -> None:
+        """Drop a supervisor that does not keep up: it would start a server with books of long ago.
+        It may come back, and is then given those of today.
+        """
+        behind = {each for each in self._supervisors if each.outbox}
+        if len(behind) < len(self._supervisors):
+            for each in behind & self._behind:
+                self._note_broken(each, ProtocolError("it does not keep up"))
+        self._behind = behind
+
+    def _start_supervisor(self) -> None:
+        """Start a supervisor if there are too few, and none is on its way."""
+        if self._supervisors and time.monotonic() < self._others_come_until:
+            return
+        self._started = [process for process in self._started if process.poll() is None]
+        if not self._running or len(self._supervisors) >= _SUPERVISORS or self._on_their_way():
             return
         command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
         command += ["--budget", str(self._budget), "--eviction", self._eviction]
@@ -428,20 +450,23 @@ class Server:
         if self._watched is not None:
             command += ["--watch-pid", str(self._watched)]
         try:
-            self._respawned = subprocess.Popen(
-                command, start_new_session=True, stdin=subprocess.DEVNULL
+            self._started.append(
+                subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
             )
         except OSError as error:  # tried again at the next tick
             logger.warning("cannot start a supervisor: %s", error)
 
+    def _on_their_way(self) -> list["subprocess.Popen[bytes]"]:
+        here = {each.pid for each in self._supervisors}
+        return [process for process in self._started if process.pid not in here]
+
     def _stop(self, *_: Any) -> None:
-        """End the store, and tell the supervisor that it is meant."""
+        """End the store, and tell the supervisors that it is meant."""
         self._running = False
-        for each in (self._supervisor, self._successor):
-            if each is not None:
-                self._tell(each, "stopping", [])
-        if self._supervisor is None and self._respawned is not None:
-            self._respawned.terminate()  # it would find no store, and start one
+        for each in self._identities:
+            self._tell(each, "stopping", [])
+        for process in self._on_their_way():
+            process.terminate()  # it would find no store, and start one
 
 
 def collect_young_garbage() -> None:
@@ -459,12 +484,9 @@ def main() -> int:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--supervisor-fd", type=int, required=True)
     parser.add_argument("--listener-fd", type=int, required=True)
+    parser.add_argument("--claim-fd", type=int, required=True)
     parser.add_argument("--watch-pid", type=int)
     arguments = parser.parse_args()
-    try:
-        claimed = protocol.claim(arguments.name)
-    except OSError:
-        return ALREADY_RUNNING
     # A process of its own, not a child of the supervisor: it outlives it.
     if os.fork():
         os._exit(0)
@@ -472,7 +494,7 @@ def main() -> int:
     collect_young_garbage()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_many_descriptors()
-    with claimed:
+    with socket.socket(fileno=arguments.claim_fd):
         server = Server(
             arguments.name,
             budget=arguments.budget,

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from zerrow_store import forks
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
@@ -25,25 +25,57 @@ from zerrow_store.node.requests import Request, offsets_of
 from zerrow_store.node.wire_errors import make_error
 
 
+class Owner(Protocol):
+    """What a process does that may own what others publish.
+
+    id: what it is known by. Both are called by the thread that reads what the store says, and may
+    not wait for the store.
+    """
+
+    id: bytes
+
+    def claims(self, object_id: bytes, reference: bytes) -> bool:
+        """Whether this process owns a reference that is alive. If so, it deletes the object when
+        that is gone, which may be at any time.
+        """
+
+    def adopts(self, object_id: bytes, reference: bytes) -> None:
+        """Delete an object after a reference is gone that this process owns, or is about to. The
+        store may say this more than once.
+        """
+
+
 class StoreLink(Link):
-    """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
+    """A connection to the store `name`. Raises StoreUnavailableError if none is running.
+
+    owner: given if this process may own what others publish.
+    """
+
+    def __init__(self, name: str, *, owner: Owner | None = None) -> None:
+        self._owner, self._owner_pid = owner, os.getpid()
+        super().__init__(name)
+        if owner is not None:
+            self._attach()
 
     def _begin(self) -> None:
         super()._begin()
         self._attached = False
+        self._published_before = False
         self._registered = OffsetSet()
         self._gone: set[bytes] = set()
         self._settling: dict[bytes, Callable[[], None]] = {}
 
     def _introduce(self, call: Call) -> None:
         if self._attached:
-            message, fd = _own_segment()
+            message, fd = self._segment()
             (live,) = call(message, [fd])
             _native.unpin(self._registered.retain(live))
 
     def _lose(self) -> None:
-        # Whoever reads it has no hold any more that would say so: it stays pinned.
+        # Whoever reads it has no hold any more that would say so: it stays pinned, and a store that
+        # knows nothing of it must not give it back at this process's end.
         self._registered = OffsetSet()
+        self._published_before |= self._attached
         self._settling.clear()
 
     def _resend(self, connection: socket.socket) -> None:
@@ -65,6 +97,12 @@ class StoreLink(Link):
             _native.bound_unpublished(body)
         elif kind == "hold_back":
             _native.hold_back(body)
+        elif kind == "adopt":
+            assert self._owner is not None
+            self._owner.adopts(*body)
+        elif kind == "whose":
+            assert self._owner is not None
+            self._send_quietly(m.Claim(body[0], self._owner.claims(*body)))
         elif kind == "read":
             if (read := self._settling.pop(body, None)) is not None:
                 read()
@@ -94,8 +132,15 @@ class StoreLink(Link):
                     told.close()
 
     def _announce(self) -> None:
-        message, fd = _own_segment()
+        message, fd = self._segment()
         self._request(message, fds=[fd])
+
+    def _segment(self) -> tuple[m.Attach, int]:
+        segment_id, fd, size = _native.arena_segment()
+        # A forked child owns nothing of what its parent does.
+        owner_id = b"" if self._owner is None or self._owner_pid != os.getpid() else self._owner.id
+        shared = self._published_before or len(_stores) > 1
+        return m.Attach(segment_id, size, shared, owner_id), fd
 
     def _begin_publication(self, message: m.Put | m.CachePublish) -> Request:
         """Send a publication, and with it what segments of no process it refers to.
@@ -129,7 +174,7 @@ class StoreLink(Link):
             if not (isinstance(error, ObjectExistsError) and request.hang_ups):
                 _native.unpin(offsets_of(request.own))
                 raise error
-            body = [b""]
+            body = [[]]
         if isinstance(message, m.Attach):
             self._attached = True
         elif isinstance(message, m.Put):
@@ -210,8 +255,3 @@ _stores: set[str] = set()
 """The stores that this process's arena was attached to; guarded by `_attaching`."""
 
 forks.register(in_child=_stores.clear)  # the child's arena is another
-
-
-def _own_segment() -> tuple[m.Attach, int]:
-    segment_id, fd, size = _native.arena_segment()
-    return m.Attach(segment_id, size, len(_stores) > 1), fd

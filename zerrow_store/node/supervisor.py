@@ -1,9 +1,11 @@
 """The supervisor of a node store: keeps a copy of its books and descriptors, and starts it again.
 
-The server outlives its supervisor, and the other way round: a new supervisor is given the books by
-the running server, a new server is given them by the supervisor. Both have the listening socket, so
-that a client that connects while the server is away waits for the next one. A server that has lost
-its supervisor starts `python -m zerrow_store.node.supervisor`, as `zerrow start` does.
+The server outlives its supervisors, and the other way round: a new supervisor is given the books by
+the running server, a new server is given them by a supervisor. All have the listening socket, so
+that a client that connects while the server is away waits for the next one. A server has two
+supervisors, so that nothing is lost when it ends together with one of them: it starts what is
+missing, as `python -m zerrow_store.node.supervisor`. When it ends, both start a server; the second
+one sees that there is one already, and joins the first.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import contextlib
 import logging
 import math
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -29,15 +32,9 @@ logger = logging.getLogger("zerrow_store.supervisor")
 _START_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _LONGEST_PAUSE = 1.0
-
-ALREADY_RUNNING = 3
-"""A server's exit code when there is one already."""
+_ANSWER_SECONDS = 0.2
 
 _Serving = tuple[socket.socket, protocol.FrameReader]
-
-
-class _AnotherServerError(Exception):
-    """There is a server already."""
 
 
 class Supervisor:
@@ -123,9 +120,11 @@ class Supervisor:
             except OSError:  # another one was quicker
                 return None
         try:
-            return self._spawn()
-        except _AnotherServerError:
+            claimed = protocol.claim(self._name)
+        except OSError:
             return self._adopt(protocol.connect(self._name))
+        with claimed:
+            return self._spawn(claimed)
 
     def _adopt(self, connection: socket.socket) -> _Serving | None:
         """Take over the books of a running server; None, and nothing lost, if it ends meanwhile."""
@@ -136,6 +135,7 @@ class Supervisor:
         hello = [protocol.PROTOCOL_VERSION, "supervisor", self.id]
         try:
             protocol.send(connection, protocol.pack("hello", 1, hello))
+            self._await_answer(connection)
             while (frame := reader.read(connection)).kind != "reply":
                 if frame.kind == "error":
                     raise ProtocolError(str(frame.body))
@@ -156,10 +156,20 @@ class Supervisor:
             listener.close()
         return connection, reader
 
-    def _spawn(self) -> _Serving | None:
-        """Start a server and hand over what is known; None if it ends meanwhile.
+    def _await_answer(self, connection: socket.socket) -> None:
+        """Return when a server says something. Raises ConnectionAbortedError if there is none: who
+        was about to start one may have ended.
+        """
+        while not select.select([connection], [], [], _ANSWER_SECONDS)[0]:
+            try:
+                protocol.claim(self._name).close()
+            except OSError:
+                continue
+            raise ConnectionAbortedError("nobody is starting a server")
 
-        Raises _AnotherServerError if there is one, OSError if none can be started.
+    def _spawn(self, claimed: socket.socket) -> _Serving | None:
+        """Start a server, for which the store is claimed, and hand over what is known; None if it
+        ends meanwhile. Raises OSError if none can be started.
         """
         assert self._listener is not None
         if not self._books.epoch:
@@ -167,7 +177,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._run_server(theirs.fileno(), self._listener.fileno())
+                self._run_server(theirs.fileno(), self._listener.fileno(), claimed.fileno())
             for kind, body in self._books.snapshot():
                 fds = [self._descriptors[body[0]]] if kind == "segment" else []
                 protocol.send(ours, protocol.pack(kind, 0, body, len(fds)), fds)
@@ -184,19 +194,20 @@ class Supervisor:
             raise
         return ours, reader
 
-    def _run_server(self, supervisor_fd: int, listener_fd: int) -> None:
+    def _run_server(self, supervisor_fd: int, listener_fd: int, claim_fd: int) -> None:
         """Start a server, which is a process of its own then."""
         command = [sys.executable, "-m", "zerrow_store.node.server", "--name", self._name]
         command += ["--budget", str(self._budget), "--eviction", self._eviction]
         command += ["--log", str(self._log)]
         command += ["--supervisor-fd", str(supervisor_fd), "--listener-fd", str(listener_fd)]
+        command += ["--claim-fd", str(claim_fd)]
         if self._watch_pid is not None:
             command += ["--watch-pid", str(self._watch_pid)]
         log = logs.open_log(self._log)
         try:
             started = subprocess.run(
                 command,
-                pass_fds=[supervisor_fd, listener_fd],
+                pass_fds=[supervisor_fd, listener_fd, claim_fd],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -205,8 +216,6 @@ class Supervisor:
             )
         finally:
             os.close(log)
-        if started.returncode == ALREADY_RUNNING:
-            raise _AnotherServerError
         if started.returncode:
             raise OSError(f"a server ended with exit code {started.returncode}, see {self._log}")
 

@@ -1,0 +1,216 @@
+"""Objects that belong to another process than the one that publishes them."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.node.conftest import eventually, table
+from tests.node.helpers import Store, Worker, kill, wait_until
+from zerrow_store.errors import NoOwnerError
+from zerrow_store.native import _native
+from zerrow_store.node.client import Client
+from zerrow_store.node.messages import Carrier
+
+BUDGET = 64 << 20
+PUBLISH = """
+    from zerrow_store.native import _native
+    from zerrow_store.node.messages import Carrier
+    rows = pa.array(range(100_000), pa.int64())
+    def publish(object_id, reference, owner_id=b""):
+        data = pa.table({"x": pc.add(rows, 1)})
+        try:
+            client.publish(object_id, _native.encode(data), carrier=Carrier(reference, owner_id))
+        except zerrow_store.errors.NoOwnerError:
+            return False
+        return True
+"""
+OWNER = """
+    import zerrow_store
+    from zerrow_store.node.client import Client
+    class Owner:
+        id = {id!r}
+        def __init__(self):
+            self.asked, self.adopted = [], []
+        def claims(self, object_id, reference):
+            self.asked.append((object_id, reference))
+            return reference.startswith(self.id)
+        def adopts(self, object_id, reference):
+            self.adopted.append((object_id, reference))
+    zerrow_store.memory.start()
+    owner = Owner()
+    owning = Client({name!r}, owner=owner)
+"""
+
+
+@pytest.fixture
+def store(name: str) -> Iterator[Store]:
+    running = Store(name, budget=BUDGET)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def producer(store: Store) -> Worker:
+    worker = store.worker()
+    worker.do(PUBLISH)
+    return worker
+
+
+def owner(store: Store, owner_id: bytes) -> Worker:
+    worker = store.worker()
+    worker.do(OWNER.format(id=owner_id, name=store.name))
+    return worker
+
+
+def stored(store: Store) -> int:
+    return store.connected().stats().bytes_stored
+
+
+def test_a_known_owner_is_told_and_deletes_the_object(store, producer):
+    anna = owner(store, b"anna")
+    assert producer.do("publish(b'object', b'item', b'anna')")
+    wait_until(lambda: anna.do("owner.adopted") == [(b"object", b"item")])
+    assert anna.do("owner.asked") == []
+    assert stored(store) > 0
+    anna.do("owning.delete(b'object')")
+    assert stored(store) == 0
+
+
+def test_an_object_outlives_its_producer_and_ends_with_its_owner(store, producer):
+    anna = owner(store, b"anna")
+    assert producer.do("publish(b'known', b'item', b'anna')")
+    assert producer.do("publish(b'claimed', b'anna 1')")
+    producer.kill()
+    client = store.connected()
+    for object_id in (b"known", b"claimed"):
+        client.hold(object_id)
+    anna.kill()
+    eventually(lambda: stored(store) == 0, "the owner's objects are gone")
+
+
+def test_the_owner_is_found_and_asked_first_from_then_on(store, producer):
+    anna, bert = owner(store, b"anna"), owner(store, b"bert")
+    for i in range(5):
+        assert producer.do(f"publish(b'{i}', b'bert {i}')")
+    assert len(bert.do("owner.asked")) == 5
+    assert len(anna.do("owner.asked")) == 1
+    assert producer.do("publish(b'another', b'anna 1')")
+    assert anna.do("owner.adopted") == bert.do("owner.adopted") == []
+
+
+@pytest.mark.parametrize("owners", [(), (b"anna",), (b"anna", b"bert")])
+@pytest.mark.parametrize("known", [b"", b"cleo"])
+def test_what_nobody_owns_is_refused(store, producer, owners, known):
+    workers = [owner(store, each) for each in owners]
+    assert not producer.do(f"publish(b'object', b'cleo 1', {known!r})")
+    assert store.connected().stats().objects == stored(store) == 0
+    # Nothing of it stays pinned, and the id is free.
+    assert producer.do("gc.collect(); _native.arena_stats()['pinned']") == 0
+    if workers:
+        assert producer.do("publish(b'object', b'anna 1')")
+
+
+def test_an_owner_may_let_go_before_it_is_heard_that_it_is_the_owner(store, producer):
+    anna = owner(store, b"anna")
+    anna.do("""
+        other = zerrow_store.connect(owning._name)
+        def claims(object_id, reference):
+            other.delete(object_id, missing_ok=True)
+            return True
+        owner.claims = claims
+    """)
+    assert not producer.do("publish(b'object', b'anna 1')")
+    assert stored(store) == 0
+
+
+def test_an_owner_may_let_go_of_what_waits_for_room(store, producer):
+    anna = owner(store, b"anna")
+    anna.do("""
+        import numpy as np
+        big = pa.table({"x": pc.add(pa.array(np.arange(7_000_000)), 1)})
+        owning.put(big, object_id=b"big")
+    """)
+    kill(store.server_pid())  # until its readers are back, what is there may not be evicted
+    producer.do("rows = pa.array(range(3_000_000), pa.int64())")
+    producer.start("publish(b'object', b'anna 1')")
+    wait_until(lambda: anna.do("owner.asked"))
+    anna.do("owning.delete(b'object', missing_ok=True)")
+    assert not producer.finish()
+
+
+def test_who_does_not_answer_holds_up_nobody(store, producer):
+    anna, bert = owner(store, b"anna"), owner(store, b"bert")
+    os.kill(anna.pid, signal.SIGSTOP)
+    try:
+        assert producer.do("publish(b'object', b'bert 1')")
+        assert not producer.do("publish(b'another', b'cleo 1')")
+    finally:
+        os.kill(anna.pid, signal.SIGCONT)
+    assert producer.do("publish(b'another', b'anna 1')")
+    assert bert.do("owner.adopted") == []
+
+
+def test_an_owner_that_ends_while_it_is_asked(store, producer):
+    anna = owner(store, b"anna")
+    os.kill(anna.pid, signal.SIGSTOP)
+    producer.start("publish(b'object', b'anna 1')")
+    anna.kill()
+    assert not producer.finish()
+    assert stored(store) == 0
+
+
+def test_a_producer_that_ends_while_its_object_is_asked_about(store, producer):
+    anna = owner(store, b"anna")
+    os.kill(anna.pid, signal.SIGSTOP)
+    producer.start("publish(b'object', b'anna 1')")
+    wait_until(lambda: store.connected().stats().segments == 2)
+    producer.kill()
+    os.kill(anna.pid, signal.SIGCONT)
+    wait_until(lambda: anna.do("owner.asked") or stored(store) == 0)
+    eventually(lambda: stored(store) == 0, "nothing was entered")
+
+
+def test_a_store_that_was_started_again_tells_owners_once_more(store, producer):
+    anna = owner(store, b"anna")
+    assert producer.do("publish(b'object', b'item', b'anna')")
+    wait_until(lambda: anna.do("owner.adopted"))
+    anna.do("owner.adopted.clear()")
+    kill(store.server_pid())
+    wait_until(lambda: anna.do("owner.adopted") == [(b"object", b"item")])
+    assert producer.do("publish(b'claimed', b'anna 1')")
+    anna.do("owning.delete([b'object', b'claimed'])")
+    eventually(lambda: stored(store) == 0, "the objects are gone")
+
+
+def test_what_is_published_again_is_there_already_whoever_owns_it(store, producer):
+    # So a process that asks again after a crash of the store keeps what has counted.
+    anna = owner(store, b"anna")
+    assert producer.do("publish(b'known', b'item', b'anna')")
+    assert producer.do("publish(b'claimed', b'anna 1')")
+    for arguments in ("b'known', b'item', b'cleo'", "b'claimed', b'cleo 1'"):
+        with pytest.raises(AssertionError, match="ObjectExistsError"):
+            producer.do(f"publish({arguments})")
+    assert anna.do("len(owner.asked)") == 1
+
+
+def test_a_forked_child_owns_nothing(store, producer):
+    anna = owner(store, b"anna")
+    anna.do("""
+        child = os.fork()
+        if not child:
+            owning.stats()  # connects
+            os.read(os.pipe()[0], 1)
+    """)
+    assert producer.do("publish(b'object', b'item', b'anna')")
+    wait_until(lambda: anna.do("owner.adopted"))
+    anna.do("os.kill(child, 9); os.waitpid(child, 0)")
+
+
+def test_a_client_of_another_kind_claims_nothing(store):
+    client = store.connected()
+    with pytest.raises(NoOwnerError):
+        client.publish(b"object", _native.encode(table()), carrier=Carrier(b"1", b""))
+    assert isinstance(client, Client)
+    assert stored(store) == 0

@@ -1,0 +1,218 @@
+"""What tasks return belongs to the owner of the reference that carries it, and goes with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+
+from tests.ray.conftest import eventually, total
+from zerrow_ray import session
+from zerrow_ray.leases import LeasePool
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+ROWS = 1_000_000
+
+
+def make(n: int) -> pa.Table:
+    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
+
+
+def first(table: pa.Table) -> int:
+    value: int = table["x"][0].as_py()
+    return value
+
+
+def without_leases(make: Callable[..., Any], *args: Any) -> Any:
+    """Return what `make` returns, and have leases refused while that is published."""
+
+    def refused(self: LeasePool) -> None:
+        raise AssertionError("a lease was asked for")
+
+    LeasePool.take = refused
+    return make(*args)
+
+
+@ray.remote
+def one(n: int) -> pa.Table:
+    return without_leases(make, n)
+
+
+@ray.remote(num_returns=3)
+def several():
+    return without_leases(lambda: (make(1), [make(2), "text", make(3)], 4))
+
+
+@ray.remote
+def same(value):
+    return without_leases(lambda: value)
+
+
+@ray.remote
+class Actor:
+    def one(self, n):
+        return without_leases(make, n)
+
+    async def none(self):
+        pass
+
+
+@ray.remote
+class AsyncActor:
+    async def one(self, n):
+        return without_leases(make, n)
+
+
+@pytest.fixture
+def nothing_is_left():
+    eventually(lambda: total()["objects"] == 0, "what earlier tests dropped is gone")
+    yield
+    eventually(lambda: total()["objects"] == 0, "nothing is left")
+
+
+def test_each_result_goes_with_its_own_reference(nothing_is_left):
+    a, b, c = several.remote()
+    assert first(ray.get(b)[2]) == 3
+    assert total()["objects"] == 3
+    del b
+    eventually(lambda: total()["objects"] == 1, "those of the second one are gone")
+    assert first(ray.get(a)) == 1
+    del c
+
+
+@pytest.mark.parametrize("actor_class", [Actor, AsyncActor])
+def test_results_of_actors(nothing_is_left, actor_class):
+    actor = actor_class.remote()
+    refs = [actor.one.remote(n) for n in range(8)]
+    assert [first(table) for table in ray.get(refs)] == list(range(8))
+    del refs[3]
+    eventually(lambda: total()["objects"] == 7, "one is gone")
+
+
+def test_results_of_threads_of_an_actor(nothing_is_left):
+    actor = Actor.options(max_concurrency=4).remote()
+    refs = [actor.one.remote(n) for n in range(20)]
+    assert [first(table) for table in ray.get(refs)] == list(range(20))
+
+
+def test_results_of_an_actor_that_calls_itself(nothing_is_left):
+    @ray.remote
+    class Own:
+        def one(self, n):
+            return make(n)
+
+        async def twice(self):
+            handle = ray.get_runtime_context().current_actor
+            return first(await handle.one.remote(1)) + first(await handle.one.remote(2))
+
+    assert ray.get(Own.remote().twice.remote()) == 3
+
+
+def test_a_result_that_is_passed_on_is_as_long_as_it_has_to_be(nothing_is_left):
+    ref = same.remote([same.remote(one.remote(5))])
+    (inner,) = ray.get(ref)
+    del ref
+    assert first(ray.get(inner)) == 5
+
+
+def test_a_view_outlives_the_reference(nothing_is_left):
+    ref = one.remote(5)
+    view = ray.get(ref)
+    del ref
+    eventually(lambda: total()["objects"] == 0, "the object is deleted")
+    assert view.equals(make(5))
+
+
+def test_results_that_nobody_wants_leave_nothing(nothing_is_left):
+    unwanted = ray.remote(num_cpus=0.5)(make)
+    for n in range(20):
+        unwanted.remote(n)
+    ray.get(unwanted.remote(1))
+
+
+def test_a_nested_owner(nothing_is_left):
+    @ray.remote
+    def outer():
+        ray.get(ray.put(make(0)))  # from now on it has a connection to the store
+        refs = [one.remote(n) for n in range(3)]
+        return sum(first(table) for table in ray.get(refs)), make(9)
+
+    ref = outer.remote()
+    assert ray.get(ref)[0] == 3
+    assert total()["objects"] == 1
+
+
+def test_what_an_owner_owns_dies_with_it(nothing_is_left):
+    @ray.remote
+    class Owner:
+        def own(self):
+            ray.get(ray.put(make(0)))
+            self.refs = [one.remote(n) for n in range(3)]
+            ray.get(self.refs)
+            return os.getpid()
+
+    owner = Owner.remote()
+    pid = ray.get(owner.own.remote())
+    assert total()["objects"] == 3
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_result_that_cannot_be_pickled_leaves_nothing(nothing_is_left):
+    @ray.remote(num_returns=2)
+    def broken():
+        return make(1), threading.Lock()
+
+    a, b = broken.remote()
+    assert first(ray.get(a)) == 1
+    with pytest.raises(TypeError, match="cannot pickle"):
+        ray.get(b)
+    del b  # pytest keeps what was raised
+
+
+def test_a_task_that_is_run_again_returns_the_same(nothing_is_left, tmp_path):
+    @ray.remote(max_retries=2)
+    def dies_once(path):
+        if not os.path.exists(path):
+            open(path, "w").close()
+            ray.get(ray.put(make(0)))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(3)
+
+    assert first(ray.get(dies_once.remote(str(tmp_path / "ran")))) == 3
+
+
+KILLED = """
+    import os, signal, time, ray, zerrow_ray
+    from tests.ray.conftest import RAY_OPTIONS, eventually, total
+    from tests.ray.test_owners import first, one
+    from zerrow_ray.session import current_session
+    zerrow_ray.init(**RAY_OPTIONS)
+    refs = [one.remote(n) for n in range(4)]
+    ray.wait(refs, num_returns=4)
+    actor = current_session().actor
+    pid = ray.get(actor.pid.remote())
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: ray.get(actor.pid.remote()) != pid, "Ray has restarted the actor")
+    assert [first(table) for table in ray.get(refs)] == [0, 1, 2, 3]
+    del refs
+    eventually(lambda: total()["objects"] == 0, "nothing is left")
+"""
+
+
+def test_lifetimes_do_not_depend_on_the_supervising_actor():
+    code = textwrap.dedent(KILLED)
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_lease_was_asked_for_here():
+    assert session.current_session()._leases is None
