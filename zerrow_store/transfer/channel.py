@@ -84,11 +84,13 @@ class Channel:
         self._sent += 1
         self._socket.sendall(_LENGTH.pack(len(payload)) + payload + signature)
 
-    def receive(self, decode: Decoder[M], most: int = MAX_MESSAGE) -> M:
+    def receive(self, decode: Decoder[M]) -> M:
         """Return the next message. Raises ProtocolError for what is none."""
         (length,) = _LENGTH.unpack(read(self._socket, _LENGTH.size))
-        if length > most:
-            raise ProtocolError(f"a message of {length:,} bytes is announced; at most {most:,}")
+        if length > MAX_MESSAGE:
+            raise ProtocolError(
+                f"a message of {length:,} bytes is announced; at most {MAX_MESSAGE:,}"
+            )
         payload = read(self._socket, length)
         if self._keys is not None:
             expected = _sign(self._keys.others, self._received, payload)
