@@ -131,6 +131,8 @@ def fetch(
     """Return seconds, and processor seconds of both machines."""
     store = "tls" if way == "tls" else "plain"
     object_id, allocations = there.ask("publish", store, size)
+    for machine in (there, here):
+        machine.ask("find_processes")
     before = there.ask("cpu") + here.ask("cpu")
     seconds = here.ask("fetch", way, streams, location, object_id, allocations)
     cpu = there.ask("cpu") + here.ask("cpu") - before

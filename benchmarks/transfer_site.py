@@ -96,15 +96,18 @@ class Site:
         del landed
         return seconds
 
-    def cpu(self) -> float:
-        """Return the processor time of this machine's processes."""
+    def find_processes(self) -> None:
+        """Find this machine's processes, as often as new ones may have come: that takes time."""
         names = {client.name for client, _ in self._sites.values()}
-        processes = [psutil.Process()] + [
+        self._processes = [psutil.Process()] + [
             process
             for process in psutil.process_iter(["cmdline"])
             if not names.isdisjoint(process.info["cmdline"] or [])
         ]
-        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    def cpu(self) -> float:
+        """Return the processor time of the processes that were found."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
 
     def stop(self) -> None:
         """End what was started."""
