@@ -8,7 +8,7 @@ NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 
 .PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
-	bench-pressure bench-pipelines bench-sandbox nightly sanitize clean
+	bench-pressure bench-pipelines bench-sandbox bench-transfer nightly sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -60,6 +60,10 @@ bench-pipelines: $(STAMP)
 
 bench-sandbox: $(STAMP)
 	$(BIN)/python -m benchmarks.sandbox
+
+# Between two stores; as root also at 10 Gbit/s. TRANSFER="--rounds 2 --sizes 65536 16777216"
+bench-transfer: $(STAMP)
+	$(BIN)/python -m benchmarks.transfer $(TRANSFER)
 
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite

@@ -8,20 +8,26 @@ import psutil
 
 
 def session_processes() -> list[psutil.Process]:
-    """Return this process, its descendants (Ray's daemons and workers) and the node stores.
+    """Return this process, its descendants (Ray's daemons and workers), the node stores and their
+    transfer agents.
 
-    The stores are daemons of their own, found by the raylet that they watch.
+    These are daemons of their own: stores are found by the raylet that they watch, agents by their
+    store.
     """
     mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
     pids = {process.pid for process in mine}
-    stores = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "zerrow_store.node.server" in command and "--watch-pid" in command:
-            watched = int(command[command.index("--watch-pid") + 1])
-            if watched in pids and process.pid not in pids:
-                stores.append(process)
-    return mine + stores
+    others = [process for process in psutil.process_iter(["cmdline"]) if process.pid not in pids]
+    stores = [process for process in others if int(_option(process, "--watch-pid") or 0) in pids]
+    names = {_option(process, "--name") for process in stores} - {None}
+    return mine + stores + [process for process in others if _option(process, "--store") in names]
+
+
+def _option(process: psutil.Process, name: str) -> str | None:
+    """Return what a process of a store was given on its command line."""
+    command = process.info["cmdline"] or []
+    if not any(word.startswith("zerrow_store.") for word in command) or name not in command:
+        return None
+    return str(command[command.index(name) + 1])
 
 
 def resident_bytes() -> int:

@@ -5,7 +5,9 @@ The fixtures behind these marks look once, in the process that runs the tests: w
 import test modules, too.
 """
 
+import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -14,6 +16,8 @@ from zerrow_store.sandbox import capabilities
 
 needs_sandboxes = pytest.mark.usefixtures("sandboxes_can_be_made")
 needs_graphviz = pytest.mark.usefixtures("graphviz_is_there")
+needs_networks = pytest.mark.usefixtures("networks_can_be_made")
+needs_openssl = pytest.mark.usefixtures("openssl_is_there")
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,21 @@ def sandboxes_can_be_made() -> None:
 def graphviz_is_there() -> None:
     if shutil.which("dot") is None:
         pytest.skip("Graphviz is not installed")
+
+
+@pytest.fixture(scope="session")
+def networks_can_be_made() -> None:
+    """Network namespaces, and links between them: as root."""
+    name = f"zerrow-test-{os.getpid()}"
+    for command in ["netns", "add", name], ["netns", "del", name]:
+        try:
+            subprocess.run(["ip", *command], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces here: {error}")
+
+
+@pytest.fixture(scope="session")
+def openssl_is_there() -> None:
+    """To make certificates with."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")

@@ -7,12 +7,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.capabilities import graphviz_is_there, sandboxes_can_be_made
+from tests.capabilities import (
+    graphviz_is_there,
+    networks_can_be_made,
+    openssl_is_there,
+    sandboxes_can_be_made,
+)
 from tests.node.helpers import Store
 from zerrow_store.config import MemoryConfig
 from zerrow_store.native import _native
 
-__all__ = ["graphviz_is_there", "sandboxes_can_be_made", "store"]
+__all__ = [
+    "graphviz_is_there",
+    "networks_can_be_made",
+    "openssl_is_there",
+    "sandboxes_can_be_made",
+    "store",
+]
 
 # Started in the background this process ignores control-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""The actor of each node: supervises the node's store, owns leases, moves objects between nodes.
+"""The actor of each node: supervises the node's store, owns leases, says where it serves objects.
 
 Detached and restarted by Ray, so that it outlives the job that made it; it ends, with the store,
 when no job is left in the cluster. The store itself outlives a crash of this actor (see
@@ -11,28 +11,25 @@ import contextlib
 import logging
 import os
 import queue
-import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-from zerrow_ray.config import NAMESPACE, store_name
+from zerrow_ray import transfers
+from zerrow_ray.config import store_name
 from zerrow_ray.jobs import live_jobs
 from zerrow_ray.ray_compat import logs_directory, when_out_of_scope
 from zerrow_ray.settings import announced
 from zerrow_store import memory, threads
-from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnavailableError
+from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.node.client import Client
 from zerrow_store.node.segments import is_running
 from zerrow_store.node.supervisor import Supervisor
 from zerrow_store.sandbox.stats import SandboxStats
-from zerrow_store.transfer.flight import ObjectServer, fetch_object
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -40,12 +37,7 @@ Worker = tuple[int, int, bytes | None]
 """A process of this node: its id, when it was started, and its job; None for a detached actor's,
 which may outlive its job."""
 
-Allocations = list[tuple[bytes, int, int]]
-Relocated = list[tuple[bytes, int]]
-
-_TOKEN_KEY = b"zerrow_ray:flight_token"
 _JOB_POLL_SECONDS = 1.0
-_LINGER_SECONDS = 5.0
 
 
 @ray.remote
@@ -65,12 +57,6 @@ class NodeActor:
         )
         self._supervisor.start()
         self._client = Client(name)
-        self._token = _cluster_token()
-        self._server: ObjectServer | None = None
-        self._landing: dict[bytes, Future[Any]] = {}
-        self._landed: dict[bytes, Relocated] = {}
-        self._lingering: deque[tuple[float, object]] = deque()
-        self._landing_lock = threading.Lock()
         self._sandbox_counts = Counter(SandboxStats().as_dict())
         self._sandbox_lock = threading.Lock()
         self._gone: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -124,64 +110,8 @@ class NodeActor:
             self._sandbox_counts.update(increments)
 
     def location(self) -> str:
-        """Return the URI under which other nodes fetch this node's objects.
-
-        The server starts with the first node that asks: a single node opens no port.
-        """
-        with self._landing_lock:
-            if self._server is None:
-                address = ray.util.get_node_ip_address()
-                self._server = ObjectServer(self._client, address, self._token)
-            return self._server.location
-
-    def fetch(
-        self, node_id: str, object_id: bytes, allocations: Allocations
-    ) -> tuple[bytes, Relocated]:
-        """Land another node's object in this node's store, once, however many ask.
-
-        Returns the landed object's id and, for each allocation, where it lies here. The landed
-        object goes when its last reader does. Raises ObjectLostError if the other node is gone.
-        """
-        with self._landing_lock:
-            future = self._landing.get(object_id)
-            mine = future is None
-            if future is None:
-                future = self._landing[object_id] = Future()
-        if mine:
-            try:
-                future.set_result(self._land(node_id, object_id, allocations))
-            except BaseException as error:
-                future.set_exception(error)
-            finally:
-                with self._landing_lock:
-                    del self._landing[object_id]
-        landed: tuple[bytes, Relocated] = future.result()
-        return landed
-
-    def _land(self, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
-        if object_id not in self._landed or not self._linger(object_id):
-            self._landed[object_id] = self._transfer(node_id, object_id, allocations)
-            self._linger(object_id)
-        return object_id, self._landed[object_id]
-
-    def _linger(self, object_id: bytes) -> bool:
-        """Keep a landed object until whoever asked for it holds it; False if it is gone."""
-        try:
-            hold = self._client.hold(object_id)
-        except ObjectNotFoundError:
-            return False
-        self._lingering.append((time.monotonic() + _LINGER_SECONDS, hold))
-        return True
-
-    def _transfer(self, node_id: str, object_id: bytes, allocations: Allocations) -> Relocated:
-        try:
-            other = ray.get_actor(f"node-{node_id}", namespace=NAMESPACE)
-            location = ray.get(other.location.remote())
-        except (ValueError, ray.exceptions.RayActorError) as error:
-            raise ObjectLostError(
-                f"object {object_id.hex()} is lost: its node {node_id} is gone"
-            ) from error
-        return fetch_object(self._client, location, self._token, object_id, allocations)
+        """Return where other nodes fetch this node's objects."""
+        return transfers.serve(self._client.name)
 
     def _release(self) -> None:
         """Delete objects whose leases have ended.
@@ -235,21 +165,9 @@ class NodeActor:
     def _watch_jobs(self) -> None:
         while live := _jobs_for_sure():
             self._delete_orphans(live)
-            self._tidy()
             time.sleep(_JOB_POLL_SECONDS)
-        if self._server is not None:
-            self._server.shutdown()
         self._supervisor.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
-
-    def _tidy(self) -> None:
-        now = time.monotonic()
-        while self._lingering and self._lingering[0][0] < now:
-            self._lingering.popleft()
-        if self._landed:
-            present = {info.object_id for info in self._client.list()}
-            for object_id in self._landed.keys() - present:
-                self._landed.pop(object_id, None)
 
 
 def _jobs_for_sure() -> set[bytes]:
@@ -260,10 +178,3 @@ def _jobs_for_sure() -> set[bytes]:
         except Exception as error:  # whatever Ray raises while its control store is away
             logger.warning("cannot ask for the cluster's jobs: %s", error)
             time.sleep(_JOB_POLL_SECONDS)
-
-
-def _cluster_token() -> str:
-    """The secret that the cluster's nodes show each other, made by the first that asks."""
-    _internal_kv_put(_TOKEN_KEY, secrets.token_hex(32).encode(), overwrite=False)
-    token: bytes = _internal_kv_get(_TOKEN_KEY)
-    return token.decode()

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from zerrow_ray import streams
+from zerrow_ray import streams, transfers
 from zerrow_ray.carriers import current_carrier, is_first_attempt
 from zerrow_ray.config import NAMESPACE, store_name
 from zerrow_ray.leases import LeasePool
@@ -125,11 +125,7 @@ class Session:
         """
         # In this thread, not in one of its own: Ray holds the worker's lock while it deserializes,
         # and another thread's `ray.get` would wait for it.
-        landed_id, relocated = ray.get(self.actor.fetch.remote(node_id, object_id, allocations))
-        owner = self.client.hold(landed_id)
-        relocated = [owner.moved.get((s, o), (s, o)) for s, o in relocated]
-        self.client.ensure_places(relocated, owner)
-        return relocated, owner
+        return transfers.fetch(self.client, node_id, object_id, allocations)
 
 
 _this_thread = threading.local()

@@ -93,11 +93,14 @@ class Store:
 
 
 class Worker:
-    """A Python process that runs what it is told, statement by statement."""
+    """A Python process that runs what it is told, statement by statement.
 
-    def __init__(self) -> None:
+    prefix: a command that starts it, with its arguments.
+    """
+
+    def __init__(self, *prefix: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LOOP],
+            [*prefix, sys.executable, "-c", _LOOP],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,15 +1,25 @@
 """Several nodes: objects are fetched once per machine, and lost ones are recomputed."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.flight as flight
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 import zerrow_ray
+from tests.capabilities import needs_openssl
+from tests.node.helpers import kill, processes
 from tests.ray.conftest import eventually
+from tests.transfer.test_tls import Authority
+from zerrow_ray.config import store_name
+from zerrow_store.errors import ProtocolError
+from zerrow_store.transfer.channel import connect
+from zerrow_store.transfer.security import Security
 
 ROWS = 1_000_000
 
@@ -59,6 +69,12 @@ def on(task, where):
 
 def stored(node_id):
     return zerrow_ray.stats()["nodes"][node_id]["bytes_stored"]
+
+
+def agents():
+    """The pids of this cluster's transfer agents."""
+    stores = [store_name(node["NodeID"]) for node in ray.nodes()]
+    return [pid for store in stores for pid in processes("zerrow_store.transfer.agent", store)]
 
 
 def test_fetched_once_and_dropped_when_unused(two_nodes):
@@ -118,9 +134,59 @@ def test_other_nodes_are_authenticated(two_nodes):
     ref = ray.put(make())
     ray.get(on(total_of, "other").remote(ref))
     location = ray.get(current_session().actor.location.remote())
-    with flight.connect(location) as connection:
-        with pytest.raises(flight.FlightUnauthenticatedError, match="token"):
-            list(connection.do_get(flight.Ticket(b"")))
-        wrong = flight.FlightCallOptions(headers=[(b"authorization", b"Bearer wrong")])
-        with pytest.raises(flight.FlightUnauthenticatedError, match="token"):
-            list(connection.do_get(flight.Ticket(b""), wrong))
+    assert not location.startswith("0.0.0.0")
+    with pytest.raises(ProtocolError, match="secret"):
+        connect(location, Security(secret=b"another cluster's secret"))
+
+
+def test_a_killed_transfer_agent_is_replaced(two_nodes):
+    """Of both nodes: what has landed stays, and what is asked for next is fetched."""
+    refs = [on(born, "other").remote(n) for n in range(3)]
+    first = ray.get(refs[0])
+    assert len(agents()) == 2
+    for pid in agents():
+        kill(pid)
+    assert ray.get(refs[1]).equals(make(1))
+    assert first.equals(make(0))
+    assert ray.get(refs[2]).equals(make(2))
+    assert len(agents()) == 2
+
+
+ENCRYPTED = """
+import pyarrow as pa, ray, zerrow_ray
+from ray.cluster_utils import Cluster
+from tests.ray.test_nodes import born, make, on
+from zerrow_ray import transfers
+from zerrow_ray.session import current_session
+from zerrow_store.transfer.channel import connect
+from zerrow_store.transfer.security import Security
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"head": 1}})
+cluster.add_node(num_cpus=1, resources={"other": 1})
+zerrow_ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+assert ray.get(on(born, "other").remote(1)).equals(make(1))
+location = ray.get(current_session().actor.location.remote())
+encrypted = transfers.security()
+connect(location, encrypted).close()
+try:
+    connect(location, Security(secret=encrypted.secret))
+except OSError:
+    print("refused without TLS")
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@needs_openssl
+def test_what_is_between_nodes_is_encrypted_where_ray_is(tmp_path):
+    addresses = {"127.0.0.1", ray.util.get_node_ip_address()}
+    tls = Authority(tmp_path / "authority").issue("node", *addresses)
+    environ = os.environ | {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": tls.certificate,
+        "RAY_TLS_SERVER_KEY": tls.key,
+        "RAY_TLS_CA_CERT": tls.authority,
+    }
+    command = [sys.executable, "-c", ENCRYPTED]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
+    assert ran.stdout == "refused without TLS\n", ran.stderr

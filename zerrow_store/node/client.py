@@ -275,7 +275,7 @@ class Client(StoreLink, CacheCalls):
         check_id(object_id)
         _, allocations, _ = self._request(m.Get(object_id))
         self._held_by(object_id)
-        return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
+        return unpacked(allocations)
 
     def decode(self, message: bytes, hold: Hold, moved: Moved, lease: Any = None) -> Any:
         """Return a message's data, where it lies; its buffers keep `hold`, which is the object's,
@@ -311,7 +311,11 @@ class Client(StoreLink, CacheCalls):
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
         """Map segments that are not mapped yet. Raises ObjectLostError for one that is gone."""
-        missing = list(set(segment_ids) - set(_native.mapped_segments()))
+        self._have_sent(set(segment_ids) - set(_native.mapped_segments()))
+
+    def _have_sent(self, segment_ids: Iterable[bytes]) -> None:
+        """Have the store send segments. Raises ObjectLostError for one that is gone."""
+        missing = list(segment_ids)
         for start in range(0, len(missing), protocol.MAX_DESCRIPTORS):
             part = missing[start : start + protocol.MAX_DESCRIPTORS]
             self._request(m.Segments(part))
@@ -319,3 +323,8 @@ class Client(StoreLink, CacheCalls):
     def shutdown(self) -> None:
         """End the store."""
         self._request(m.Shutdown())
+
+
+def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:
+    """Return allocations, packed by segment, as (segment, offset, size)."""
+    return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]

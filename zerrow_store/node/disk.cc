@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "read_all.h"
+
 namespace py = pybind11;
 
 namespace zerrow {
@@ -28,18 +30,6 @@ static_assert(kWindow % kPiece == 0);
   errno = error;
   PyErr_SetFromErrno(PyExc_OSError);
   throw py::error_already_set();
-}
-
-// Returns 0 or an errno; EIO if the file ends before `size` bytes.
-int ReadAll(int fd, char* out, size_t size, uint64_t offset) {
-  while (size > 0) {
-    ssize_t got = pread(fd, out, size, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return errno;
-    if (got == 0) return EIO;
-    out += got, offset += got, size -= got;
-  }
-  return 0;
 }
 
 int WriteAll(int fd, const char* bytes, size_t size, uint64_t offset) {

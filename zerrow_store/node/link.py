@@ -75,6 +75,11 @@ class Link(ABC):
         self._silent = 0
 
     @property
+    def name(self) -> str:
+        """The store's name."""
+        return self._name
+
+    @property
     def closed(self) -> bool:
         """Whether this client was closed."""
         return self._closed

@@ -110,11 +110,14 @@ class Lives:
         self.change("segment", [segment_id, size, pid, start_time(pid)])
 
     def entered(self, object_id: bytes, *, transient: bool) -> None:
-        """An object is new, and nobody holds it yet."""
+        """An object is new, and nobody holds it yet. A transient one is there for somebody who is
+        about to: until then it is not evicted.
+        """
+        held_until = time.monotonic() + GRACE_SECONDS if transient else 0.0
         if transient:
-            self._orphaned[object_id] = time.monotonic() + GRACE_SECONDS
+            self._orphaned[object_id] = held_until
         self._tell_owner(object_id)
-        self.evictor.idle(object_id)
+        self.evictor.idle(object_id, held_until)
 
     def owner_came_back(self, segment_id: bytes) -> None:
         """A process has attached its segment again: tell it of all objects that it may not know to

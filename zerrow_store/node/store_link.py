@@ -190,8 +190,32 @@ class StoreLink(Link):
             self._conclude_columns(message.columns, body)
         elif isinstance(message, m.Segments):
             fds = frame.take_descriptors(len(message.segment_ids))
-            _map(message.segment_ids, fds, *body)
+            self._take_segments(message.segment_ids, fds, *body)
         return body
+
+    def _take_segments(
+        self,
+        segment_ids: Sequence[bytes],
+        fds: Sequence[int],
+        sizes: Sequence[int],
+        checksums: Sequence[list[Any]],
+    ) -> None:
+        """Have segments that the store has sent, whose descriptors are closed then."""
+        try:
+            for segment_id, fd, size, spilled in zip(
+                segment_ids, fds, sizes, checksums, strict=True
+            ):
+                # Registered first: as soon as it is mapped, another thread may read it.
+                if spilled:
+                    read_back.register(segment_id, fd, size, spilled)
+                self._have_segment(segment_id, fd, size, sealed=not spilled)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _have_segment(self, segment_id: bytes, fd: int, size: int, *, sealed: bool) -> None:
+        """Map a segment."""
+        _native.map_segment(segment_id, fd, size, sealed=sealed)
 
     def _conclude_columns(self, columns: Sequence[m.Column], admitted: Sequence[bool]) -> None:
         # One at a time: columns share allocations, and each has pinned them.
@@ -231,20 +255,3 @@ _stores: set[str] = set()
 """The stores that this process's arena was attached to; guarded by `_attaching`."""
 
 forks.register(in_child=_stores.clear)  # the child's arena is another
-
-
-def _map(
-    segment_ids: Sequence[bytes],
-    fds: Sequence[int],
-    sizes: Sequence[int],
-    checksums: Sequence[list[Any]],
-) -> None:
-    try:
-        for segment_id, fd, size, spilled in zip(segment_ids, fds, sizes, checksums, strict=True):
-            # Registered first: as soon as it is mapped, another thread may read it.
-            if spilled:
-                read_back.register(segment_id, fd, size, spilled)
-            _native.map_segment(segment_id, fd, size, sealed=not spilled)
-    finally:
-        for fd in fds:
-            os.close(fd)

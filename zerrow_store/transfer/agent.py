@@ -1,0 +1,156 @@
+"""The transfer agent of a machine's store: sends its objects to other machines, lands theirs.
+
+Run as `python -m zerrow_store.transfer.agent`, by whoever first needs it (`local`); a process of
+its own, so that nothing else waits for its Python or it for theirs. It ends with its store. It
+listens for other machines only when it was told to, where it was told to. What it has landed lies
+in its arena, which outlives it as long as somebody reads it.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from zerrow_store import threads
+from zerrow_store.errors import InternalError, ProtocolError, StoreUnavailableError, ZerrowError
+from zerrow_store.forks import Lock
+from zerrow_store.node import logs, protocol
+from zerrow_store.node.segments import allow_many_descriptors
+from zerrow_store.node.wire_errors import describe
+from zerrow_store.transfer import messages as m
+from zerrow_store.transfer.channel import Channel
+from zerrow_store.transfer.security import Security
+
+if TYPE_CHECKING:
+    from zerrow_store.transfer.landing import Landed
+    from zerrow_store.transfer.segment_files import FileClient
+    from zerrow_store.transfer.sender import Sender
+
+logger = logging.getLogger("zerrow_store.transfer")
+
+_PAUSE_SECONDS = 0.1
+
+
+class Agent:
+    """Answers the processes of this machine, a thread for each that asks."""
+
+    def __init__(self, client: "FileClient", security: Security, listener: socket.socket) -> None:
+        from zerrow_store.transfer.receiver import Receiver
+
+        self._client = client
+        self._security = security
+        self._listener = listener
+        self._receiver = Receiver(client, security)
+        self._lock = Lock()
+        self._senders: dict[str, Sender] = {}
+
+    def accept(self) -> None:
+        """Take connections, for ever."""
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+                if protocol.peer(sock)[1] != os.getuid():
+                    logger.warning("refused a process of user %d", protocol.peer(sock)[1])
+                    sock.close()
+                    continue
+                threading.Thread(
+                    target=self._serve, args=[sock], name="zerrow-agent", daemon=True
+                ).start()
+            except (OSError, RuntimeError) as error:  # out of descriptors, or of threads
+                logger.warning("cannot take a connection: %s", error)
+                time.sleep(_PAUSE_SECONDS)
+
+    def _serve(self, sock: socket.socket) -> None:
+        # What has landed is kept here until its asker, which holds it by then, hangs up.
+        kept: list[Landed] = []
+        try:
+            with Channel(sock) as channel:
+                while True:
+                    channel.send(self._answer(channel.receive(m.ASKED), kept))
+        except ProtocolError as error:
+            logger.warning("dropped a process: %s", error)
+        except OSError:
+            pass  # it has hung up
+
+    def _answer(self, asked: m.Serve | m.Fetch, kept: "list[Landed]") -> m.Message:
+        try:
+            if isinstance(asked, m.Serve):
+                return m.Serving(self._serve_on(asked.host))
+            landed = self._receiver.fetch(asked.location, asked.object_id, asked.allocations)
+            kept.append(landed)
+            return m.Landed(landed.object_id, landed.places)
+        except ZerrowError as error:
+            return m.Failed(describe(error))
+        except Exception as error:
+            logger.exception("a request failed")
+            return m.Failed(describe(InternalError(f"the transfer agent failed: {error!r}")))
+
+    def _serve_on(self, host: str) -> str:
+        from zerrow_store.transfer.sender import Sender
+
+        with self._lock:
+            if host not in self._senders:
+                try:
+                    self._senders[host] = Sender(self._client, self._security, host)
+                except OSError as error:
+                    raise StoreUnavailableError(f"cannot serve on {host}: {error}") from error
+            return self._senders[host].location
+
+
+def wait_for_end(store: str) -> None:
+    """Return when the store has ended. While its server is started again, whoever connects waits in
+    a queue; only a store that has ended refuses.
+    """
+    while True:
+        try:
+            connection = protocol.connect(store)
+        except StoreUnavailableError:
+            return
+        with connection, contextlib.suppress(OSError):
+            while connection.recv(1 << 16):
+                pass
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _run(store: str, security: Security, listener: socket.socket) -> None:
+    from zerrow_store import memory
+    from zerrow_store.transfer.segment_files import FileClient
+
+    memory.start()
+    client = FileClient(store)
+    log = Path(client.stats().log)
+    logs.start(log.with_name(f"{log.stem}-transfer{log.suffix}"))
+    logger.info("the transfer agent of the store %s is started", store)
+    agent = Agent(client, security, listener)
+    threads.start(agent.accept, name="zerrow-agent-accept")
+    wait_for_end(store)
+    logger.info("the store %s has ended", store)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The transfer agent of a node store.")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--listener-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    security = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Security)
+    # A process of its own, not a child of whoever has started it: it outlives that one.
+    if os.fork():
+        os._exit(0)
+    allow_many_descriptors()
+    try:
+        _run(arguments.store, security, socket.socket(fileno=arguments.listener_fd))
+    except StoreUnavailableError as error:
+        logger.warning("the transfer agent ends: %s", error)
+    os._exit(0)  # threads that wait for other machines need not end first
+
+
+if __name__ == "__main__":
+    main()

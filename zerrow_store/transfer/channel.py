@@ -1,0 +1,252 @@
+"""Messages over a stream socket, and between them the bytes of objects.
+
+A message is its length (little-endian uint32), itself, and between machines a signature: an HMAC
+under a key of this connection, direction and place in the order, cut to 16 bytes. The bytes of
+objects are outside of messages: the kernel sends them from the segments' files and receives them
+where they will be read, and the message that follows them has their checksum. It is there for what
+goes wrong in memory and on the way; who must fear that somebody on the way changes bytes needs TLS.
+
+Nothing waits for ever: an end that sends or takes nothing for `SILENCE_SECONDS` is given up, and so
+is a link that is down for so long.
+"""
+
+import contextlib
+import hmac
+import os
+import socket
+import ssl
+import struct
+from dataclasses import dataclass
+
+from zerrow_store.errors import ProtocolError
+from zerrow_store.transfer import _streams, handshake, messages
+from zerrow_store.transfer.handshake import Keys
+from zerrow_store.transfer.messages import Decoder, M, Message
+from zerrow_store.transfer.security import Security
+
+SILENCE_SECONDS = 30
+"""As long as Ray takes, by default, to declare a machine dead that does not answer."""
+
+MAX_MESSAGE = 64 << 20
+
+_LENGTH = struct.Struct("<I")
+_ORDER = struct.Struct("<Q")
+_TIME = struct.Struct("ll")
+_SIGNATURE_BYTES = 16
+_CONNECT_SECONDS = 10
+_PROBES = 3
+_PIECE = 256 << 10
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of a file, given by its descriptor."""
+
+    file: int
+    offset: int
+    size: int
+
+
+class Channel:
+    """One end of a connection. With `keys`, messages are signed.
+
+    All methods raise OSError when the other end is gone or silent.
+    """
+
+    def __init__(self, sock: socket.socket, keys: Keys | None = None) -> None:
+        self._socket = sock
+        self._keys = keys
+        self._sent = self._received = 0
+
+    def __enter__(self) -> "Channel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. No other thread may be using it: have it end by `cut`."""
+        self._socket.close()
+
+    def cut(self) -> None:
+        """End the connection under whichever thread is using it, which sees an OSError."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        payload = messages.encode(message)
+        if len(payload) > MAX_MESSAGE:
+            raise ProtocolError(f"a message has at most {MAX_MESSAGE:,} bytes")
+        signature = b""
+        if self._keys is not None:
+            signature = _sign(self._keys.own, self._sent, payload)
+        self._sent += 1
+        self._socket.sendall(_LENGTH.pack(len(payload)) + payload + signature)
+
+    def receive(self, decode: Decoder[M]) -> M:
+        """Return the next message. Raises ProtocolError for what is none."""
+        (length,) = _LENGTH.unpack(read(self._socket, _LENGTH.size))
+        if length > MAX_MESSAGE:
+            raise ProtocolError(
+                f"a message of {length:,} bytes is announced; at most {MAX_MESSAGE:,}"
+            )
+        payload = read(self._socket, length)
+        if self._keys is not None:
+            expected = _sign(self._keys.others, self._received, payload)
+            if not hmac.compare_digest(read(self._socket, _SIGNATURE_BYTES), expected):
+                raise ProtocolError("a message is not the other end's")
+        self._received += 1
+        return decode(payload)
+
+    def send_files(self, ranges: list[Range]) -> bytes:
+        """Send ranges of files; returns their checksum.
+
+        What is sent may be read from the files after this returned, as long as the other end has
+        not got it.
+        """
+        # What is small goes together.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        try:
+            triples = [(each.file, each.offset, each.size) for each in ranges]
+            return _streams.send(self._socket.fileno(), triples)
+        finally:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    def receive_into(self, targets: list[memoryview]) -> bytes:
+        """Fill memory with what the other end sends; returns its checksum."""
+        return _streams.receive_into(self._socket.fileno(), targets)
+
+
+class TlsChannel(Channel):
+    """One end of an encrypted connection. TLS has checksums of its own; it needs copies."""
+
+    def send_files(self, ranges: list[Range]) -> bytes:
+        for each in ranges:
+            for start in range(each.offset, each.offset + each.size, _PIECE):
+                size = min(_PIECE, each.offset + each.size - start)
+                piece = os.pread(each.file, size, start)
+                if len(piece) != size:
+                    raise OSError("a file is shorter than it was")
+                self._socket.sendall(piece)
+        return b""
+
+    def receive_into(self, targets: list[memoryview]) -> bytes:
+        for target in targets:
+            _fill(self._socket, target)
+        return b""
+
+
+def connect(location: str, security: Security) -> Channel:
+    """Connect to a machine's sender.
+
+    Raises OSError if it cannot be reached, ProtocolError if it does not know the secret.
+    """
+    host, port = split_location(location)
+    sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+    try:
+        if security.tls is None:
+            _prepare(sock)
+            keys = handshake.connect(sock.sendall, lambda n: read(sock, n), security.secret)
+            return Channel(sock, keys)
+        sock.settimeout(SILENCE_SECONDS)
+        sock = security.tls.client_context().wrap_socket(sock, server_hostname=host)
+        _keep_alive(sock)
+        shown = sock.getpeercert(binary_form=True) or b""
+        keys = handshake.connect(sock.sendall, lambda n: read(sock, n), security.secret, shown)
+        return TlsChannel(sock, keys)
+    except BaseException:
+        sock.close()
+        raise
+
+
+class Acceptor:
+    """Turns others' connections into channels. Raises OSError for TLS files that cannot be used."""
+
+    def __init__(self, security: Security) -> None:
+        self._secret = security.secret
+        self._context: ssl.SSLContext | None = None
+        self._certificate = b""
+        if security.tls is not None:
+            self._context = security.tls.server_context()
+            self._certificate = security.tls.own_certificate()
+
+    def wrap(self, sock: socket.socket) -> socket.socket:
+        """Return a connection as it is to be used from now on, before a byte of it was read."""
+        if self._context is None:
+            _prepare(sock)
+            return sock
+        sock.settimeout(SILENCE_SECONDS)
+        _keep_alive(sock)
+        return self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+
+    def greet(self, sock: socket.socket) -> Channel:
+        """Return a channel to an end that proves to know the secret.
+
+        Raises OSError (of which TLS's errors are) and ProtocolError.
+        """
+        if isinstance(sock, ssl.SSLSocket):
+            sock.do_handshake()
+        keys = handshake.accept(
+            sock.sendall, lambda n: read(sock, n), self._secret, self._certificate
+        )
+        return Channel(sock, keys) if self._context is None else TlsChannel(sock, keys)
+
+
+def join_location(host: str, port: int) -> str:
+    """Return host:port, the host in brackets if it has colons."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_location(location: str) -> tuple[str, int]:
+    """Return what `join_location` joined. Raises OSError for what is none."""
+    host, _, port = location.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise OSError(f"{location!r} is no location of a sender")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def read(sock: socket.socket, size: int) -> bytes:
+    """Return so many bytes. Raises OSError at the end of the stream."""
+    data = bytearray()
+    while len(data) < size:  # no more memory than what has come
+        try:
+            piece = sock.recv(min(size - len(data), _PIECE))
+        except BlockingIOError:
+            raise TimeoutError("timed out: the other end says nothing") from None
+        if not piece:
+            raise ConnectionResetError("the other end hung up")
+        data += piece
+    return bytes(data)
+
+
+def _fill(sock: socket.socket, target: memoryview) -> None:
+    filled = 0
+    while filled < len(target):
+        count = sock.recv_into(target[filled:])
+        if not count:
+            raise ConnectionResetError("the other end hung up")
+        filled += count
+
+
+def _prepare(sock: socket.socket) -> None:
+    """Make it blocking: what the kernel does by itself (sendfile, recv) needs no more calls."""
+    sock.settimeout(None)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, _TIME.pack(SILENCE_SECONDS, 0))
+    _keep_alive(sock)
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the kernel see that a machine is gone, or the link to it."""
+    interval = max(1, SILENCE_SECONDS // _PROBES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _sign(key: bytes, order: int, payload: bytes) -> bytes:
+    return hmac.digest(key, _ORDER.pack(order) + payload, "sha256")[:_SIGNATURE_BYTES]

@@ -1,0 +1,51 @@
+"""Memory for an object that is on its way: admitted by the store before the first byte comes.
+
+It is an object of the store from the beginning, under an id that nobody knows yet, and held: so the
+budget has it, others wait or are evicted for it, and a store that is too full says so before
+anything is sent. It goes with its last hold, so nothing of it is left if this process ends.
+"""
+
+import os
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from zerrow_store.errors import ObjectLostError
+from zerrow_store.native import _native
+from zerrow_store.node.books import Place
+from zerrow_store.node.client import Client
+from zerrow_store.node.requests import Hold
+
+
+@dataclass(frozen=True)
+class Landed:
+    """An object that is here, as long as `hold` is alive. places: where its allocations lie."""
+
+    object_id: bytes
+    places: list[Place]
+    hold: Hold
+
+
+class Landing:
+    """Memory for allocations of these sizes. Raises StoreFullError if they do not fit."""
+
+    def __init__(self, client: Client, sizes: list[int]) -> None:
+        buffers = [pa.allocate_buffer(max(size, 1)) for size in sizes]
+        encoded = _native.encode_buffers(b"", buffers)
+        if encoded.bytes_copied:
+            client.discard([encoded])
+            raise MemoryError(f"the arena has no room for {sum(sizes):,} bytes")
+        allocations = _native.message_allocations(encoded.message)
+        self._places = [(segment_id, offset) for segment_id, offset, _ in allocations]
+        self._object_id = os.urandom(16)
+        self.targets = [
+            memoryview(buffer)[:size] for buffer, size in zip(buffers, sizes, strict=True)
+        ]
+        client.publish(self._object_id, encoded, transient=True)
+        self._hold = client.hold(self._object_id)
+        if self._hold.moved:  # it was evicted: what is written here would be seen by nobody
+            raise ObjectLostError("memory for an object was evicted before it could be used")
+
+    def conclude(self) -> Landed:
+        """Return the object, whose bytes are all there."""
+        return Landed(self._object_id, self._places, self._hold)

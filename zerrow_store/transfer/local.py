@@ -1,0 +1,152 @@
+"""Asking the transfer agent of one's own machine, which is started when somebody first asks.
+
+Whoever has the agent's listening socket is about to be the agent, or to start it: so there is one,
+and who connects meanwhile waits until it serves.
+"""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnavailableError
+from zerrow_store.node import protocol
+from zerrow_store.node.books import Place
+from zerrow_store.node.client import Client
+from zerrow_store.node.requests import Hold
+from zerrow_store.node.wire_errors import make_error
+from zerrow_store.transfer import messages as m
+from zerrow_store.transfer.channel import Channel
+from zerrow_store.transfer.security import Security
+
+logger = logging.getLogger("zerrow_store")
+
+T = TypeVar("T")
+
+_ATTEMPTS = 3
+_PATIENCE_SECONDS = 15.0
+_PAUSE_SECONDS = 0.02
+_BACKLOG = 512
+
+
+def serve(store: str, security: Security, host: str) -> str:
+    """Have the store's objects served to other machines on the address `host`; returns where.
+
+    Starts the agent, with `security`, if there is none. Raises StoreUnavailableError.
+    """
+
+    def ask(channel: Channel) -> str:
+        reply = _ask(channel, m.Serve(host))
+        assert isinstance(reply, m.Serving)
+        return reply.location
+
+    return _with_agent(store, security, ask)
+
+
+def fetch(
+    client: Client,
+    security: Security,
+    location: str,
+    object_id: bytes,
+    allocations: list[m.Allocation],
+) -> tuple[list[Place], Hold]:
+    """Land another machine's object in the store of `client`, once, however many ask.
+
+    location: what `serve` returned there. allocations: as the object's message has them. Returns
+    where each of them lies here, mapped, and what keeps the object there. It goes when its last
+    reader does. Raises ObjectLostError if the other machine is gone or has not got it,
+    StoreFullError if it does not fit here, StoreUnavailableError.
+    """
+
+    def ask(channel: Channel) -> tuple[list[Place], Hold]:
+        reply = _ask(channel, m.Fetch(location, object_id, allocations))
+        assert isinstance(reply, m.Landed)
+        try:
+            return reply.places, client.hold(reply.object_id)  # before the agent lets go of it
+        except ObjectNotFoundError as error:
+            raise ObjectLostError("the store has lost an object while it landed") from error
+
+    landed, hold = _with_agent(client.name, security, ask)
+    places = [hold.moved.get((segment, offset), (segment, offset)) for segment, offset in landed]
+    client.ensure_places(places, hold)
+    return places, hold
+
+
+def address(store: str) -> bytes:
+    """Return the abstract socket address of the agent of the store `store` of this user."""
+    return f"\0zerrow-transfer-{os.getuid()}-{store}".encode()
+
+
+def _ask(channel: Channel, message: m.Message) -> m.Serving | m.Landed:
+    channel.send(message)
+    reply = channel.receive(m.REPLY)
+    if isinstance(reply, m.Failed):
+        name, arguments = reply.error
+        raise make_error(name, arguments)
+    return reply
+
+
+def _with_agent(store: str, security: Security, ask: Callable[[Channel], T]) -> T:
+    """Ask the agent; another one, if it ends over that."""
+    reason = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            with Channel(_connect(store, security)) as channel:
+                return ask(channel)
+        except OSError as error:
+            reason = str(error)  # the error itself refers to the frames of all callers
+            logger.warning("the transfer agent of the store %s has gone: %s", store, reason)
+    raise StoreUnavailableError(
+        f"the transfer agent of the store {store!r} does not answer: {reason}; its log lies beside "
+        "the store's"
+    )
+
+
+def _connect(store: str, security: Security) -> socket.socket:
+    """Connect to the agent; start one if there is none. Raises OSError if that cannot be done."""
+    impatient = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(address(store))
+            if protocol.peer(connection)[1] != os.getuid():
+                raise OSError("it belongs to another user")
+            return connection
+        except ConnectionRefusedError:
+            connection.close()
+            if time.monotonic() > impatient:
+                raise
+        except BaseException:
+            connection.close()
+            raise
+        if not _start(store, security):
+            time.sleep(_PAUSE_SECONDS)  # whoever starts it is about to listen
+
+
+def _start(store: str, security: Security) -> bool:
+    """Start an agent; False if somebody else is about to. Raises OSError if it cannot be done."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind(address(store))
+        except OSError:
+            return False
+        listener.listen(_BACKLOG)
+        command = [sys.executable, "-m", "zerrow_store.transfer.agent", "--store", store]
+        command += ["--listener-fd", str(listener.fileno())]
+        started = subprocess.run(
+            command,
+            input=msgspec.msgpack.encode(security),  # not where others see it
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+        if started.returncode:
+            raise OSError(f"it ended with exit code {started.returncode}")
+        return True

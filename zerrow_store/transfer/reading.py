@@ -1,0 +1,144 @@
+"""Reading an object from another machine into memory, over as many connections as it is worth.
+
+The object's bytes, one allocation after the other, are cut into as many parts as there are
+connections. Memory is written to by no thread any more when `read_object` returns or raises.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+from zerrow_store.errors import ObjectLostError, ProtocolError
+from zerrow_store.forks import Lock
+from zerrow_store.transfer import messages as m
+from zerrow_store.transfer.channel import Channel, connect
+from zerrow_store.transfer.security import Security
+
+_PART_BYTES = 16 << 20
+"""What a connection of its own is worth."""
+
+_MOST_STREAMS = 4
+
+
+@dataclass
+class Part:
+    """Pieces of allocations, and where they go."""
+
+    pieces: list[m.Piece] = field(default_factory=list)
+    targets: list[memoryview] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all pieces."""
+        return sum(len(target) for target in self.targets)
+
+
+def read_object(
+    location: str,
+    security: Security,
+    object_id: bytes,
+    allocations: list[m.Allocation],
+    targets: list[memoryview],
+) -> None:
+    """Fill `targets` with an object's allocations.
+
+    Raises ObjectLostError if the other machine is gone or has not got the object, or if what came
+    is not what was sent.
+    """
+    total = sum(len(target) for target in targets)
+    parts = split(allocations, targets, streams_for(total))
+    reads = [_Read(location, security, object_id, part) for part in parts]
+    failure = reads[0].run() if len(reads) == 1 else _run_all(reads)
+    if failure:
+        raise ObjectLostError(
+            f"object {object_id.hex()} could not be fetched from {location}: {failure}"
+        )
+
+
+def streams_for(nbytes: int) -> int:
+    """Return how many connections so many bytes are read over."""
+    return max(1, min(nbytes // _PART_BYTES, _MOST_STREAMS, os.cpu_count() or 1))
+
+
+def split(allocations: list[m.Allocation], targets: list[memoryview], count: int) -> list[Part]:
+    """Cut allocations into `count` parts of equally many bytes, as far as there are so many."""
+    total = sum(len(target) for target in targets)
+    ends = [total * (n + 1) // count for n in range(count)]
+    parts = [Part() for _ in range(count)]
+    current = position = 0
+    for (segment_id, offset, size), target in zip(allocations, targets, strict=True):
+        first = 0
+        while first < len(target):
+            while position == ends[current]:
+                current += 1
+            length = min(len(target) - first, ends[current] - position)
+            parts[current].pieces.append((segment_id, offset, size, first, length))
+            parts[current].targets.append(target[first : first + length])
+            first += length
+            position += length
+    return parts
+
+
+def _run_all(reads: "list[_Read]") -> str:
+    """Run all, until the first failure; returns that, or nothing."""
+    failure = ""
+    with ThreadPoolExecutor(len(reads), "zerrow-receive") as pool:
+        for future in as_completed([pool.submit(read.run) for read in reads]):
+            if not failure and (failure := future.result()):
+                for read in reads:
+                    read.abort()
+    return failure
+
+
+class _Read:
+    """One connection, and what is read over it."""
+
+    def __init__(self, location: str, security: Security, object_id: bytes, part: Part) -> None:
+        self._location = location
+        self._security = security
+        self._object_id = object_id
+        self._part = part
+        self._lock = Lock()
+        self._aborted = False
+        self._channel: Channel | None = None
+
+    def run(self) -> str:
+        """Read it; returns what went wrong, or nothing. An exception would keep the memory, by the
+        frames that it refers to, until Python next collects cycles.
+        """
+        try:
+            with connect(self._location, self._security) as channel:
+                self._enter(channel)
+                try:
+                    self._read(channel)
+                finally:
+                    self._enter(None)
+        except (OSError, ProtocolError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    def abort(self) -> None:
+        """Have `run` raise soon, if it is not done."""
+        with self._lock:
+            self._aborted = True
+            if self._channel is not None:
+                self._channel.cut()
+
+    def _enter(self, channel: Channel | None) -> None:
+        with self._lock:
+            self._channel = channel
+            if self._aborted and channel is not None:
+                channel.cut()
+
+    def _read(self, channel: Channel) -> None:
+        channel.send(m.Read(self._object_id, self._part.pieces))
+        answer = channel.receive(m.ANSWER)
+        while isinstance(answer, m.Working):
+            answer = channel.receive(m.ANSWER)
+        if isinstance(answer, m.Refused):
+            raise ProtocolError(answer.reason)
+        if not isinstance(answer, m.Sending) or answer.nbytes != self._part.nbytes:
+            raise ProtocolError("the other end sends something else than it was asked for")
+        checksum = channel.receive_into(self._part.targets)
+        if channel.receive(m.ANSWER) != m.Sent(checksum):
+            raise ProtocolError("what came is not what was sent")

@@ -1,0 +1,171 @@
+"""The sending side: serves a store's objects to other machines, a thread for each connection.
+
+What a peer asks for is checked as hostile: only allocations that its object refers to are sent, and
+only of an object that is there. The object is held until the peer asks for something else or has
+hung up: what the network has taken from a segment is read there once more when it gets lost on the
+way, and must not have become something else by then.
+
+A peer that has not proved yet to know the secret costs a thread and a descriptor. There are
+`_MOST_STRANGERS` of these at most: each one more ends the oldest.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from typing import TypeVar
+
+from zerrow_store import threads
+from zerrow_store.errors import ObjectLostError, ProtocolError, ZerrowError
+from zerrow_store.forks import Lock
+from zerrow_store.node.requests import Hold
+from zerrow_store.transfer import messages as m
+from zerrow_store.transfer.channel import SILENCE_SECONDS, Acceptor, Channel, Range, join_location
+from zerrow_store.transfer.security import Security
+from zerrow_store.transfer.segment_files import FileClient, SegmentFile
+
+logger = logging.getLogger("zerrow_store.transfer")
+
+T = TypeVar("T")
+
+_MOST_PEERS = 1024
+_MOST_STRANGERS = 32
+_WORKERS = 8
+_PAUSE_SECONDS = 0.1
+_WORKING_SECONDS = SILENCE_SECONDS / 6
+
+
+class Sender:
+    """Serves the objects of `client`'s store on an address. Raises OSError if that cannot be had.
+
+    host: the address to listen on; `location` then says where.
+    """
+
+    def __init__(self, client: FileClient, security: Security, host: str) -> None:
+        self._client = client
+        self._acceptor = Acceptor(security)
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        self._listener = socket.create_server(address[:2], family=family, backlog=512)
+        self.location = join_location(host, self._listener.getsockname()[1])
+        self._workers = ThreadPoolExecutor(_WORKERS, "zerrow-send-work")
+        self._room = threading.BoundedSemaphore(_MOST_PEERS)
+        self._lock = Lock()
+        self._strangers: dict[socket.socket, None] = {}
+        threads.start(self._accept, name="zerrow-send-accept")
+
+    def _accept(self) -> None:
+        while True:
+            self._room.acquire()
+            try:
+                sock, _ = self._listener.accept()
+            except OSError as error:  # out of descriptors: until some are closed
+                logger.warning("cannot take a connection: %s", error)
+                self._room.release()
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        try:
+            sock = self._acceptor.wrap(sock)
+            thread = threading.Thread(
+                target=self._serve, args=[sock], name="zerrow-send", daemon=True
+            )
+            self._enter(sock)
+            thread.start()
+        except (OSError, RuntimeError) as error:  # it has hung up already; no more threads
+            logger.warning("cannot take a connection: %s", error)
+            self._leave(sock)
+            sock.close()
+            self._room.release()
+
+    def _enter(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._strangers[sock] = None
+            if len(self._strangers) > _MOST_STRANGERS:
+                oldest = next(iter(self._strangers))
+                del self._strangers[oldest]
+                Channel(oldest).cut()
+
+    def _leave(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._strangers.pop(sock, None)
+
+    def _serve(self, sock: socket.socket) -> None:
+        peer = "a peer"
+        try:
+            with sock:
+                peer = str(sock.getpeername()[0])
+                try:
+                    channel = self._acceptor.greet(sock)
+                finally:
+                    self._leave(sock)
+                with channel:
+                    self._answer(channel)
+        except ProtocolError as error:
+            logger.warning("dropped %s: %s", peer, error)
+        except OSError as error:
+            logger.info("lost %s: %s", peer, error)
+        except Exception:
+            logger.exception("a transfer to %s failed", peer)
+        finally:
+            self._room.release()
+
+    def _answer(self, channel: Channel) -> None:
+        """Answer requests until the peer hangs up."""
+        while True:
+            try:
+                request = channel.receive(m.READ)
+            except OSError:  # it has what it wanted, or is gone
+                return
+            try:
+                plan = self._patiently(channel, partial(self._plan, request))
+            except ZerrowError as error:
+                logger.info("refused to send %s: %s", request.object_id.hex(), error)
+                channel.send(m.Refused(str(error)[:1000]))
+                continue
+            channel.send(m.Sending(sum(each.size for each in plan.ranges)))
+            channel.send(m.Sent(channel.send_files(plan.ranges)))
+            # `plan` holds the object until the next message: see the module.
+
+    def _patiently(self, channel: Channel, work: Callable[[], T]) -> T:
+        """Do what may take long, and keep telling the peer so."""
+        future = self._workers.submit(work)
+        try:
+            while not wait([future], _WORKING_SECONDS).done:
+                channel.send(m.Working())
+            return future.result()
+        finally:
+            del future  # its error refers to this frame, and to that which holds the object
+
+    def _plan(self, request: m.Read) -> "_Plan":
+        """Return where what is asked for lies now. Raises ZerrowError if it cannot be had."""
+        hold, allocations = self._client.hold_all(request.object_id)
+        there = set(allocations)
+        places = []
+        for segment_id, offset, size, first, length in request.pieces:
+            # What the peer asks for is as the message has it; it may have been spilled since.
+            place = hold.moved.get((segment_id, offset), (segment_id, offset))
+            if (*place, size) not in there or first + length > size:
+                raise ObjectLostError("the object has no such allocations")
+            places.append(place)
+        self._client.ensure_places(set(places), hold)
+        files = self._client.files({segment_id for segment_id, _ in places})
+        ranges = [
+            Range(files[segment_id].fd, offset + first, length)
+            for (segment_id, offset), (*_, first, length) in zip(
+                places, request.pieces, strict=True
+            )
+        ]
+        return _Plan(hold, list(files.values()), ranges)
+
+
+class _Plan:
+    """Ranges to send, and what has to stay until they are sent."""
+
+    def __init__(self, hold: Hold, files: list[SegmentFile], ranges: list[Range]) -> None:
+        self._kept = hold, files
+        self.ranges = ranges
