@@ -26,7 +26,7 @@ class MemoryConfig:
     """Freed memory that keeps its pages, to be used again without page faults."""
     decay_ms: int
     """After this time unused, warm memory goes back to the kernel; 0: at once."""
-    huge_pages: str = "off"
+    huge_pages: str = "auto"
     """Whether the arena is in huge pages: on is an error where there are none, auto does without
     them there.
     """
@@ -64,13 +64,13 @@ class MemoryConfig:
             decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 500),
             capture_arrow=_switch(environ, "ZERROW_CAPTURE_ARROW"),
             capture_numpy=_switch(environ, "ZERROW_CAPTURE_NUMPY"),
-            huge_pages=_mode(environ, "ZERROW_HUGE_PAGES", "off"),
-            kernelzero=_mode(environ, "ZERROW_KERNELZERO", "auto"),
+            huge_pages=_mode(environ, "ZERROW_HUGE_PAGES"),
+            kernelzero=_mode(environ, "ZERROW_KERNELZERO"),
         )
 
 
-def _mode(environ: Mapping[str, str], name: str, default: str) -> str:
-    return environ.get(name, "").strip().lower() or default
+def _mode(environ: Mapping[str, str], name: str) -> str:
+    return environ.get(name, "").strip().lower() or "auto"
 
 
 def _size(environ: Mapping[str, str], name: str, default: int) -> int:

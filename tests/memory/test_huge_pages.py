@@ -3,80 +3,18 @@
 What is said of a process comes from the kernel: its mappings, its files' blocks, its page faults.
 """
 
-import os
-import textwrap
-
 import pytest
 
-from tests.memory.helpers import run_python
+from tests.memory.huge import ORDINARY, needs_huge_pages, needs_root, run, run_forbidden
 from zerrow_store.cli.doctor import examine
 from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import huge_pages
-
-ORDINARY = """
-import ctypes
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-assert ctypes.CDLL(None).prctl(4, 1) == 0  # PR_SET_DUMPABLE, as after an exec
-"""
-"""What root does to be nobody."""
-
-_FOUND = huge_pages.probe()
-needs_huge_pages = pytest.mark.skipif(not _FOUND.available, reason=_FOUND.finding)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-
-PRELUDE = """
-import os, sys
-import numpy as np, pyarrow as pa
-from zerrow_store import errors, memory
-from zerrow_store.config import MemoryConfig
-from zerrow_store.memory import huge_pages
-from zerrow_store.native import _native
-
-def in_huge_pages():
-    memory.start()
-    _, fd, _ = _native.arena_segment()
-    return os.readlink(f"/proc/self/fd/{fd}") == "/zerrow (deleted)"
-def resident(): return os.fstat(_native.arena_segment()[1]).st_blocks * 512
-def fill(size):
-    buffer = pa.allocate_buffer(size)
-    np.frombuffer(buffer, np.uint8)[:] = 1
-    return buffer
-"""
-
-
-def run(code: str, *, user: str = "", **environ: str) -> None:
-    run_python(PRELUDE + user + textwrap.dedent(code), **({"ZERROW_HUGE_PAGES": "auto"} | environ))
-
-
-FORBIDDEN = """
-import ctypes
-from pathlib import Path
-libc = ctypes.CDLL(None, use_errno=True)
-CLONE_NEWUSER = 0x10000000
-before = os.getuid(), os.getgid()
-assert libc.unshare(CLONE_NEWUSER) == 0, os.strerror(ctypes.get_errno())
-Path("/proc/self/setgroups").write_text("deny")
-Path("/proc/self/uid_map").write_text(f"{before[0]} {before[0]} 1")
-Path("/proc/self/gid_map").write_text(f"{before[1]} {before[1]} 1")
-Path("/proc/sys/user/max_user_namespaces").write_text("0")  # of this namespace alone
-"""
-"""What a process does to be one whose namespaces are forbidden. It has to be without threads."""
-
-
-def run_forbidden(code: str, **environ: str) -> None:
-    run_python(
-        "import os" + FORBIDDEN + PRELUDE + textwrap.dedent(code),
-        **({"ZERROW_HUGE_PAGES": "auto"} | environ),
-    )
-
 
 # --- who gets them ---
 
 
 @needs_huge_pages
-def test_arenas_are_in_huge_pages_where_there_are_any() -> None:
+def test_arenas_are_in_huge_pages_by_default() -> None:
     run("assert in_huge_pages() and _native.arena_stats()['page'] == 2 << 20")
     run("assert in_huge_pages()", ZERROW_HUGE_PAGES="on")
 
@@ -85,7 +23,7 @@ def test_arenas_are_in_huge_pages_where_there_are_any() -> None:
 def test_the_setting(mode: str) -> None:
     environ = {"ZERROW_HUGE_PAGES": f" {mode.upper()} "}
     assert MemoryConfig.from_environment(environ).huge_pages == mode
-    assert MemoryConfig.from_environment({}).huge_pages == "off"
+    assert MemoryConfig.from_environment({}).huge_pages == "auto"
     with pytest.raises(ValueError, match="ZERROW_HUGE_PAGES: 'yes' is not auto, on or off"):
         MemoryConfig.from_environment({"ZERROW_HUGE_PAGES": "yes"})
 
@@ -96,11 +34,10 @@ def test_the_doctor_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not check.needed
         return check.ok, check.finding
 
-    monkeypatch.setenv("ZERROW_HUGE_PAGES", "auto")
     monkeypatch.setattr(huge_pages, "probe", lambda: huge_pages.HugePages(True, "2 MiB, so and so"))
     assert finding() == (True, "2 MiB, so and so")
     monkeypatch.setenv("ZERROW_HUGE_PAGES", "off")
-    assert finding() == (False, "off (ZERROW_HUGE_PAGES=auto uses them): 2 MiB, so and so")
+    assert finding() == (False, "ZERROW_HUGE_PAGES=off; there are some: 2 MiB, so and so")
     monkeypatch.setattr(huge_pages, "probe", lambda: huge_pages.HugePages(False, "forbidden"))
     assert not finding()[0]
     assert finding()[1].startswith("forbidden; ")
@@ -169,7 +106,7 @@ def test_a_file_that_is_to_be_sealed_is_a_memfd() -> None:
         """
         import fcntl
         memory.start(MemoryConfig(arena_capacity=64 << 20, warm_limit=0, decay_ms=500,
-                                  huge_pages="auto", arena_sealable=True))
+                                  arena_sealable=True))
         _, fd, _ = _native.arena_segment()
         assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
         """
@@ -228,9 +165,6 @@ def test_the_program_does_not_notice_the_child(user: str) -> None:
             paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
             return sorted(os.readlink(p) for p in paths if os.path.lexists(p))
         before = links()
-        _native.configure_arena(
-            capacity=1 << 30, warm_limit=0, decay_ms=500, huge_pages="auto"
-        )
         _, fd, _ = _native.arena_segment()
         assert os.readlink(f"/proc/self/fd/{fd}") == "/zerrow (deleted)"
         assert [l for l in links() if l != "/zerrow (deleted)"] == before
@@ -319,6 +253,27 @@ def test_large_memory_goes_back_when_it_is_freed() -> None:
         assert all(set(w.to_pybytes()) == {1} for w in walls)
         """,
         ZERROW_DECAY_MS="0",
+    )
+
+
+@needs_huge_pages
+@pytest.mark.parametrize("mib", [1.9, 4, 7.5, 8])
+def test_what_stays_between_what_goes_keeps_nothing_beside_itself(mib: float) -> None:
+    """As of a table that is made with the help of another one, which goes."""
+    run(
+        f"""
+        import time
+        memory.start()
+        _native.arena_segment()
+        size, kept = int({mib} * (1 << 20)), []
+        whole = -(-size // (2 << 20)) * (2 << 20)
+        for n in range(6):
+            small, helper = fill(8000), fill(size)
+            kept.append(fill(size))
+            del small, helper
+            while resident() > len(kept) * whole: time.sleep(0.01)
+        """,
+        ZERROW_DECAY_MS="40",
     )
 
 

@@ -30,7 +30,7 @@ def configure_arena(
     capacity: int,
     warm_limit: int,
     decay_ms: int,
-    huge_pages: str = "off",
+    huge_pages: str = "auto",
     sealable: bool = False,
 ) -> None:
     """Set the options of arenas made from now on (bytes, bytes, milliseconds).

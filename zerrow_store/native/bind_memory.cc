@@ -183,7 +183,7 @@ struct ArenaProbe {
 
 void BindMemory(py::module_& m) {
   m.def("configure_arena", &ConfigureArena, py::kw_only(), py::arg("capacity"), py::arg("warm_limit"),
-        py::arg("decay_ms"), py::arg("huge_pages") = "off", py::arg("sealable") = false);
+        py::arg("decay_ms"), py::arg("huge_pages") = "auto", py::arg("sealable") = false);
   m.def("find_huge_pages", [] {
     HugePagesFinding found = FindHugePages();
     return py::make_tuple(found.available, found.text);

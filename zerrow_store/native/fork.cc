@@ -30,7 +30,7 @@ struct Options {
 
 Options DefaultOptions() {
   uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * kPage;
-  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 500, HugePages::kOff, false};
+  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 500, HugePages::kAuto, false};
 }
 
 Options& GetOptions() {
