@@ -13,12 +13,14 @@ import pytest
 import zerrow_store
 from tests.node.conftest import table
 from tests.node.helpers import processes
+from zerrow_store.memory import huge_pages
 from zerrow_store.node import protocol
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "zerrow_store.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    env = os.environ | environ
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -29,6 +31,14 @@ def name():
     assert "512 MiB" in started.stdout
     yield chosen
     run("stop", "--name", chosen)
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_status_says_in_which_pages_arenas_are(name, mode):
+    fields = ("status", "--name", name, "--format", "json")
+    shown = json.loads(run(*fields, ZERROW_HUGE_PAGES=mode).stdout)
+    found = mode == "auto" and huge_pages.probe().available
+    assert shown["huge_pages"].startswith("2 MiB" if found else "none: ")
 
 
 def test_starting_twice_is_no_error(name):
