@@ -170,40 +170,6 @@ def test_what_is_left_of_a_limit_is_used_in_small_pages(group: Cgroup) -> None:
     assert not group.killed()
 
 
-@own_machine
-def test_no_huge_page_is_free() -> None:
-    """The kernel's own memory lies in all of them."""
-    run(
-        """
-        import fcntl
-        def free_bytes(): return int(next(
-            l for l in open("/proc/meminfo") if l.startswith("MemFree:")).split()[1]) << 10
-        def free_huge_pages():
-            counts = [line.split()[4:] for line in open("/proc/buddyinfo")]
-            return sum(int(n) << (order - 9) for row in counts
-                       for order, n in enumerate(row) if order >= 9)
-        pipes = []
-        page = bytes(4096)
-        while free_bytes() > 128 << 20:
-            pair = [os.pipe() for _ in range(2)]
-            for _, end in pair: fcntl.fcntl(end, 1031, 1 << 20)  # F_SETPIPE_SZ
-            for _ in range(256):
-                for _, end in pair: os.write(end, page)
-            pipes.append(pair)
-        for _, (reader, writer) in pipes: os.close(reader), os.close(writer)
-        open("/proc/sys/vm/compact_memory", "w").write("1")
-        found = huge_pages.probe()
-        assert found.available and in_huge_pages()
-        assert "none is free at the moment" in found.finding, (found, free_huge_pages())
-        kept = fill(64 << 20)
-        assert 64 << 20 <= resident() <= (66 << 20)
-        del kept
-        _native.arena_trim(0)
-        assert resident() <= 2 << 20
-        """
-    )
-
-
 # --- killed ---
 
 
