@@ -1,14 +1,18 @@
 """What the kernel's work for memory costs: in 4 KiB pages, in huge pages, and for ordinary memory.
 
-Each step runs in a fresh process, the sides alternately. Prints one JSON object: medians of
-seconds, of system time and of page faults, in milliseconds but for the faults. "small" and "huge"
-are the plugin's arenas; "ordinary" is memory of the default allocators, which others can have as a
-copy only.
+Each step runs in a fresh process, the sides alternately. Prints one JSON object: median and
+quartiles of seconds, of processor and of system time, of page faults and of resident memory;
+milliseconds and MiB. "small" and "huge" are the plugin's arenas; "ordinary" is memory of the
+default allocators, which others can have as a copy only.
 
     fill       allocate and fill fresh memory
     put        publish a table, born in Arrow or in NumPy; "again": once more, unchanged
     read       have a table that another process has published, and read it; ordinary: a copy of it
     let go     unmap, or free, what was read
+    parquet    read a file for the first time, and its columns; ordinary: plain pyarrow
+    idle       what a process has resident that has worked, and rests
+
+Puts are also measured for each of --put-sizes: they are to be independent of the size.
 
 A virtual machine may give free memory back to its host, and gets it anew only slowly. So a process
 touches as much as a step is about to take, and frees it, right before the step.
@@ -18,9 +22,11 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import defaultdict
@@ -32,14 +38,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from zerrow_store.connection import connect
+from zerrow_store.decache import read_parquet
 from zerrow_store.native import _native
 from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.sizes import parse_size
 
 SIDES = {"small": "off", "huge": "on", "ordinary": "off"}
-STEPS = ["fill", "put arrow", "put numpy", "read"]
+STEPS = ["fill", "put arrow", "put numpy", "read", "parquet", "idle"]
+PUT_SIZES = "8MiB,64MiB,512MiB,4GiB"
 MIB = 1 << 20
 
 Figures = dict[str, dict[str, float]]
@@ -52,6 +62,7 @@ def measured(figures: Figures, name: str) -> Iterator[None]:
     after = resource.getrusage(resource.RUSAGE_SELF)
     figures[name] = {
         "ms": 1e3 * (time.perf_counter() - start),
+        "cpu_ms": 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
         "system_ms": 1e3 * (after.ru_stime - before.ru_stime),
         "faults": after.ru_minflt - before.ru_minflt,
     }
@@ -122,12 +133,40 @@ def read_ordinary(nbytes: int, figures: Figures) -> None:
         del copy
 
 
+def read_file(client: Client | None, path: str, nbytes: int, figures: Figures) -> None:
+    """Read a file that nobody has read, through DeCache if there is a store."""
+    touch(2 * nbytes)
+    with measured(figures, "parquet"):
+        table = pq.read_table(path) if client is None else read_parquet(path, client=client)
+        for column in table.columns:
+            pc.sum(column)
+
+
+def rest(client: Client | None, nbytes: int, figures: Figures) -> None:
+    """Work a little, then wait until freed memory has gone back."""
+    for size in (nbytes, 3 * MIB, 40_000, 100):
+        table = born("numpy", size)
+        if client is not None:
+            client.delete(client.put(table))
+    del table
+    time.sleep(2)
+    with open("/proc/self/smaps_rollup") as file:
+        lines = dict(line.split(":", 1) for line in file if ":" in line)
+    figures["idle"] = {"pss_mib": int(lines["Pss"].split()[0]) / 1024}
+    if client is not None:
+        figures["idle"]["arena_mib"] = os.fstat(_native.arena_segment()[1]).st_blocks * 512 / MIB
+
+
 def run_step(options: argparse.Namespace) -> Figures:
     figures: Figures = {}
     what, _, where = options.step.partition(" ")
     client = None if options.side == "ordinary" else connect(options.store)
     if what == "fill":
         fill(options.nbytes, figures)
+    elif what == "parquet":
+        read_file(client, options.object, options.nbytes, figures)
+    elif what == "idle":
+        rest(client, options.nbytes, figures)
     elif what == "read" and client is None:
         read_ordinary(options.nbytes, figures)
     elif client is not None and what == "read":
@@ -153,7 +192,9 @@ def command(store: str, step: str, side: str, nbytes: int, *more: str) -> list[s
     return [sys.executable, "-m", "benchmarks.huge_pages", *arguments, *more]
 
 
-def run_in_process(store: str, step: str, side: str, nbytes: int) -> Figures:
+def run_in_process(
+    store: str, step: str, side: str, nbytes: int, parquet: str | None = None
+) -> Figures:
     environ = os.environ | {"ZERROW_HUGE_PAGES": SIDES[side]}
     giver, more = None, []
     if step == "read" and side != "ordinary":
@@ -166,32 +207,61 @@ def run_in_process(store: str, step: str, side: str, nbytes: int) -> Figures:
         )
         assert giver.stdout is not None
         more = ["--object", giver.stdout.readline().strip()]
-    done = subprocess.run(
-        command(store, step, side, nbytes, *more), env=environ, stdout=subprocess.PIPE, check=True
-    )
+    with tempfile.NamedTemporaryFile() as file:
+        if parquet is not None:  # a copy is a file that nobody has read
+            shutil.copy(parquet, file.name)
+            more = ["--object", file.name]
+        asked = command(store, step, side, nbytes, *more)
+        done = subprocess.run(asked, env=environ, stdout=subprocess.PIPE, check=True)
     if giver is not None:
         giver.communicate()
     figures: Figures = json.loads(done.stdout)
     return figures
 
 
-def compare(nbytes: int, repeat: int) -> dict[str, Any]:
-    name = f"huge-pages-{uuid.uuid4().hex[:8]}"
-    supervisor = Supervisor(name, budget=8 * nbytes)
-    supervisor.start()
+def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Return the median of each figure, and its quartiles."""
+    found: dict[str, Any] = {}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        low, middle, high = (
+            statistics.quantiles(values, method="inclusive") if runs[1:] else values * 3
+        )
+        found[key] = round(middle, 2)
+        found[f"{key}_quartiles"] = [round(low, 2), round(high, 2)]
+    return found
+
+
+def compare(store: str, steps: list[str], nbytes: int, repeat: int) -> dict[str, Any]:
+    """Run steps on all sides, alternately."""
     runs: defaultdict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    try:
-        for step in STEPS:
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        if "parquet" in steps:
+            columns = np.random.default_rng(0).integers(0, 1 << 20, (4, nbytes // 32))
+            pq.write_table(pa.table(list(columns), names=list("abcd")), file.name)
+        for step in steps:
+            path = file.name if step == "parquet" else None
+            sides = [side for side in SIDES if side != "ordinary" or not step.startswith("put")]
             for _ in range(repeat):
-                for side in SIDES:
-                    for what, figures in run_in_process(name, step, side, nbytes).items():
+                for side in sides:
+                    for what, figures in run_in_process(store, step, side, nbytes, path).items():
                         runs[what, side].append(figures)
-    finally:
-        supervisor.stop()
     results: dict[str, Any] = {}
     for (what, side), each in runs.items():
-        medians = {key: round(statistics.median(f[key] for f in each), 1) for key in each[0]}
-        results.setdefault(what, {})[side] = medians
+        results.setdefault(what, {})[side] = summary(each)
+    return results
+
+
+def compare_all(nbytes: int, put_sizes: list[int], repeat: int) -> dict[str, Any]:
+    name = f"huge-pages-{uuid.uuid4().hex[:8]}"
+    supervisor = Supervisor(name, budget=8 * max(nbytes, *put_sizes))
+    supervisor.start()
+    puts = [step for step in STEPS if step.startswith("put")]
+    try:
+        results = compare(name, STEPS, nbytes, repeat)
+        results["puts"] = {size: compare(name, puts, size, repeat) for size in put_sizes}
+    finally:
+        supervisor.stop()
     return results
 
 
@@ -199,6 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--nbytes", type=int, default=1 << 30)
+    parser.add_argument("--put-sizes", default=PUT_SIZES)
     parser.add_argument("--store", help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -211,7 +282,8 @@ def main() -> None:
     else:
         from benchmarks.hop import environment
 
-        results = compare(options.nbytes, options.repeat)
+        put_sizes = [parse_size(size) for size in options.put_sizes.split(",")]
+        results = compare_all(options.nbytes, put_sizes, options.repeat)
         print(json.dumps({**environment(), "bytes": options.nbytes, "results": results}, indent=2))
 
 

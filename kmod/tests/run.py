@@ -5,8 +5,9 @@ A guest passes if its tests ran and passed, none was skipped, and its kernel log
 Guests, per kernel: 'main' runs all groups with memory cgroups v2, then those
 of error injection with the module built for that; 'zswap' those of swap and the stress with zswap
 and four CPUs; 'memcg1' those of memory cgroups with v1; 'python' the store's own Python tests over
-the module (see python_guest.py). --fast runs only the short groups; --debug all groups but
-Python's on the debug kernel (see kernels.py). The last line is 'N passed, N failed'.
+the module, and 'huge' those of huge pages (see python_guest.py). --fast runs only the short groups;
+--debug all groups but Python's on the debug kernel (see kernels.py). The last line is 'N passed, N
+failed'.
 """
 
 import argparse
@@ -149,12 +150,13 @@ class Guest:
     tests: tuple[tuple[str, str], ...]
     options: Options
     python: Path | None = None
+    suite: python_guest.Suite | None = None
 
     def script(self) -> str:
         """Return what the guest's shell runs."""
         lines = [TESTS.format(module=module, arguments=a) for module, a in self.tests]
-        if self.python is not None:
-            lines.append(python_guest.script(self.python))
+        if self.python is not None and self.suite is not None:
+            lines.append(python_guest.script(self.python, self.suite))
         return "\n".join([self.mount, UNTESTED, *lines])
 
     def modules(self) -> int:
@@ -183,16 +185,17 @@ def guests(kernel: str, args: argparse.Namespace) -> dict[str, Guest]:
         return {"fast": Guest(CGROUP2, (("kernelzero", f"fast {tail}"),), plain)}
     if kernel == kernels.DEBUG:  # too slow for Python
         return {"main": found["main"]}
-    if "python" in (args.guests or ["python"]):
-        found["python"] = python(args)
+    suites = {"python": python_guest.MOVING, "huge": python_guest.HUGE}
+    for name in suites.keys() & (args.guests or suites):
+        found[name] = python(args, suites[name])
     return {name: found[name] for name in args.guests or found}
 
 
-def python(args: argparse.Namespace) -> Guest:
-    """The guest of the Python tests; with all of this machine's processors, as it is slow."""
+def python(args: argparse.Namespace, suite: python_guest.Suite) -> Guest:
+    """A guest of Python tests; with all of this machine's processors, as it is slow."""
     machine = ("-cpu", "max", "-smp", str(min(4, os.cpu_count() or 1)), *python_guest.QEMU)
     options = Options(args.timeout, "", machine, 3072, python_guest.MODULES)
-    return Guest(CGROUP2, (), options, python_guest.interpreter(args.python))
+    return Guest(CGROUP2, (), options, python_guest.interpreter(args.python), suite)
 
 
 def run_guest(kernel: Kernel, guest: str, what: Guest, out: Path) -> tuple[int, int]:

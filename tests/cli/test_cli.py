@@ -12,13 +12,15 @@ import pytest
 
 import zerrow_store
 from tests.node.conftest import table
-from tests.node.helpers import processes
+from tests.node.helpers import processes, wait_until
+from zerrow_store.memory import huge_pages
 from zerrow_store.node import protocol
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "zerrow_store.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    env = os.environ | environ
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -31,13 +33,21 @@ def name():
     run("stop", "--name", chosen)
 
 
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_status_says_in_which_pages_arenas_are(name, mode):
+    fields = ("status", "--name", name, "--format", "json")
+    shown = json.loads(run(*fields, ZERROW_HUGE_PAGES=mode).stdout)
+    found = mode == "auto" and huge_pages.probe().available
+    assert shown["huge_pages"].startswith("2 MiB" if found else "none: ")
+
+
 def test_starting_twice_is_no_error(name):
     again = run("start", "--name", name)
     assert again.returncode == 0
     assert "is running already" in again.stdout
 
 
-def test_server_and_supervisor_have_descriptors_for_all_segments(name):
+def test_server_and_supervisors_have_descriptors_for_all_segments(name):
     run("stop", "--name", name)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
@@ -45,8 +55,11 @@ def test_server_and_supervisor_have_descriptors_for_all_segments(name):
         assert run("start", "--name", name).returncode == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    client = zerrow_store.connect(name)
+    wait_until(lambda: client.stats().supervisors == 2)
+    client.close()
     limits = [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes("--name", name)]
-    assert limits == [(hard, hard)] * 2
+    assert limits == [(hard, hard)] * 3
 
 
 def test_status_and_objects(name):

@@ -3,74 +3,12 @@
 What is said of a process comes from the kernel: its mappings, its files' blocks, its page faults.
 """
 
-import os
-import textwrap
-
 import pytest
 
-from tests.memory.helpers import run_python
+from tests.memory.huge import ORDINARY, needs_huge_pages, needs_root, run, run_forbidden
 from zerrow_store.cli.doctor import examine
 from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import huge_pages
-
-ORDINARY = """
-import ctypes
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-assert ctypes.CDLL(None).prctl(4, 1) == 0  # PR_SET_DUMPABLE, as after an exec
-"""
-"""What root does to be nobody."""
-
-_FOUND = huge_pages.probe()
-needs_huge_pages = pytest.mark.skipif(not _FOUND.available, reason=_FOUND.finding)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-
-PRELUDE = """
-import os, sys
-import numpy as np, pyarrow as pa
-from zerrow_store import errors, memory
-from zerrow_store.config import MemoryConfig
-from zerrow_store.memory import huge_pages
-from zerrow_store.native import _native
-
-def in_huge_pages():
-    memory.start()
-    _, fd, _ = _native.arena_segment()
-    return os.readlink(f"/proc/self/fd/{fd}") == "/zerrow (deleted)"
-def resident(): return os.fstat(_native.arena_segment()[1]).st_blocks * 512
-def fill(size):
-    buffer = pa.allocate_buffer(size)
-    np.frombuffer(buffer, np.uint8)[:] = 1
-    return buffer
-"""
-
-
-def run(code: str, *, user: str = "", **environ: str) -> None:
-    run_python(PRELUDE + user + textwrap.dedent(code), **({"ZERROW_HUGE_PAGES": "auto"} | environ))
-
-
-FORBIDDEN = """
-import ctypes
-from pathlib import Path
-libc = ctypes.CDLL(None, use_errno=True)
-CLONE_NEWUSER = 0x10000000
-before = os.getuid(), os.getgid()
-assert libc.unshare(CLONE_NEWUSER) == 0, os.strerror(ctypes.get_errno())
-Path("/proc/self/setgroups").write_text("deny")
-Path("/proc/self/uid_map").write_text(f"{before[0]} {before[0]} 1")
-Path("/proc/self/gid_map").write_text(f"{before[1]} {before[1]} 1")
-Path("/proc/sys/user/max_user_namespaces").write_text("0")  # of this namespace alone
-"""
-"""What a process does to be one whose namespaces are forbidden. It has to be without threads."""
-
-
-def run_forbidden(code: str, **environ: str) -> None:
-    run_python(
-        "import os" + FORBIDDEN + PRELUDE + textwrap.dedent(code),
-        **({"ZERROW_HUGE_PAGES": "auto"} | environ),
-    )
-
 
 # --- who gets them ---
 
@@ -319,6 +257,27 @@ def test_large_memory_goes_back_when_it_is_freed() -> None:
         assert all(set(w.to_pybytes()) == {1} for w in walls)
         """,
         ZERROW_DECAY_MS="0",
+    )
+
+
+@needs_huge_pages
+@pytest.mark.parametrize("mib", [1.9, 4, 7.5, 8])
+def test_what_stays_between_what_goes_keeps_nothing_beside_itself(mib: float) -> None:
+    """As of a table that is made with the help of another one, which goes."""
+    run(
+        f"""
+        import time
+        memory.start()
+        _native.arena_segment()
+        size, kept = int({mib} * (1 << 20)), []
+        whole = -(-size // (2 << 20)) * (2 << 20)
+        for n in range(6):
+            small, helper = fill(8000), fill(size)
+            kept.append(fill(size))
+            del small, helper
+            while resident() > len(kept) * whole: time.sleep(0.01)
+        """,
+        ZERROW_DECAY_MS="40",
     )
 
 

@@ -18,7 +18,8 @@ from zerrow_store.connection import connect
 from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
 
-_MEMORY_FILES = ("/memfd:", "/zerrow (deleted)")
+MEMORY_FILES = ("/memfd:", "/zerrow (deleted)")
+"""How the kernel names memory files: memfds, and those in huge pages."""
 
 _LOOP = """
 import ast, sys, traceback
@@ -158,7 +159,7 @@ def memory_files(pid: int) -> list[str]:
     return [
         path
         for path, link in links.items()
-        if link.startswith(_MEMORY_FILES) and "zerrow-changes" not in link
+        if link.startswith(MEMORY_FILES) and "zerrow-changes" not in link
     ]
 
 
@@ -169,7 +170,7 @@ def spilled_files(server: int) -> list[str]:
     return [
         path
         for path, link in links.items()
-        if "(deleted)" in link and not link.startswith(_MEMORY_FILES)
+        if "(deleted)" in link and not link.startswith(MEMORY_FILES)
     ]
 
 
@@ -181,7 +182,7 @@ def descriptors(pid: int) -> int:
 def mappings(pid: int) -> int:
     """Return how many ranges of memory files a process has mapped."""
     maps = Path(f"/proc/{pid}/maps").read_text()
-    return sum(maps.count(name) for name in _MEMORY_FILES)
+    return sum(maps.count(name) for name in MEMORY_FILES)
 
 
 def kill(pid: int) -> None:

@@ -56,12 +56,16 @@ def test_memory_goes_back_to_the_kernel():
     def resident() -> int:
         return os.fstat(_native.arena_segment()[1]).st_blocks * 512
 
-    eventually(lambda: _native.arena_stats()["warm"] == 0, "what other tests freed has gone")
+    _native.arena_trim(0)  # what other tests freed, and parts of huge pages, too
     before = resident()
     ref = ray.put(make())
     assert resident() >= before + 8 * ROWS
     del ref
-    eventually(lambda: resident() <= before, "the pages have gone back")
+    page = _native.arena_stats()["page"]
+    # Two huge pages may be kept by small allocations that others have in them.
+    kept = 2 * page if page > os.sysconf("SC_PAGE_SIZE") else 0
+    assert kept < 8 * ROWS
+    eventually(lambda: resident() <= before + kept, "the pages have gone back")
 
 
 def test_put_in_a_driver_is_freed():

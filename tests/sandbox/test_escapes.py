@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.capabilities import needs_sandboxes
+from tests.node.helpers import MEMORY_FILES
 from tests.sandbox.conftest import eventually, groups, sandboxes, where
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
@@ -144,7 +145,9 @@ def _memory_has(marker: bytes, writable: bool = False) -> bool:
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
         for line in maps.readlines():
             words = line.split()
-            if "memfd" not in line or words[1] != ("rw-s" if writable else "r--s"):
+            if not any(name in line for name in MEMORY_FILES) or words[1] != (
+                "rw-s" if writable else "r--s"
+            ):
                 continue
             start, end = (int(part, 16) for part in words[0].split("-"))
             for at in range(start, end, 1 << 20):

@@ -37,7 +37,7 @@ def examine() -> list[Check]:
         ("memory budget", True, _budget),
         ("descriptors", True, _descriptors),
         ("mappings", False, _mappings),
-        ("huge pages", False, _huge_pages),
+        ("huge pages", False, huge_pages_of_arenas),
         ("logs", False, _logs),
         ("kernelzero", False, _kernelzero),
         ("sandbox: namespaces", False, _sandbox_namespaces),
@@ -105,7 +105,8 @@ def _mappings() -> str:
     return f"{int(Path('/proc/sys/vm/max_map_count').read_text()):,} for each process"
 
 
-def _huge_pages() -> str:
+def huge_pages_of_arenas() -> str:
+    """Say in which huge pages arenas are here; raise RuntimeError with the reason if in none."""
     from zerrow_store.config import MemoryConfig
     from zerrow_store.memory import huge_pages
 

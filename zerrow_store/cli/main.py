@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from zerrow_store.cli import cache, memory
-from zerrow_store.cli.doctor import examine
+from zerrow_store.cli.doctor import examine, huge_pages_of_arenas
 from zerrow_store.cli.output import print_fields, print_rows
 from zerrow_store.errors import StoreUnavailableError, ZerrowError
 from zerrow_store.node.budget import default_budget, default_eviction
@@ -110,7 +110,12 @@ def _status(options: argparse.Namespace) -> int:
 
     stats = Client(options.name).stats().as_dict()
     sizes = [name for name in stats if name.startswith("bytes") or name == "budget"]
-    print_fields({"name": options.name, **stats}, sizes=sizes, form=options.format)
+    try:
+        huge_pages = huge_pages_of_arenas()
+    except RuntimeError as error:
+        huge_pages = f"none: {error}"
+    fields = {"name": options.name, **stats, "huge_pages": huge_pages}
+    print_fields(fields, sizes=sizes, form=options.format)
     return 0
 
 

@@ -20,15 +20,18 @@ namespace {
 constexpr uint32_t kPrivateMax = 1000;
 // From here on zeroed memory is taken cold: the pages that are not used then cost nothing.
 constexpr uint64_t kZeroedCold = 4u << 20;
-// Larger ones begin at a huge page: when they are freed, all of their memory can go back.
-constexpr uint64_t kAligned = 16u << 20;
+// Whole huge pages may take an eighth more than is asked for.
+constexpr uint64_t kWaste = 8;
 // Smaller allocations do not wait when producers are held back.
 constexpr uint64_t kHeldBackMin = 1u << 20;
 
+// Whole huge pages, where an allocation fills them: when it is freed, all of its memory can go back,
+// whatever lies beside it. Coarser for larger ones, so that sizes which differ little recycle each
+// other's memory.
 uint64_t ExtentLength(uint64_t size) {
-  // Coarser for larger ones, so that sizes which differ little recycle each other's memory.
-  uint64_t granule = size >= kAligned ? kHugePage : size >= (1u << 20) ? 64u << 10 : kPage;
-  return RoundUp(size, std::max(granule, kPage));
+  uint64_t whole = RoundUp(size, kHugePage);
+  if (whole - size <= size / kWaste) return whole;
+  return RoundUp(size, size >= (1u << 20) ? std::max<uint64_t>(64u << 10, kPage) : kPage);
 }
 
 }  // namespace
@@ -83,7 +86,7 @@ bool Arena::AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint6
     std::lock_guard<std::mutex> lock(mutex_);
     Range range;
     uint64_t length = ExtentLength(size);
-    uint64_t alignment = length >= kAligned ? mapping_.page() : kPage;
+    uint64_t alignment = length % kHugePage == 0 ? mapping_.page() : kPage;
     if (!free_.Take(length, alignment, prefer_warm, &range, warm)) return false;
     extents_[range.offset] = {range.length, size, children_.epoch(), 0, origin, false, false};
     *offset = range.offset;

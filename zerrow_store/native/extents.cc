@@ -157,21 +157,31 @@ bool FreeExtents::TakeKind(uint64_t length, uint64_t alignment, bool warm, Range
   return true;
 }
 
+bool FreeExtents::FitsPartlyWarm(Range warm, uint64_t length, uint64_t alignment, Range* out) const {
+  uint64_t begin = RoundUp(warm.offset, alignment);
+  if (begin >= warm.end()) return false;
+  uint64_t end = FreeUpTo(warm.offset, begin + length);
+  if (end < begin + length) {
+    if (end < length) return false;
+    begin = (end - length) / alignment * alignment;
+    if (FreeDownTo(warm.offset, begin) > begin) return false;
+  }
+  *out = {begin, length};
+  return true;
+}
+
 bool FreeExtents::TakePartlyWarm(uint64_t length, uint64_t alignment, Range* out) {
+  // The longest first; of those, what lies lowest: holes are filled before new memory is begun.
+  const ByNumber& ranges = by_length_[1];
   int tries = kTries;
-  for (auto it = by_length_[1].rbegin(); it != by_length_[1].rend() && tries-- > 0; ++it) {
-    Range warm{it->second, it->first};
-    uint64_t begin = RoundUp(warm.offset, alignment);
-    if (begin >= warm.end()) continue;
-    uint64_t end = FreeUpTo(warm.offset, begin + length);
-    if (end < begin + length) {
-      if (end < length) continue;
-      begin = (end - length) / alignment * alignment;
-      if (FreeDownTo(warm.offset, begin) > begin) continue;
+  for (auto end = ranges.end(); end != ranges.begin() && tries > 0;) {
+    auto longest = ranges.lower_bound({std::prev(end)->first, 0});
+    for (auto it = longest; it != end && tries-- > 0; ++it) {
+      if (!FitsPartlyWarm({it->second, it->first}, length, alignment, out)) continue;
+      Carve(*out);
+      return true;
     }
-    *out = {begin, length};
-    Carve(*out);
-    return true;
+    end = longest;
   }
   return false;
 }

@@ -75,6 +75,7 @@ class FreeExtents {
   void Carve(Range range);
   void Cut(Range range);
   bool TakeKind(uint64_t length, uint64_t alignment, bool warm, Range* out);
+  bool FitsPartlyWarm(Range warm, uint64_t length, uint64_t alignment, Range* out) const;
   bool TakePartlyWarm(uint64_t length, uint64_t alignment, Range* out);
   void TakeReturnable(uint64_t offset, uint64_t most, Range* out);
 

@@ -1,15 +1,16 @@
 // See memory_file.h.
 //
 // The child is no copy of this process: like posix_spawn's it shares its memory, while the thread
-// that makes it waits, and makes nothing but system calls. It shares the descriptors, too, so the
-// file is there when it has ended. No handler of pthread_atfork runs, and no wait() of the program
-// sees it: it ends without a signal.
+// that makes it waits, and makes nothing but system calls. Its descriptors are its own, and it sends
+// the file's: wherever it is killed, nothing is left of it. No handler of pthread_atfork runs, and no
+// wait() of the program sees it: it ends without a signal.
 #include "memory_file.h"
 
 #include <fcntl.h>
 #include <linux/mount.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -69,9 +70,46 @@ Made OnOwnTmpfs() {
   return made;
 }
 
+// One descriptor as the ancillary data of a message of one byte.
+struct Passed {
+  alignas(cmsghdr) uint8_t control[CMSG_SPACE(sizeof(int))] = {};
+  uint8_t byte = 0;
+  iovec data{&byte, 1};
+  msghdr message{};
+
+  Passed() {
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+  }
+};
+
+bool Send(int channel, int fd) {
+  Passed passed;
+  cmsghdr* header = CMSG_FIRSTHDR(&passed.message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(header), &fd, sizeof(int));
+  return sendmsg(channel, &passed.message, MSG_NOSIGNAL) == 1;
+}
+
+// -1 if nothing was sent: the other end of the channel is closed then.
+int Receive(int channel) {
+  Passed passed;
+  if (recvmsg(channel, &passed.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return -1;
+  cmsghdr* header = CMSG_FIRSTHDR(&passed.message);
+  int fd = -1;
+  if (header != nullptr && header->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(header), sizeof(int));
+  return fd;
+}
+
 struct Child {
   std::string user, group;  // maps of ids
-  Made made;
+  int channel;
+  const char* step = "the process that was to make the file was killed";
+  int error = 0;
 };
 
 bool WriteTo(const char* path, const std::string& text) {
@@ -88,27 +126,42 @@ int RunChild(void* argument) {
   auto* child = static_cast<Child*>(argument);
   bool mapped = WriteTo("/proc/self/setgroups", "deny") && WriteTo("/proc/self/uid_map", child->user) &&
                 WriteTo("/proc/self/gid_map", child->group);
-  child->made = mapped ? OnOwnTmpfs() : Failed("ids in a user namespace");
+  Made made = mapped ? OnOwnTmpfs() : Failed("ids in a user namespace");
+  if (made.fd >= 0 && !Send(child->channel, made.fd)) made = Failed("passing a file");
+  child->step = made.step;
+  child->error = made.error;
   return 0;
 }
 
-Made InUserNamespace() {
+// Runs the child to its end. 0, or why there was none.
+int Run(Child* child) {
   constexpr size_t kStack = 64u << 10;
-  auto map = [](auto id) { return std::to_string(id) + " " + std::to_string(id) + " 1"; };
-  Child child{map(geteuid()), map(getegid()), {-1, "a user namespace", ECHILD}};
   void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (stack == MAP_FAILED) return Failed("a user namespace");
+  if (stack == MAP_FAILED) return errno;
   // No handler of the program may run in the child.
   sigset_t all, old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  constexpr int kFlags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_NEWUSER | CLONE_NEWNS;
-  int pid = clone(RunChild, static_cast<uint8_t*>(stack) + kStack, kFlags, &child);
-  if (pid < 0) child.made = Failed("a user namespace");
+  constexpr int kFlags = CLONE_VM | CLONE_VFORK | CLONE_NEWUSER | CLONE_NEWNS;
+  int pid = clone(RunChild, static_cast<uint8_t*>(stack) + kStack, kFlags, child);
+  int error = pid < 0 ? errno : 0;
   while (pid > 0 && waitpid(pid, nullptr, __WCLONE) < 0 && errno == EINTR) continue;
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
   munmap(stack, kStack);
-  return child.made;
+  return error;
+}
+
+Made InUserNamespace() {
+  auto map = [](auto id) { return std::to_string(id) + " " + std::to_string(id) + " 1"; };
+  int channel[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0) return Failed("a channel");
+  Child child{map(geteuid()), map(getegid()), channel[1]};
+  int error = Run(&child);
+  close(channel[1]);
+  Made made{Receive(channel[0]), child.step, child.error};
+  close(channel[0]);
+  if (error != 0) return {-1, "a user namespace", error};
+  return made;
 }
 
 std::string Setting(const char* name) {
@@ -155,7 +208,9 @@ bool GetsHugePage(int fd) {
   return huge;
 }
 
-std::string Words(const Made& made) { return std::string(made.step) + ": " + strerror(made.error); }
+std::string Words(const Made& made) {
+  return made.error == 0 ? made.step : std::string(made.step) + ": " + strerror(made.error);
+}
 
 }  // namespace
 
