@@ -76,6 +76,10 @@ class Store:
         (pid,) = self.remains()
         return pid
 
+    def is_complete(self) -> bool:
+        """Whether the server has its second supervisor, which comes a moment after it."""
+        return self.connected().stats().supervisors == 2
+
     def remains(self) -> list[int]:
         """Return the pids of this store's servers."""
         return processes("zerrow_store.node.server", self.name)

@@ -194,6 +194,7 @@ def test_thousands_of_objects_leave_nothing(client):
             client.get(object_id)
             client.delete(object_id)
 
+    eventually(lambda: client.stats().supervisors == 2, "both supervisors are there")
     cycle(100)
     gc.collect()
     before, pins = usage(), pinned()

@@ -225,6 +225,7 @@ def test_counters_stay_countable(store: Store, raw: Raw) -> None:
 def test_descriptors_nobody_asked_for_do_not_pile_up(store: Store) -> None:
     client = store.connected()
     client.stats()
+    wait_until(store.is_complete)
     before = descriptors(store.server_pid())
     raw = Raw(store.name)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -259,6 +260,7 @@ def test_who_does_not_read_neither_stops_nor_fills_the_store(store: Store) -> No
 
 def test_a_server_out_of_descriptors_goes_on(store: Store) -> None:
     client = store.connected()
+    wait_until(store.is_complete)
     server = store.server_pid()
     limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
     resource.prlimit(server, resource.RLIMIT_NOFILE, (descriptors(server) + 4, limits[1]))

@@ -144,6 +144,7 @@ def test_requests_of_all_kinds_in_any_order(store: Store) -> None:
     fds = [memfd(1 << 20), os.open(os.devnull, os.O_RDONLY)]
     client = store.connected()
     client.delete(client.put(table(10)))  # its segment is attached
+    wait_until(store.is_complete)
     before = descriptors(store.server_pid())
     bodies = {kind: [body, *malformed(body)] for kind, body in WELL_FORMED.items()}
     with unharmed(store):
@@ -169,6 +170,7 @@ def test_requests_of_all_kinds_in_any_order(store: Store) -> None:
 def test_descriptors_of_a_refused_request_are_not_the_next_ones(store: Store) -> None:
     client = store.connected()
     client.stats()
+    wait_until(store.is_complete)
     before = descriptors(store.server_pid())
     peer = Peer(store.name)
     right, wrong = memfd(1 << 20), memfd(1 << 21)
