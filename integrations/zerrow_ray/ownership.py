@@ -92,7 +92,7 @@ class Ownership:
             del event
 
     def _tie(self, reference: bytes, object_ids: set[bytes]) -> bool:
-        ref = ray_compat.make_ref(reference)
+        ref = ray_compat.uncounted_ref(reference)
         return ref is not None and self.delete_with(ref, list(object_ids))
 
     def _adopt(self, object_id: bytes, reference: bytes) -> None:
@@ -125,7 +125,7 @@ class Ownership:
         if task in self._followed:
             return
         self._followed.add(task)
-        ref = ray_compat.make_ref(stream_of(task))
+        ref = ray_compat.uncounted_ref(stream_of(task))
 
         def gone(_: bytes) -> None:
             self._queue.put(lambda: self._stream_gone(task))

@@ -57,6 +57,7 @@ _EXPECTED = {
     "ray.remote_function:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:RemoteFunction._remote": ["self", "args", "kwargs"],
     "ray.remote_function:RemoteFunction.__init__": ["self", "language", "function"],
+    "ray:ObjectRef._set_id": None,
     "ray._private.object_ref_generator:ObjectRefGenerator._next_sync": ["self", "timeout_s"],
     "ray._private.object_ref_generator:ObjectRefGenerator._next_async": ["self", "timeout_s"],
     "ray._private.object_ref_generator:ObjectRefGenerator._get_next_ref_n": ["self", "num_refs"],
@@ -340,18 +341,24 @@ def when_out_of_scope(ref: ray.ObjectRef, action: Callable[[bytes], None]) -> bo
     return registered
 
 
-def make_ref(reference: bytes) -> ray.ObjectRef | None:
-    """Return the reference of this id; None if Ray was shut down."""
+def uncounted_ref(reference: bytes) -> ray.ObjectRef | None:
+    """Return the reference of this id, good for asking after it; None if Ray was shut down.
+
+    It is not counted. A counted one is an entry in Ray's books, also of an id that Ray is just
+    about to own, which then ends the process ("Check failed: owned_by_us").
+    """
     if not hasattr(ray._private.worker.global_worker, "core_worker"):
         return None
-    return ray.ObjectRef(reference)
+    ref = ray.ObjectRef.__new__(ray.ObjectRef)
+    ref._set_id(reference)
+    return ref
 
 
 def owner_of(reference: bytes) -> bytes | None:
     """Return the worker that owns a reference; None if this one has not heard of that."""
     core_worker = ray._private.worker.global_worker.core_worker
     try:
-        serialized = core_worker.get_owner_address(ray.ObjectRef(reference))
+        serialized = core_worker.get_owner_address(uncounted_ref(reference))
     except ValueError:
         return None
     owner: bytes = Address.FromString(serialized).worker_id
