@@ -9,6 +9,7 @@ import decimal
 import itertools
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
@@ -219,6 +220,9 @@ def scalars(kind: pa.DataType) -> st.SearchStrategy[Any]:
         return st.booleans()
     if pa.types.is_integer(kind):
         return _integers(kind.bit_width, pa.types.is_signed_integer(kind))
+    if pa.types.is_float16(kind):
+        # pyarrow up to 20 takes no others.
+        return st.floats(width=16, allow_nan=False).map(np.float16)
     if pa.types.is_floating(kind):
         return st.floats(width=kind.bit_width, allow_nan=False)
     if pa.types.is_decimal(kind):

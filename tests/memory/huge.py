@@ -24,7 +24,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user"
 _ASKED_FOR = {"ZERROW_HUGE_PAGES": "auto"}
 
 PRELUDE = """
-import os, sys
+import errno, os, sys
 import numpy as np, pyarrow as pa
 from zerrow_store import errors, memory
 from zerrow_store.config import MemoryConfig

@@ -187,7 +187,6 @@ class ArenaMachine(RuleBasedStateMachine):
 _settings = settings(
     max_examples=150,
     stateful_step_count=60,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -239,12 +239,12 @@ def test_memory_is_freed_after_the_interpreter_has_gone() -> None:
 def test_an_unexpected_numpy_handler_is_refused() -> None:
     out = run_python(
         """
-        import ctypes, logging, sys
+        import ctypes, importlib, logging, sys
         logging.basicConfig(stream=sys.stdout, format="%(message)s")
         import numpy as np
         from zerrow_store import memory
-        capsule = np._core.multiarray.get_handler_name
-        import numpy._core._multiarray_umath as core
+        numpy_core = "numpy._core" if np.__version__ >= "2" else "numpy.core"
+        core = importlib.import_module(f"{numpy_core}._multiarray_umath")
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
         table = get(core._ARRAY_API, None)

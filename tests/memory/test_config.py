@@ -52,7 +52,7 @@ def test_defaults_follow_the_machine() -> None:
     config = MemoryConfig.from_environment({})
     assert config.arena_capacity == 2 * machine_memory()
     assert config.warm_limit == min(4 << 30, machine_memory() // 8)
-    assert config.decay_ms == 500
+    assert config.decay_ms == 5000
     assert config.capture_arrow
     assert config.capture_numpy
 
@@ -110,12 +110,12 @@ def test_each_capture_can_be_switched_off() -> None:
         )
 
 
-def test_another_pyarrow_is_an_import_error() -> None:
+def test_an_unknown_pyarrow_is_an_import_error() -> None:
     run_python(
         """
         import sys, types
         fake = types.ModuleType("zerrow_store.native._build_info")
-        fake.PYARROW_VERSION = "1.2.3"
+        fake.SO_VERSIONS = ("100", "2601")
         sys.modules["zerrow_store.native._build_info"] = fake
         from zerrow_store import memory
         def load():
@@ -124,7 +124,7 @@ def test_another_pyarrow_is_an_import_error() -> None:
             try:
                 use()
             except ImportError as error:
-                assert "built for pyarrow 1.2.3" in str(error) and "pyarrow==1.2.3" in str(error)
+                assert "built for pyarrow 1.0, 26.1, but pyarrow " in str(error), error
             else:
                 raise AssertionError
             assert "zerrow_store.native._native" not in sys.modules

@@ -93,6 +93,31 @@ def test_what_is_in_use_counts_for_the_bound_of_the_unpublished() -> None:
     )
 
 
+@pytest.mark.parametrize("size", [100, 7600 << 10], ids=["slabs", "ends of pages"])
+def test_all_that_is_in_memory_and_no_objects_counts_for_that_bound(size: int) -> None:
+    """Also what small allocations lie in, and what is left at the end of what was published."""
+    run(
+        f"""
+        size = {size}
+        if size < 1000:
+            kept = [fill(n) for n in range(64, 32 << 10, 64)]
+        else:
+            kept = [fill(size) for _ in range(16)]
+            kept = [pa.Array.from_buffers(pa.uint8(), size, [None, b]) for b in kept]
+            encoded = [_native.encode(array) for array in kept]
+        _native.arena_trim(0)
+        _native.bound_unpublished(24 << 20)
+        for _ in range(3):
+            helpers = [fill(8 << 20) for _ in range(5)]
+            del helpers
+            stats = _native.arena_stats()
+            assert stats["warm"] >= 10 << 20
+            assert resident() - stats["pinned"] <= 24 << 20, (resident(), stats)
+        """,
+        ZERROW_DECAY_MS="1000000",
+    )
+
+
 @pytest.mark.parametrize("setting", ["ZERROW_WARM_LIMIT", "ZERROW_DECAY_MS"])
 def test_nothing_stays_warm_at_zero(setting: str) -> None:
     run(
@@ -182,3 +207,57 @@ def test_a_warm_range_at_the_end_of_a_cold_one_is_used_with_what_is_before_it() 
         """,
         ZERROW_DECAY_MS="60000",
     )
+
+
+GROUP = """
+from pathlib import Path
+from zerrow_store.cgroups import MemoryGroup
+from zerrow_store.memory import capture
+group = MemoryGroup(*(Path(name).absolute() for name in ("limit", "usage", "stat", "pressure")))
+capture.memory_groups = lambda: [MemoryGroup(*map(str, group))]
+group.limit.write_text("1000000000\\n")
+group.usage.write_text("950000000\\n")
+group.stat.write_text("cache 1\\ninactive_file 200000000\\n")
+group.pressure.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=5000000\\nfull total=0\\n")
+"""
+SHORT = {
+    "more is used": 'group.usage.write_text("1080000000")',
+    "files are in use": 'group.stat.write_text("inactive_file 1000000")',
+    "files of version 1": 'group.stat.write_text("inactive_file 900\\ntotal_inactive_file 5")',
+    "there is a smaller limit": 'group.limit.write_text("800000000")',
+    "somebody waits": 'group.pressure.write_text("some total=9000000000")',
+}
+
+
+@pytest.mark.parametrize("becomes_short", SHORT.values(), ids=SHORT.keys())
+def test_memory_goes_at_once_where_it_is_short(tmp_path, monkeypatch, becomes_short: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = f"""
+fill(64 << 20)
+time.sleep(1)  # some ticks
+assert _native.arena_stats()["warm"] >= 64 << 20
+{becomes_short}
+while _native.arena_stats()["warm"] >= 8 << 20: time.sleep(0.01)
+"""
+    run_python(GROUP + PRELUDE + code, ZERROW_DECAY_MS="1000000")
+
+
+@pytest.mark.parametrize(
+    "says_nothing",
+    [
+        'group.limit.write_text("max")',
+        'group.limit.write_text("9223372036854771712")',
+        "group.limit.unlink()",
+        'group.usage.unlink(); group.stat.unlink(); group.pressure.write_text("garbage")',
+    ],
+)
+def test_a_cgroup_that_says_nothing_is_not_short(tmp_path, monkeypatch, says_nothing: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = f"""
+group.usage.write_text("1080000000")
+{says_nothing}
+fill(64 << 20)
+time.sleep(1)
+assert _native.arena_stats()["warm"] >= 64 << 20
+"""
+    run_python(GROUP + PRELUDE + code, ZERROW_DECAY_MS="1000000")

@@ -23,7 +23,7 @@ def test_arenas_are_in_huge_pages_where_there_are_any() -> None:
 def test_the_setting(mode: str) -> None:
     environ = {"ZERROW_HUGE_PAGES": f" {mode.upper()} "}
     assert MemoryConfig.from_environment(environ).huge_pages == mode
-    assert MemoryConfig.from_environment({}).huge_pages == "off"
+    assert MemoryConfig.from_environment({}).huge_pages == "auto"
     with pytest.raises(ValueError, match="ZERROW_HUGE_PAGES: 'yes' is not auto, on or off"):
         MemoryConfig.from_environment({"ZERROW_HUGE_PAGES": "yes"})
 
@@ -243,6 +243,39 @@ def test_an_idle_process_holds_two_huge_pages_at_most() -> None:
 
 
 @needs_huge_pages
+def test_small_allocations_of_every_size_fit_into_two_huge_pages() -> None:
+    run(
+        """
+        import time
+        memory.start()
+        sizes = [*range(64, 513, 64)]
+        sizes += [(512 << k) + (128 << k) * n for k in range(6) for n in (1, 2, 3, 4)]
+        assert len(sizes) == 32 and sizes[-1] == 32 << 10
+        kept = [fill(size) for size in sizes]
+        while resident() > 4 << 20: time.sleep(0.01)
+        """,
+        ZERROW_DECAY_MS="40",
+    )
+
+
+@needs_huge_pages
+def test_an_idle_process_gives_back_parts_of_huge_pages() -> None:
+    """What stays of what it made holds little beside itself, wherever it lies."""
+    run(
+        """
+        import time
+        memory.start()
+        buffers = [fill(64 << 10) for _ in range(512)]  # of 16 huge pages, one in 32 stays
+        kept = buffers[::32]
+        del buffers
+        while resident() > 4 << 20: time.sleep(0.01)
+        assert all(set(k.to_pybytes()) == {1} for k in kept)
+        """,
+        ZERROW_DECAY_MS="40",
+    )
+
+
+@needs_huge_pages
 def test_large_memory_goes_back_when_it_is_freed() -> None:
     run(
         """
@@ -309,6 +342,35 @@ def test_parts_of_huge_pages_go_back_where_memory_is_short() -> None:
         assert resident() - before == 2 << 20
         """,
         ZERROW_DECAY_MS="100",
+    )
+
+
+@needs_huge_pages
+def test_what_is_given_back_of_a_page_does_not_come_back() -> None:
+    """khugepaged would make the page whole again."""
+    run(
+        """
+        import ctypes, time
+        MADV_COLLAPSE = 25
+        memory.start()
+        buffers = [fill(64 << 10) for _ in range(512)]
+        kept = buffers[::32]
+        del buffers
+        _native.arena_trim(0)
+        split = most = resident()
+        assert split <= 2 << 20
+        madvise = ctypes.CDLL(None, use_errno=True).madvise
+        madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        for k in kept:
+            if madvise(k.address & -(2 << 20), 2 << 20, MADV_COLLAPSE) != 0:
+                # Before Linux 6.1 nobody can ask for it.
+                assert ctypes.get_errno() == errno.EINVAL, os.strerror(ctypes.get_errno())
+                sys.exit()
+            most = max(most, resident())
+        assert most > split
+        while resident() > split: time.sleep(0.01)
+        assert all(set(k.to_pybytes()) == {1} for k in kept)
+        """
     )
 
 

@@ -2,6 +2,8 @@
 
 import random
 import struct
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -66,3 +68,24 @@ def test_threads_do_not_disturb_each_other(count: int) -> None:
     for name in ("live", "pinned", "quarantined"):
         assert after[name] == before[name]
     assert after["warm"] == 0
+
+
+ENDING = """
+import threading, time
+from zerrow_store import memory
+from zerrow_store.native import _native
+memory.start()
+def use():
+    while True:
+        _native.bound_unpublished(1 << 20)
+        _native.arena_trim(0)
+for _ in range(3):
+    threading.Thread(target=use, daemon=True).start()
+time.sleep(0.05)
+"""
+
+
+def test_a_process_ends_while_its_daemon_threads_are_in_the_arena() -> None:
+    for _ in range(3):
+        ran = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True)
+        assert (ran.returncode, ran.stderr) == (0, "")

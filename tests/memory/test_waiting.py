@@ -1,5 +1,6 @@
 """Nobody waits for what takes long with a lock that others need: the GIL, or the arena's."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,8 +22,10 @@ def slow_page_map(
     source = Path(__file__).with_name("slow_page_map.c")
     options = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([compiler, *options, "-o", made / "slow.so", source, "-ldl"], check=True)
+    # Behind what this process runs with: a sanitizer has to come first.
+    preloaded = [*os.environ.get("LD_PRELOAD", "").split(), str(made / "slow.so")]
     return ({"ZERROW_TEST_NO_SCAN": "1"} if request.param == "read" else {}) | {
-        "LD_PRELOAD": str(made / "slow.so"),
+        "LD_PRELOAD": " ".join(preloaded),
         "ZERROW_TEST_THERE": str(made / "there"),
         "ZERROW_TEST_GO": str(made / "go"),
     }

@@ -11,6 +11,7 @@ begun in the native package.
 import logging
 from collections.abc import Callable
 
+from zerrow_store.cgroups import memory_groups
 from zerrow_store.config import MemoryConfig
 from zerrow_store.forks import Lock
 from zerrow_store.memory import huge_pages, kernelzero
@@ -38,6 +39,7 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
             decay_ms=config.decay_ms,
             huge_pages=config.huge_pages,
             sealable=config.arena_sealable,
+            groups=memory_groups(),
         )
         _switch("Arrow", _native.capture_arrow, config.capture_arrow)
         _switch("NumPy", _native.capture_numpy, config.capture_numpy)

@@ -1,9 +1,9 @@
-"""The compiled module, loaded only beside the pyarrow that it was built with."""
+"""The compiled module for the libarrow of this process."""
 
-from zerrow_store.native.version import check_pyarrow
+from zerrow_store.native.version import choose_module
 
-check_pyarrow()
+choose_module()
 
-from zerrow_store.native import _native  # noqa: E402  (after the check)
+from zerrow_store.native import _native  # noqa: E402  (found once it is chosen)
 
 __all__ = ["_native"]

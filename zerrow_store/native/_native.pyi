@@ -1,5 +1,6 @@
 """Compiled part of zerrow_store: memory and messages. This stub is its documentation."""
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -30,10 +31,13 @@ def configure_arena(
     capacity: int,
     warm_limit: int,
     decay_ms: int,
-    huge_pages: str = "off",
+    huge_pages: str = "auto",
     sealable: bool = False,
+    groups: Sequence[tuple[str, str, str, str]] = ...,
 ) -> None:
     """Set the options of arenas made from now on (bytes, bytes, milliseconds).
+
+    groups: the memory cgroups to watch, as `zerrow_store.cgroups.MemoryGroup`s.
 
     sealable: whoever has the descriptor may add seals, against writing for one.
     """
@@ -47,7 +51,7 @@ def arena_segment() -> tuple[bytes, int, int]:
 
 def arena_stats() -> ArenaStats: ...
 def arena_reset_peak() -> int:
-    """Return the bytes of large allocations that are not pinned; count their peak anew."""
+    """Return the bytes that are in use and not pinned; count their peak anew."""
 
 def arena_trim(keep: int = 0) -> None: ...
 def hold_back(seconds: float) -> None:

@@ -28,9 +28,9 @@ constexpr uint64_t kHeldBackMin = 1u << 20;
 // Whole huge pages, where an allocation fills them: when it is freed, all of its memory can go back,
 // whatever lies beside it. Coarser for larger ones, so that sizes which differ little recycle each
 // other's memory.
-uint64_t ExtentLength(uint64_t size) {
-  uint64_t whole = RoundUp(size, kHugePage);
-  if (whole - size <= size / kWaste) return whole;
+uint64_t ExtentLength(uint64_t size, uint64_t page) {
+  uint64_t whole = RoundUp(size, page);
+  if (page == kHugePage && whole - size <= size / kWaste) return whole;
   return RoundUp(size, size >= (1u << 20) ? std::max<uint64_t>(64u << 10, kPage) : kPage);
 }
 
@@ -85,31 +85,36 @@ bool Arena::AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint6
   {
     std::lock_guard<std::mutex> lock(mutex_);
     Range range;
-    uint64_t length = ExtentLength(size);
+    uint64_t length = ExtentLength(size, mapping_.page());
     uint64_t alignment = length % kHugePage == 0 ? mapping_.page() : kPage;
     if (!free_.Take(length, alignment, prefer_warm, &range, warm)) return false;
     extents_[range.offset] = {range.length, size, children_.epoch(), 0, origin, false, false};
     *offset = range.offset;
-    AddUnpublished(range.length);
+    AddTaken(range.length);
     excess = ExcessWarm();
   }
   GiveBack(excess.bytes, excess.which);
   return true;
 }
 
-void Arena::AddUnpublished(uint64_t length) {
-  unpublished_ += length;
-  unpublished_peak_ = std::max(unpublished_peak_, unpublished_);
+void Arena::AddTaken(uint64_t length) {
+  taken_ += length;
+  NotePeak();
+  used_ = true;
 }
+
+uint64_t Arena::Unpublished() const { return taken_ - std::min<uint64_t>(taken_, pinned_); }
+
+void Arena::NotePeak() { unpublished_peak_ = std::max(unpublished_peak_, Unpublished()); }
 
 uint64_t Arena::ResetPeak() {
   std::lock_guard<std::mutex> lock(mutex_);
-  return unpublished_peak_ = unpublished_;
+  return unpublished_peak_ = Unpublished();
 }
 
 Arena::Excess Arena::ExcessWarm() const {
   uint64_t warm = free_.warm();
-  uint64_t left = unpublished_limit_ - std::min(unpublished_limit_, unpublished_);
+  uint64_t left = unpublished_limit_ - std::min(unpublished_limit_, Unpublished());
   uint64_t bound = decay_ms_ == 0 ? 0 : std::min(left, warm_limit_);
   return {warm - std::min(warm, bound), warm > left ? Which::kAny : Which::kLargest};
 }
@@ -119,6 +124,7 @@ bool Arena::TakeSlab(uint64_t* offset) {
   Range range;
   bool warm;
   if (!free_.Take(kSlabBytes, kSlabBytes, true, &range, &warm)) return false;
+  AddTaken(range.length);
   *offset = range.offset;
   return true;
 }
@@ -137,7 +143,8 @@ bool Arena::HoldSlot(uint64_t offset, uint32_t born, uint64_t size) {
 
 void Arena::PutWarm(Range range) {
   free_.Put(range, true);
-  watch_ = true;
+  taken_ -= range.length;
+  watch_ = used_ = true;
 }
 
 void Arena::Hold(uint64_t offset, uint32_t born, uint64_t size) {
@@ -167,10 +174,7 @@ void Arena::Free(uint8_t* address) {
     }
     size = it->second.size;
     it->second.freed = true;
-    if (it->second.pins == 0) {
-      unpublished_ -= it->second.length;
-      Retire(it);
-    }
+    if (it->second.pins == 0) Retire(it);
     excess = ExcessWarm();
   }
   live_ -= size;
@@ -241,12 +245,11 @@ bool Arena::ResizeExtent(uint64_t offset, uint64_t size) {
   Extent& extent = it->second;
   // A tiny rest is better off in a slab: a page of its own would be mostly empty.
   if (size <= kPage && extent.origin != Origin::kNumpy) return false;
-  uint64_t length = ExtentLength(size);
+  uint64_t length = ExtentLength(size, mapping_.page());
   if (length > extent.length && !GrowExtent(it, length)) return false;
   // The tail stays where a child may read it, or where a mapping would have to be split.
   if (length < extent.length && !extent.is_private && !children_.MaySee(extent.born)) {
     PutWarm({offset + length, extent.length - length});
-    unpublished_ -= extent.length - length;
     extent.length = length;
   }
   live_ += size - extent.size;
@@ -258,7 +261,7 @@ bool Arena::GrowExtent(Extents::iterator it, uint64_t length) {
   Extent& extent = it->second;
   if (extent.is_private) return false;  // the new part would not be
   if (!free_.TakeAt(it->first + extent.length, length - extent.length)) return false;
-  AddUnpublished(length - extent.length);
+  AddTaken(length - extent.length);
   extent.length = length;
   return true;
 }
@@ -304,10 +307,7 @@ bool Arena::PinExtent(uint64_t offset) {
       extent.is_private = true;
       ++private_count_;
     }
-    if (extent.pins++ == 0) {
-      pinned_ += extent.size;
-      unpublished_ -= extent.length;
-    }
+    if (extent.pins++ == 0) pinned_ += extent.size;
   }
   // The pin keeps the range as it is while its pages are looked at.
   if (published.length == 0 || !mapping_.Written(published)) return true;
@@ -319,20 +319,21 @@ void Arena::Unpin(uint64_t offset) {
   if (inherited_) return;  // the parent's pins are the parent's
   uint64_t bytes = 0;
   Excess excess;
-  if (!slabs_.Unpin(offset, &bytes)) {
+  if (slabs_.Unpin(offset, &bytes)) {
+    pinned_ -= bytes;
+  } else {
     std::lock_guard<std::mutex> lock(mutex_);
     auto it = extents_.find(offset);
     if (it == extents_.end() || it->second.pins == 0) return;
     if (--it->second.pins == 0) {
-      bytes = it->second.size;
+      pinned_ -= it->second.size;
       if (it->second.freed)
         Retire(it);
       else
-        AddUnpublished(it->second.length);
+        NotePeak();
     }
     excess = ExcessWarm();
   }
-  pinned_ -= bytes;
   GiveBack(excess.bytes, excess.which);
   WakeDecay();
 }
@@ -351,14 +352,17 @@ void Arena::Trim(uint64_t keep) {
 
 void Arena::BoundUnpublished(uint64_t limit) {
   if (inherited_) return;
-  uint64_t warm, excess;
-  {
+  auto excess = [&] {
     std::lock_guard<std::mutex> lock(mutex_);
     unpublished_limit_ = limit;
-    warm = free_.warm();
-    excess = ExcessWarm().bytes;
-  }
-  if (excess > 0) Trim(warm - excess);
+    return ExcessWarm();
+  };
+  if (excess().bytes == 0) return;
+  // Empty slabs and what is held count as in use: what of them is free goes first.
+  ReleaseHeld();
+  slabs_.ReturnIdle(true);
+  Excess left = excess();
+  GiveBack(left.bytes, left.which);
 }
 
 bool Arena::TakeWarm(uint64_t most, Which which, Range* out) {
@@ -367,20 +371,37 @@ bool Arena::TakeWarm(uint64_t most, Which which, Range* out) {
 }
 
 void Arena::GiveBack(uint64_t most, Which which) {
+  if (most == 0) return;
   while (most > 0) {
     Range range;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (!TakeWarm(most, which, &range)) return;
+      if (!TakeWarm(most, which, &range)) break;
+      if (free_.any_split()) watch_ = true;
     }
     // Between the locks the range is nobody's.
     bool punched = mapping_.Punch(range);
     std::lock_guard<std::mutex> lock(mutex_);
     free_.Put(range, !punched);
-    if (!punched) return;  // short of memory for splitting pages, say; the next tick tries again
+    if (!punched) break;  // short of memory for splitting pages, say; the next tick tries again
     punched_ += range.length;
     most -= std::min(most, range.length);
   }
+  WakeDecay();
+}
+
+void Arena::GiveBackAgain() {
+  // khugepaged makes split pages whole again; and a page that is in use at the moment stays whole, but
+  // zeroed, where a hole is punched.
+  std::vector<Range> ranges;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!free_.any_split() || mapping_.Resident() <= taken_ + free_.warm()) return;
+    ranges = free_.TakeGivenBack();
+  }
+  for (Range range : ranges) mapping_.Punch(range);
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (Range range : ranges) free_.Put(range, false);
 }
 
 ArenaStats Arena::Stats() {

@@ -2,9 +2,9 @@
 //
 // Large allocations are page-aligned extents, small ones slots of slabs. Freed memory is
 // recycled warm up to a bound; beyond it, and after a second unused, its pages go back to
-// the kernel: huge ones as a whole, or in parts where memory is short. An allocation that the
-// node store refers to is *pinned*: its memory is not recycled before both its owner has freed
-// it and its last pin is gone.
+// the kernel: huge ones as a whole, or in parts where memory is short or the process idle. An
+// allocation that the node store refers to is *pinned*: its memory is not recycled before both
+// its owner has freed it and its last pin is gone.
 //
 // All members are safe to call from any thread. The arena is never destroyed: buffers may
 // be freed after the interpreter has gone.
@@ -28,6 +28,7 @@
 #include "children.h"
 #include "extents.h"
 #include "mapping.h"
+#include "memory_room.h"
 #include "slabs.h"
 
 namespace zerrow {
@@ -47,7 +48,7 @@ struct ArenaStats {
   uint64_t warm;         // freed bytes that keep their pages
   uint64_t quarantined;  // freed bytes that a forked child may still read
   uint64_t punched;      // bytes given back to the kernel so far
-  uint64_t peak;         // the most that large allocations held that were not pinned
+  uint64_t peak;         // the most that was in use and not pinned
   uint64_t page;         // in pages of this size the kernel gives memory, if it has them free
 };
 
@@ -61,7 +62,7 @@ class Arena final : private SlabSource {
   static Arena* Owner(const void* address);
   // Options for arenas made from now on.
   static void Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, HugePages huge_pages,
-                        bool sealable);
+                        bool sealable, std::vector<MemoryGroup> groups);
 
   // nullptr when the arena is full. Memory is 64-byte aligned, zeroed if asked for.
   uint8_t* Allocate(uint64_t size, Origin origin, bool zeroed = false);
@@ -127,14 +128,17 @@ class Arena final : private SlabSource {
   void ReturnSlab(uint64_t offset) override;
   bool HoldSlot(uint64_t offset, uint32_t born, uint64_t size) override;
 
-  void AddUnpublished(uint64_t length);
+  // With the lock, as all that follow up to ExcessWarm.
+  void AddTaken(uint64_t length);
+  uint64_t Unpublished() const;
+  void NotePeak();
   // In which order warm memory is given back, in whole pages; kAny: at last also what splits huge ones.
   enum class Which { kLargest, kOldest, kAny };
   struct Excess {
     uint64_t bytes = 0;
     Which which = Which::kLargest;
   };
-  // What is warm beyond the bounds; beyond the store's, memory is short. With the lock.
+  // What is warm beyond the bounds; beyond the store's, memory is short.
   Excess ExcessWarm() const;
   bool AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint64_t* offset, bool* warm);
   void AwaitRoom() const;
@@ -151,13 +155,19 @@ class Arena final : private SlabSource {
   // Punches warm ranges until `most` bytes are given back.
   void GiveBack(uint64_t most, Which which);
   bool TakeWarm(uint64_t most, Which which, Range* out);
+  // Gives memory back once more that the kernel has given to split pages since, or never took.
+  void GiveBackAgain();
 
   // decay.cc: the thread that gives back what stays unused
   void WakeDecay();
   bool StartDecay();
+  uint64_t TickMs() const;
   void DecayLoop();
   void DecayTick();
   bool DecayIdle();
+  // With the lock.
+  uint64_t IdleExcess() const;
+  bool AnySplit();
 
   // fork.cc
   friend struct ForkHandlers;
@@ -183,18 +193,23 @@ class Arena final : private SlabSource {
   std::vector<Held> held_;
   uint64_t quarantined_ = 0;
   uint64_t punched_ = 0;
-  uint64_t unpublished_ = 0;  // bytes of extents in use that are not pinned
+  // Bytes of extents and slabs, what is free in these included. What of it is not pinned, and what is
+  // warm, is in memory without being an object's.
+  uint64_t taken_ = 0;
   uint64_t unpublished_peak_ = 0;
-  uint64_t unpublished_limit_ = UINT64_MAX;  // of those and the warm ones
+  uint64_t unpublished_limit_ = UINT64_MAX;
+  bool used_ = false;  // memory was taken or freed since the last tick of decay
   uint32_t private_count_ = 0;
 
-  static constexpr int kTicks = 4;  // decay looks at the last kTicks ticks
+  static constexpr int kSpans = 4;  // decay looks at the last kSpans spans, of some ticks each
   std::mutex decay_mutex_;
   std::condition_variable decay_wake_;
   bool decay_started_ = false;
   std::atomic<bool> decay_asleep_{true};
-  uint64_t low_water_[kTicks] = {};
-  int tick_ = 0;
+  MemoryRoom room_;  // the decay thread's
+  uint64_t low_water_[kSpans] = {};
+  uint64_t tick_ = 0;
+  int idle_ticks_ = 0;
 };
 
 }  // namespace zerrow

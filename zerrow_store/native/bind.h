@@ -2,6 +2,8 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include "gil.h"
+
 namespace zerrow {
 
 void BindMemory(pybind11::module_& m);  // arena, pool, captures

@@ -33,8 +33,10 @@ Arena* RequireArena() {
   return arena;
 }
 
+using GroupFiles = std::tuple<std::string, std::string, std::string, std::string>;
+
 void ConfigureArena(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, const std::string& huge_pages,
-                    bool sealable) {
+                    bool sealable, const std::vector<GroupFiles>& groups) {
   HugePages choice;
   if (huge_pages == "auto")
     choice = HugePages::kAuto;
@@ -44,7 +46,9 @@ void ConfigureArena(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, c
     choice = HugePages::kOff;
   else
     throw py::value_error("huge_pages is auto, on or off");
-  Arena::Configure(capacity, warm_limit, decay_ms, choice, sealable);
+  std::vector<MemoryGroup> watched;
+  for (auto& [limit, usage, stat, pressure] : groups) watched.push_back({limit, usage, stat, pressure});
+  Arena::Configure(capacity, warm_limit, decay_ms, choice, sealable, std::move(watched));
 }
 
 std::tuple<py::bytes, int, uint64_t> ArenaSegment() {
@@ -55,7 +59,7 @@ std::tuple<py::bytes, int, uint64_t> ArenaSegment() {
 py::dict GetArenaStats() {
   ArenaStats stats{};
   if (Arena* arena = Arena::Current()) {
-    py::gil_scoped_release release;
+    GilReleased released;
     stats = arena->Stats();
   }
   py::dict result;
@@ -70,7 +74,7 @@ py::dict GetArenaStats() {
 }
 
 void ArenaTrim(uint64_t keep) {
-  py::gil_scoped_release release;
+  GilReleased released;
   if (Arena* arena = Arena::Current()) arena->Trim(keep);
 }
 
@@ -80,7 +84,7 @@ uint64_t ArenaResetPeak() {
 }
 
 void BoundUnpublished(std::optional<uint64_t> limit) {
-  py::gil_scoped_release release;
+  GilReleased released;
   if (Arena* arena = Arena::Current()) arena->BoundUnpublished(limit.value_or(UINT64_MAX));
 }
 
@@ -96,7 +100,7 @@ bool ArenaContains(uint64_t address) {
 void Unpin(const std::string& offsets) {
   if (offsets.size() % 8 != 0)
     throw py::value_error("offsets are packed uint64: the length is no multiple of 8");
-  py::gil_scoped_release release;
+  GilReleased released;
   Arena* arena = Arena::Current();
   if (arena == nullptr) return;
   for (size_t i = 0; i < offsets.size(); i += 8) {
@@ -152,7 +156,7 @@ py::list MovedFiles(const std::vector<std::string>& segments, size_t most) {
 // Arena's C++ interface for tests, by address.
 struct ArenaProbe {
   static uint64_t Allocate(uint64_t size, bool numpy, bool zeroed) {
-    py::gil_scoped_release release;
+    GilReleased released;
     Arena* arena = Arena::Get();
     if (arena == nullptr) return 0;
     return reinterpret_cast<uint64_t>(arena->Allocate(size, numpy ? Origin::kNumpy : Origin::kArrow, zeroed));
@@ -161,7 +165,7 @@ struct ArenaProbe {
     auto* pointer = reinterpret_cast<uint8_t*>(address);
     Arena* owner = Arena::Owner(pointer);
     if (owner == nullptr) throw py::value_error("no arena holds this address");
-    py::gil_scoped_release release;
+    GilReleased released;
     owner->Free(pointer);
   }
   static bool Resize(uint64_t address, uint64_t size) {
@@ -174,7 +178,7 @@ struct ArenaProbe {
   }
   static bool Pin(uint64_t offset) {
     Arena* arena = RequireArena();
-    py::gil_scoped_release release;
+    GilReleased released;
     return arena->Pin(offset);
   }
 };
@@ -183,7 +187,8 @@ struct ArenaProbe {
 
 void BindMemory(py::module_& m) {
   m.def("configure_arena", &ConfigureArena, py::kw_only(), py::arg("capacity"), py::arg("warm_limit"),
-        py::arg("decay_ms"), py::arg("huge_pages") = "off", py::arg("sealable") = false);
+        py::arg("decay_ms"), py::arg("huge_pages") = "auto", py::arg("sealable") = false,
+        py::arg("groups") = std::vector<GroupFiles>());
   m.def("find_huge_pages", [] {
     HugePagesFinding found = FindHugePages();
     return py::make_tuple(found.available, found.text);

@@ -64,7 +64,7 @@ struct PyEncoded {
 template <typename Function>
 PyEncoded WithoutGil(Function encode) {
   return PyEncoded([&] {
-    py::gil_scoped_release release;
+    GilReleased released;
     return encode();
   }());
 }
@@ -174,7 +174,7 @@ py::object PyDecode(const py::bytes& message, const py::object& owner,
   std::string_view bytes(message);
   PyObject* reference = owner.inc_ref().ptr();
   Decoded decoded = [&] {
-    py::gil_scoped_release release;
+    GilReleased released;
     return Decode(bytes, reference, relocated ? &places : nullptr);
   }();
   return std::visit(ToPython(), decoded);

@@ -234,6 +234,21 @@ bool FreeExtents::TakeFragment(Range* out) {
   return true;
 }
 
+std::vector<Range> FreeExtents::TakeGivenBack() {
+  std::vector<Range> taken;
+  for (uint64_t page : split_) {
+    auto it = by_offset_.upper_bound(page);
+    if (it != by_offset_.begin() && std::prev(it)->first + std::prev(it)->second.length > page) --it;
+    for (; it != by_offset_.end() && it->first < page + page_; ++it) {
+      if (it->second.warm) continue;
+      uint64_t begin = std::max(it->first, page);
+      taken.push_back({begin, std::min(it->first + it->second.length, page + page_) - begin});
+    }
+  }
+  for (Range range : taken) Cut(range);
+  return taken;
+}
+
 uint64_t FreeExtents::ResetLowWater() { return std::exchange(low_water_, returnable_); }
 
 }  // namespace zerrow

@@ -15,6 +15,7 @@
 #include <map>
 #include <set>
 #include <utility>
+#include <vector>
 
 namespace zerrow {
 
@@ -45,10 +46,13 @@ class FreeExtents {
   bool TakeOldestWarm(uint64_t most, Range* out);
   // The largest range, whose pages are split by that. False if nothing is warm.
   bool TakeFragment(Range* out);
+  // What was given back of split pages: cold memory, to be punched once more.
+  std::vector<Range> TakeGivenBack();
 
   uint64_t warm() const { return warm_; }
   // What of it can be given back without splitting a page.
   uint64_t returnable() const { return returnable_; }
+  bool any_split() const { return !split_.empty(); }
   // The least amount that was returnable since the last call: so much has not been needed.
   uint64_t ResetLowWater();
 

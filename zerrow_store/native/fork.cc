@@ -26,11 +26,12 @@ struct Options {
   uint64_t decay_ms;
   HugePages huge_pages;
   bool sealable;
+  std::vector<MemoryGroup> groups;
 };
 
 Options DefaultOptions() {
   uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * kPage;
-  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 500, HugePages::kOff, false};
+  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 5000, HugePages::kAuto, false, {}};
 }
 
 Options& GetOptions() {
@@ -75,6 +76,7 @@ Arena* Arena::Get() {
   }
   arena->warm_limit_ = options.warm_limit;
   arena->decay_ms_ = options.decay_ms;
+  arena->room_ = MemoryRoom(options.groups);
   arena->next_ = g_arenas;
   g_arenas.store(arena, std::memory_order_release);
   g_current.store(arena, std::memory_order_release);
@@ -90,9 +92,9 @@ Arena* Arena::Owner(const void* address) {
 }
 
 void Arena::Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, HugePages huge_pages,
-                      bool sealable) {
+                      bool sealable, std::vector<MemoryGroup> groups) {
   std::lock_guard<std::mutex> lock(g_mutex);
-  GetOptions() = {capacity, warm_limit, decay_ms, huge_pages, sealable};
+  GetOptions() = {capacity, warm_limit, decay_ms, huge_pages, sealable, std::move(groups)};
   g_failed = false;
 }
 

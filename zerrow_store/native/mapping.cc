@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -164,6 +165,11 @@ bool Mapping::Share(Range range) {
 bool Mapping::Punch(Range range) {
   return fallocate(file_.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
                    static_cast<off_t>(range.length)) == 0;
+}
+
+uint64_t Mapping::Resident() const {
+  struct stat status;
+  return fstat(file_.fd, &status) == 0 ? static_cast<uint64_t>(status.st_blocks) * 512 : 0;
 }
 
 bool Mapping::Written(Range range) const { return PrivatelyWritten(base_ + range.offset, range.length); }

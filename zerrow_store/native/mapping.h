@@ -29,6 +29,8 @@ class Mapping {
   bool Privatise(Range range);
   bool Share(Range range);
   bool Punch(Range range);
+  // Bytes that the file has in memory.
+  uint64_t Resident() const;
   // As PrivatelyWritten.
   bool Written(Range range) const;
 

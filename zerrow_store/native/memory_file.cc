@@ -1,9 +1,10 @@
 // See memory_file.h.
 //
-// The child is no copy of this process: like posix_spawn's it shares its memory, while the thread
-// that makes it waits, and makes nothing but system calls. Its descriptors are its own, and it sends
-// the file's: wherever it is killed, nothing is left of it. No handler of pthread_atfork runs, and no
-// wait() of the program sees it: it ends without a signal.
+// The file is made by a child: where system calls are filtered, the one that makes a mount may end its
+// process. The child is no copy of this process: like posix_spawn's it shares its memory, while the
+// thread that makes it waits, and makes nothing but system calls. Its descriptors are its own, and it
+// sends the file's: wherever it is killed, nothing is left of it. No handler of pthread_atfork runs, and
+// no wait() of the program sees it: it ends without a signal.
 #include "memory_file.h"
 
 #include <fcntl.h>
@@ -13,15 +14,29 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 
 #include "extents.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(address, size)
+#endif
+#ifdef __SANITIZE_THREAD__
+// The thread sanitizer takes every clone() for a fork, and what the child does to its books for a copy of
+// them: afterwards it no longer sees which locks the thread takes. glibc's own name for it passes by.
+extern "C" int __clone(int (*)(void*), void*, int, void*, ...) noexcept;
+#define clone __clone
+#endif
 
 namespace zerrow {
 namespace {
@@ -36,6 +51,12 @@ struct Made {
 };
 
 Made Failed(const char* step) { return {-1, step, errno}; }
+
+std::string Words(const Made& made) {
+  return made.error == 0 ? made.step : std::string(made.step) + ": " + strerror(made.error);
+}
+
+// --- in the child: system calls only ---
 
 int Configured() {
   auto fs = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
@@ -52,7 +73,6 @@ int Configured() {
   return -1;
 }
 
-// System calls only: it also runs in the child.
 Made OnOwnTmpfs() {
   int fs = Configured();
   if (fs < 0) return Failed("a tmpfs with huge pages");
@@ -105,11 +125,13 @@ int Receive(int channel) {
   return fd;
 }
 
+constexpr const char* kKilled = "the process that was to make the file was killed";
+
 struct Child {
   std::string user, group;  // maps of ids
   int channel;
-  const char* step = "the process that was to make the file was killed";
-  int error = 0;
+  Made direct{-1, kKilled};      // as who this process is
+  Made namespaced{-1, kKilled};  // in a user namespace
 };
 
 bool WriteTo(const char* path, const std::string& text) {
@@ -122,16 +144,28 @@ bool WriteTo(const char* path, const std::string& text) {
   return written;
 }
 
+Made InUserNamespace(const Child& child) {
+  if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return Failed("a user namespace");
+  bool mapped = WriteTo("/proc/self/setgroups", "deny") && WriteTo("/proc/self/uid_map", child.user) &&
+                WriteTo("/proc/self/gid_map", child.group);
+  return mapped ? OnOwnTmpfs() : Failed("ids in a user namespace");
+}
+
 int RunChild(void* argument) {
   auto* child = static_cast<Child*>(argument);
-  bool mapped = WriteTo("/proc/self/setgroups", "deny") && WriteTo("/proc/self/uid_map", child->user) &&
-                WriteTo("/proc/self/gid_map", child->group);
-  Made made = mapped ? OnOwnTmpfs() : Failed("ids in a user namespace");
+  Made* said = &child->direct;
+  Made made = OnOwnTmpfs();
+  if (made.fd < 0) {
+    *said = made;
+    said = &child->namespaced;
+    made = InUserNamespace(*child);
+  }
   if (made.fd >= 0 && !Send(child->channel, made.fd)) made = Failed("passing a file");
-  child->step = made.step;
-  child->error = made.error;
+  *said = made;
   return 0;
 }
+
+// --- in this process ---
 
 // Runs the child to its end. 0, or why there was none.
 int Run(Child* child) {
@@ -142,26 +176,58 @@ int Run(Child* child) {
   sigset_t all, old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  constexpr int kFlags = CLONE_VM | CLONE_VFORK | CLONE_NEWUSER | CLONE_NEWNS;
-  int pid = clone(RunChild, static_cast<uint8_t*>(stack) + kStack, kFlags, child);
+  int pid = clone(RunChild, static_cast<uint8_t*>(stack) + kStack, CLONE_VM | CLONE_VFORK, child);
   int error = pid < 0 ? errno : 0;
   while (pid > 0 && waitpid(pid, nullptr, __WCLONE) < 0 && errno == EINTR) continue;
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  // The functions of a child that was killed have not returned: what the address sanitizer marked around
+  // their variables would be found by whatever is mapped here next.
+  ASAN_UNPOISON_MEMORY_REGION(stack, kStack);
   munmap(stack, kStack);
   return error;
 }
 
-Made InUserNamespace() {
+// Whether system calls are filtered for this process.
+bool IsFiltered() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("Seccomp:", 0) == 0) return line.back() == '2';
+  return false;
+}
+
+// Whether a signal that dumps core ends all processes that share memory with its own.
+bool DumpsAllThatShare() {
+  utsname system{};
+  int major = 0, minor = 0;
+  uname(&system);
+  return sscanf(system.release, "%d.%d", &major, &minor) == 2 && (major < 5 || (major == 5 && minor < 16));
+}
+
+// A file in huge pages, and who made it; or why there is none.
+struct Tried {
+  int fd;
+  bool in_namespace;
+  std::string why;
+};
+
+Tried OnTmpfs() {
+  if (DumpsAllThatShare() && IsFiltered())
+    return {-1, false,
+            "system calls are filtered, and before Linux 5.16 a child that is killed for one ends this "
+            "process"};
   auto map = [](auto id) { return std::to_string(id) + " " + std::to_string(id) + " 1"; };
   int channel[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0) return Failed("a channel");
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0)
+    return {-1, false, Words(Failed("a channel"))};
   Child child{map(geteuid()), map(getegid()), channel[1]};
   int error = Run(&child);
   close(channel[1]);
-  Made made{Receive(channel[0]), child.step, child.error};
+  int fd = Receive(channel[0]);
   close(channel[0]);
-  if (error != 0) return {-1, "a user namespace", error};
-  return made;
+  if (error != 0) return {-1, false, Words({-1, "a process that makes the file", error})};
+  bool in_namespace = child.direct.error != 0;
+  std::string why = Words(child.direct) + (in_namespace ? "; " + Words(child.namespaced) : "");
+  return {fd, in_namespace, why};
 }
 
 std::string Setting(const char* name) {
@@ -208,18 +274,12 @@ bool GetsHugePage(int fd) {
   return huge;
 }
 
-std::string Words(const Made& made) {
-  return made.error == 0 ? made.step : std::string(made.step) + ": " + strerror(made.error);
-}
-
 }  // namespace
 
 MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
   bool possible = choice != HugePages::kOff && Obstacle().empty();
   if (possible && !sealable) {
-    Made made = OnOwnTmpfs();
-    if (made.fd < 0) made = InUserNamespace();
-    if (made.fd >= 0) return {made.fd, kHugePage, false};
+    if (int fd = OnTmpfs().fd; fd >= 0) return {fd, kHugePage, false};
   }
   bool lent = possible && Lent();
   if (choice == HugePages::kOn && !lent && !sealable) return {};
@@ -229,19 +289,16 @@ MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
 
 HugePagesFinding FindHugePages() {
   if (std::string obstacle = Obstacle(); !obstacle.empty()) return {false, obstacle};
-  Made direct = OnOwnTmpfs();
-  Made made = direct.fd >= 0 ? direct : InUserNamespace();
-  std::string text = direct.fd >= 0 ? "2 MiB, on a tmpfs of the process's own"
-                                    : "2 MiB, on a tmpfs that a user namespace made";
-  if (made.fd < 0) {
-    std::string why = Words(direct) + "; " + Words(made);
-    if (!Lent()) return {false, why};
-    made.fd = memfd_create("zerrow", MFD_CLOEXEC);
-    if (made.fd < 0) return {false, why};
+  auto [fd, in_namespace, why] = OnTmpfs();
+  std::string text = in_namespace ? "2 MiB, on a tmpfs that a user namespace made"
+                                  : "2 MiB, on a tmpfs of the process's own";
+  if (fd < 0) {
+    if (Lent()) fd = memfd_create("zerrow", MFD_CLOEXEC);
+    if (fd < 0) return {false, why};
     text = "2 MiB, which the machine lends to shared memory (" + why + ")";
   }
-  if (!GetsHugePage(made.fd)) text += "; none is free at the moment";
-  close(made.fd);
+  if (!GetsHugePage(fd)) text += "; none is free at the moment";
+  close(fd);
   return {true, text};
 }
 

@@ -1,7 +1,7 @@
 // The files that arenas lie in, in huge pages where the machine has them.
 //
 // Best is a file on a tmpfs with huge=always: it has huge pages whatever shared memory gets by
-// default. This process mounts it where it may, else a child in a user namespace of its own does.
+// default. A child mounts it, in a user namespace of its own where only there it may.
 // The mount has no path: no process's mountinfo shows it, and it ends with the file. Nothing else
 // can be made on it. Such a file takes no seals; its mode of 0400 keeps everybody from opening it
 // for writing again, root excepted, so that only its producer can change its size.

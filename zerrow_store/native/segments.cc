@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "arena.h"
+#include "gil.h"
 #include "movable.h"
 
 namespace zerrow {
@@ -145,9 +146,8 @@ Hold::~Hold() {
   }
   // Leaked at the end: an owner's destructor cannot run without an interpreter.
   if (owner_ == nullptr || InterpreterIsGone()) return;
-  PyGILState_STATE state = PyGILState_Ensure();
+  GilHeld held;
   Py_DECREF(owner_);
-  PyGILState_Release(state);
 }
 
 void Segments::Map(const SegmentId& id, int fd, uint64_t size, bool sealed) {

@@ -9,6 +9,7 @@
 #include <arrow/ipc/reader.h>
 #include <arrow/util/utf8.h>
 
+#include "gil.h"
 #include "sipc.h"
 #include "sipc_types.h"
 
@@ -26,9 +27,8 @@ class OwnerRef {
   explicit OwnerRef(PyObject* owner) : owner_(owner) {}
   ~OwnerRef() {
     if (owner_ == nullptr) return;
-    PyGILState_STATE state = PyGILState_Ensure();
+    GilHeld held;
     Py_DECREF(owner_);
-    PyGILState_Release(state);
   }
   OwnerRef(const OwnerRef&) = delete;
   OwnerRef& operator=(const OwnerRef&) = delete;

@@ -1,4 +1,5 @@
-// Small allocations: slots of equal size in slabs of 256 KiB.
+// Small allocations: slots of equal size in slabs of 128 KiB, so that one of each class fills no
+// more than two huge pages.
 //
 // Sizes are multiples of 64 up to 512, then four classes for each doubling up to 32 KiB. Each
 // class has its own lock, taken before the arena's lock (never the other way round). A
@@ -20,7 +21,7 @@ namespace zerrow {
 enum class Origin : uint8_t;
 struct Allocation;
 
-constexpr uint64_t kSlabBytes = 256u << 10;
+constexpr uint64_t kSlabBytes = 128u << 10;
 constexpr uint64_t kSlotMax = 32u << 10;
 
 // Where slabs come from and what they ask of the arena.

@@ -1,19 +1,34 @@
-"""Whether the compiled module may be loaded beside this process's pyarrow.
+"""Which of the compiled modules this process loads: the one for its libarrow.
 
-Linking ties the extension to one libarrow. Beside another version it would load a second
-libarrow into the process instead of failing, so the versions are compared first.
+Each is tied to the libarrow that it was linked with, by its soname. Beside another one it would
+load a second libarrow into the process instead of failing, so pyarrow is asked first.
 """
 
-from zerrow_store.native._build_info import PYARROW_VERSION
+import sys
+from pathlib import Path
+
+import zerrow_store.native._build_info as build_info
 
 
-def check_pyarrow() -> None:
-    """Raise ImportError if this is not the pyarrow that the compiled module was built with."""
+def choose_module() -> None:
+    """Let `zerrow_store.native._native` be the module for the libarrow that pyarrow has loaded.
+
+    Raises
+    ------
+    ImportError
+        There is none for it.
+    """
     import pyarrow  # its import may come back here: this module has to be complete by then
 
-    if pyarrow.__version__ != PYARROW_VERSION:
+    loaded = pyarrow.cpp_build_info.so_version
+    known = build_info.SO_VERSIONS
+    if loaded not in known:
+        versions = ", ".join(f"{int(number) // 100}.{int(number) % 100}" for number in known)
         raise ImportError(
-            f"zerrow_store was built for pyarrow {PYARROW_VERSION}, but pyarrow "
-            f"{pyarrow.__version__} is installed: install pyarrow=={PYARROW_VERSION}, "
-            f"or rebuild zerrow-store against {pyarrow.__version__}"
+            f"zerrow_store was built for pyarrow {versions}, but pyarrow {pyarrow.__version__} is "
+            "installed: install one of these, or rebuild zerrow-store beside this one"
         )
+    folder = str(Path(build_info.__file__).with_name(f"libarrow_{loaded}"))
+    search_path = sys.modules[__package__].__path__
+    if folder not in search_path:
+        search_path.append(folder)

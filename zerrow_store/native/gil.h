@@ -1,0 +1,51 @@
+// Letting go of Python's lock, and taking it, in threads that may outlive the interpreter.
+//
+// At its end Python ends each daemon thread that takes the lock, by unwinding the thread's stack. In C++ that
+// ends the process, at the first function that must not throw, as destructors: "terminate called without an
+// active exception". Such threads sleep here instead, until the process has ended.
+#pragma once
+#include <Python.h>
+#include <cxxabi.h>
+#include <unistd.h>
+
+namespace zerrow {
+
+[[noreturn]] inline void SleepForGood() {
+  for (;;) pause();
+}
+
+class GilReleased {
+ public:
+  GilReleased() : state_(PyEval_SaveThread()) {}
+  ~GilReleased() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      SleepForGood();
+    }
+  }
+  GilReleased(const GilReleased&) = delete;
+  GilReleased& operator=(const GilReleased&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+class GilHeld {
+ public:
+  GilHeld() noexcept {
+    try {
+      state_ = PyGILState_Ensure();
+    } catch (abi::__forced_unwind&) {
+      SleepForGood();
+    }
+  }
+  ~GilHeld() { PyGILState_Release(state_); }
+  GilHeld(const GilHeld&) = delete;
+  GilHeld& operator=(const GilHeld&) = delete;
+
+ private:
+  PyGILState_STATE state_;
+};
+
+}  // namespace zerrow
