@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.capabilities import (
     graphviz_is_there,
@@ -24,6 +25,10 @@ __all__ = [
     "sandboxes_can_be_made",
     "store",
 ]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Started in the background this process ignores control-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         ZerrowError,
     )
-    from zerrow_store.node.client import Client, ObjectInfo, StoreStats
+    from zerrow_store.node.client import Client, ObjectInfo
+    from zerrow_store.node.stats import StoreStats
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Client",
@@ -45,7 +48,7 @@ _MODULES = {
     "connect": "zerrow_store.connection",
     "Client": "zerrow_store.node.client",
     "ObjectInfo": "zerrow_store.node.client",
-    "StoreStats": "zerrow_store.node.client",
+    "StoreStats": "zerrow_store.node.stats",
 } | dict.fromkeys(
     ["read_csv", "read_feather", "read_ipc", "read_json", "read_parquet"], "zerrow_store.decache"
 )

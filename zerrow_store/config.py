@@ -25,8 +25,10 @@ class MemoryConfig:
     warm_limit: int
     """Freed memory that keeps its pages, to be used again without page faults."""
     decay_ms: int
-    """After this time unused, warm memory goes back to the kernel; 0: at once."""
-    huge_pages: str = "off"
+    """After this time unused, warm memory goes back to the kernel; 0: at once. It does so earlier
+    where the machine or a cgroup of this process is short of memory.
+    """
+    huge_pages: str = "auto"
     """Whether the arena is in huge pages: on is an error where there are none, auto does without
     them there.
     """
@@ -61,10 +63,10 @@ class MemoryConfig:
         return cls(
             arena_capacity=_size(environ, "ZERROW_ARENA_CAPACITY", 2 * memory),
             warm_limit=_size(environ, "ZERROW_WARM_LIMIT", min(4 * _GIB, memory // 8)),
-            decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 500),
+            decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 5000),
             capture_arrow=_switch(environ, "ZERROW_CAPTURE_ARROW"),
             capture_numpy=_switch(environ, "ZERROW_CAPTURE_NUMPY"),
-            huge_pages=_mode(environ, "ZERROW_HUGE_PAGES", "off"),
+            huge_pages=_mode(environ, "ZERROW_HUGE_PAGES", "auto"),
             kernelzero=_mode(environ, "ZERROW_KERNELZERO", "auto"),
         )
 

@@ -1,6 +1,7 @@
 """A store of each test's own, and the comparison of what is read with what pyarrow reads."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +39,16 @@ def assert_same(got: Outcome, expected: Outcome) -> None:
     assert got.num_rows == expected.num_rows
     assert _comparable(got).equals(_comparable(expected))
     got.validate(full=True)
+
+
+def write_any(folder: Path, array: pa.Array) -> str | None:
+    """Write an array of any type, and a number for each row, in small row groups; returns the
+    file's path, or None if Parquet has no such type.
+    """
+    path = str(folder / "any.parquet")
+    table = pa.table({"x": array, "y": pa.array(range(len(array)))})
+    written = outcome(lambda: pq.write_table(table, path, row_group_size=2) or table)
+    return None if isinstance(written, Exception) else path
 
 
 def assert_reads_like_pyarrow(client: Client, source: Any, **options: Any) -> Outcome:

@@ -15,6 +15,9 @@ import pytest
 from tests.decache.conftest import assert_reads_like_pyarrow, assert_same
 from zerrow_store import decache
 
+PYARROWS = [p for p in inspect.signature(pq.read_table).parameters if p != "use_legacy_dataset"]
+"""Arguments of its `read_table`; the one that means nothing any more is only in old ones."""
+
 READERS = [
     (decache.read_parquet, pq.read_table),
     (decache.read_feather, pyarrow.feather.read_table),
@@ -65,6 +68,7 @@ def table():
 def test_signatures_are_pyarrows(ours, pyarrows):
     # The first one is where the table comes from, which has several names in pyarrow.
     own, theirs = ([*inspect.signature(read).parameters.values()] for read in (ours, pyarrows))
+    theirs = [p for p in theirs if p.name != "use_legacy_dataset"]
     described = [{p.name: (p.kind, p.default) for p in some[1:]} for some in (own, theirs)]
     assert described[0].items() >= described[1].items()
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -73,12 +77,16 @@ def test_signatures_are_pyarrows(ours, pyarrows):
 
 
 def test_each_argument_is_tried():
-    assert [*NOT_DEFAULT] == [*inspect.signature(pq.read_table).parameters][1:]
+    assert [name for name in NOT_DEFAULT if name in PYARROWS] == PYARROWS[1:]
+    if int(pa.__version__.split(".")[0]) >= 26:  # older ones lack some
+        assert [*NOT_DEFAULT] == PYARROWS[1:]
 
 
 @pytest.mark.parametrize("argument", NOT_DEFAULT)
 @pytest.mark.parametrize("layout", ["file", "folder", "files"])
 def test_arguments_of_read_parquet(client, tmp_path, table, argument, layout):
+    if argument == "arrow_extensions_enabled" and argument not in PYARROWS:
+        pytest.skip(f"pyarrow {pa.__version__} reads no extension types, and cannot be told so")
     folder = tmp_path / "folder"
     folder.mkdir()
     files = [folder / "first.parquet", folder / "second.parquet"]
@@ -94,6 +102,8 @@ def test_arguments_of_read_parquet(client, tmp_path, table, argument, layout):
 @pytest.mark.parametrize("layout", ["file", "folder"])
 def test_encrypted_files_are_read_with_their_keys(client, tmp_path, table, layout):
     path = tmp_path / "secret.parquet"
+    if int(pa.__version__.split(".")[0]) <= 19:
+        pytest.skip(f"pyarrow {pa.__version__} does not encrypt all columns with one key")
     properties = write_encrypted(table, path)
     source = {"file": path, "folder": tmp_path}[layout]
     for _ in range(2):

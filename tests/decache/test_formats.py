@@ -93,7 +93,7 @@ def test_arrow_files_without_rows(client, path):
             assert_same(read_ipc(path, client=client), data)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(array=arrow_strategies.arrays())
 def test_arrow_files_of_all_types(client, tmp_path, array):
     path = str(tmp_path / "f.arrow")

@@ -1,6 +1,6 @@
 """The tests that need a device, over one that is emulated in the test process by copying.
 
-In QEMU the same tests run over the module itself (kmod/tests/python_suite.py).
+In QEMU the same tests run over the module itself (kmod/tests/python_guest.py).
 """
 
 import os

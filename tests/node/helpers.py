@@ -97,6 +97,11 @@ class Store:
         wait_until(lambda: not self.remains())
 
 
+def supervisors_of(name: str) -> list[int]:
+    """Return the pids of a store's supervisors that are processes of their own."""
+    return processes("zerrow_store.node.supervisor", name)
+
+
 class Worker:
     """A Python process that runs what it is told, statement by statement.
 

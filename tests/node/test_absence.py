@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +18,15 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.node.conftest import table
-from tests.node.helpers import Store, Worker, alive, descriptors, kill, processes, wait_until
+from tests.node.helpers import (
+    Store,
+    Worker,
+    alive,
+    descriptors,
+    kill,
+    supervisors_of,
+    wait_until,
+)
 from tests.node.test_ends import standalone, supervisors
 from zerrow_store import Client, ObjectNotFoundError, StoreUnavailableError, connect, threads
 from zerrow_store.node import link
@@ -91,6 +100,21 @@ def test_a_store_that_was_away_for_long_is_found_again(
     client.close()
 
 
+def test_a_request_to_a_store_that_is_gone_waits_for_one_attempt(
+    standalone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not for the whole patience once more, after which the store is missed again."""
+    monkeypatch.setattr(link, "_PATIENCE_SECONDS", 3.0)
+    missed: list[None] = []
+    client = Client(standalone, missed=lambda: missed.append(None))
+    Away(standalone).for_good()
+    for _ in range(4):
+        with pytest.raises(StoreUnavailableError, match="does not answer"):
+            client.stats()
+    client.close()
+    assert 1 <= len(missed) < 4
+
+
 def test_a_client_outlives_its_store(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "_PATIENCE_SECONDS", 0.3)
     views = []
@@ -112,8 +136,15 @@ def test_a_client_outlives_its_store(name: str, monkeypatch: pytest.MonkeyPatch)
     client.close()
 
 
-def test_views_stay_right_when_the_store_begins_anew(standalone: str) -> None:
-    """Server and supervisor die at once, and what they knew: not what somebody reads."""
+BegunAnew = tuple[Worker, Worker, bytes]
+
+
+@pytest.fixture
+def begun_anew(standalone: str) -> Iterator[BegunAnew]:
+    """A store that knows nothing any more of an object of a producer, which a reader has as `view`.
+
+    Both are connected to it as `client`; `make` of the producer makes tables.
+    """
     producer, reader = Worker(), Worker()
     for worker in (producer, reader):
         worker.do(f"""
@@ -128,10 +159,20 @@ def test_views_stay_right_when_the_store_begins_anew(standalone: str) -> None:
         client.put(make(1))
     """)
     reader.do(f"view = client.get({object_id!r})")
-    away = Away(standalone)
-    away.for_good()
+    Away(standalone).for_good()
     again = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
     again.start()
+    yield producer, reader, object_id
+    for worker in (producer, reader):
+        worker.kill()
+    again.stop()
+
+
+def test_views_stay_right_when_the_store_begins_anew(
+    standalone: str, begun_anew: BegunAnew
+) -> None:
+    """Server and supervisor die at once, and what they knew: not what somebody reads."""
+    producer, reader, object_id = begun_anew
     producer.do("for i in range(20): client.delete(client.put(make(i)))")
     reader.do("client.stats().pid")
     assert reader.do("pc.sum(view['x']).as_py()") == sum(range(200_000)) + 200_000
@@ -144,30 +185,13 @@ def test_views_stay_right_when_the_store_begins_anew(standalone: str) -> None:
     time.sleep(0.2)
     assert [info.holds for info in client.list()] == [1]
     client.close()
-    producer.kill()
-    reader.kill()
-    again.stop()
 
 
-def test_views_stay_right_when_their_producer_ends_after_that(standalone: str) -> None:
+def test_views_stay_right_when_their_producer_ends_after_that(
+    standalone: str, begun_anew: BegunAnew
+) -> None:
     """A store that has begun anew gives back what it knows to be free: not what it never knew."""
-    producer, reader = Worker(), Worker()
-    for worker in (producer, reader):
-        worker.do(f"""
-            import pyarrow as pa, pyarrow.compute as pc
-            import zerrow_store
-            client = zerrow_store.connect({standalone!r})
-        """)
-    object_id = producer.do("""
-        def make(i):
-            return pa.table({'x': pc.add(pa.array(range(200_000)), i)})
-        client.put(make(1))
-    """)
-    reader.do(f"view = client.get({object_id!r})")
-    away = Away(standalone)
-    away.for_good()
-    again = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
-    again.start()
+    producer, reader, object_id = begun_anew
     producer.do("kept = client.put(make(2))")
     client = Client(standalone)
     producer.kill()
@@ -176,8 +200,6 @@ def test_views_stay_right_when_their_producer_ends_after_that(standalone: str) -
     wait_until(lambda: client.stats().segments == 0)
     assert reader.do("pc.sum(view['x']).as_py()") == sum(range(200_000)) + 200_000
     client.close()
-    reader.kill()
-    again.stop()
 
 
 def test_a_supervisor_that_cannot_start_a_server_tries_again(
@@ -195,21 +217,29 @@ def test_a_supervisor_that_cannot_start_a_server_tries_again(
         return spawn(self, claimed)
 
     monkeypatch.setattr(Supervisor, "_spawn", fail_at_first)
+    wait_until(store.is_complete)
+    others = supervisors_of(store.name)
+    for pid in others:  # which would be quicker, now and then
+        os.kill(pid, signal.SIGSTOP)
     kill(store.server_pid())
     assert client.get(object_id).equals(table())
     assert failures == []
+    for pid in others:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_server_that_cannot_start_a_supervisor_tries_again(standalone: str) -> None:
     client = Client(standalone)
     server, before = client.stats().pid, supervisors(standalone)
+    # Connections of clients that were closed are counted, too, until the server has seen their end.
+    wait_until(lambda: client.stats().clients == 1)
     limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
     resource.prlimit(server, resource.RLIMIT_NOFILE, (descriptors(server), limits[1]))
     for pid in before:
         kill(pid)
     wait_until(lambda: not client.stats().supervisors)
     time.sleep(1.5)
-    assert {*processes("zerrow_store.node.supervisor", standalone)} <= {*before}
+    assert {*supervisors_of(standalone)} <= {*before}
     resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
     wait_until(lambda: client.stats().supervisors == 2)
     assert client.stats().pid == server

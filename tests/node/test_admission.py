@@ -60,7 +60,7 @@ class Admissions(RuleBasedStateMachine):
             )
         self.is_done = select.poll()  # descriptors have any number here
         self.is_done.register(self.lives.spiller.done, select.POLLIN)
-        self.admission = Admission(self.lives, BUDGET, supervisor_ids=list, retry=self.answer_later)
+        self.admission = Admission(self.lives, BUDGET, retry=self.answer_later)
         self.serial = 0
         self.peers = [self.connect() for _ in range(PROCESSES)]
 
@@ -211,7 +211,7 @@ class Admissions(RuleBasedStateMachine):
 
 def admissions(name: str) -> type:
     machine = type(f"Admissions_{name}", (Admissions,), {"policy": name})
-    machine.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+    machine.TestCase.settings = settings(max_examples=25, stateful_step_count=40)
     return machine.TestCase
 
 

@@ -24,8 +24,6 @@ WITH_AN_ID: Calls = {
     "hold": lambda client, bad: client.hold(bad),
     "begin_hold": lambda client, bad: client.begin_hold(bad),
     "allocations": lambda client, bad: client.allocations(bad),
-    "settling": lambda client, bad: client.settling(bad, lambda: None),
-    "settled": lambda client, bad: client.settled(bad),
     "publish": lambda client, bad: client.publish(bad, _native.encode(table(10)), b"m"),
     "delete several": lambda client, bad: client.delete([b"x", bad]),
     "spill_ahead": lambda client, bad: client.spill_ahead([bad]),
@@ -42,6 +40,7 @@ WRONG: Calls = {
         "m",  # type: ignore[arg-type]
     ),
     "segments": lambda client, _: client.ensure_segments([b"short"]),
+    "sandbox": lambda client, _: client.count_sandbox({"calls": -1}),
     "rollback name": lambda client, _: client.record_rollback(b"x", 1, 1.0, 1.0),  # type: ignore[arg-type]
     "rollback nan": lambda client, _: client.record_rollback("x", 1, math.nan, 1.0),
     "rollback inf": lambda client, _: client.record_rollback("x", 1, 1.0, math.inf),

@@ -28,6 +28,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.books = Books()
         self.model = {}
+        self.proxies = set()
         for segment in SEGMENTS:
             self.books.apply("segment", [segment, 1 << 20, 1, 1])
 
@@ -46,10 +47,40 @@ class BooksAgainstModel(RuleBasedStateMachine):
         if not self.model:
             return
         object_id = data.draw(st.sampled_from(sorted(self.model)))
-        chosen = self.model.pop(object_id)
+        self.proxies.discard(object_id)
+        self.check_freed(self.model.pop(object_id), self.books.apply("remove", [object_id]))
+
+    @rule(object_id=st.binary(min_size=1, max_size=2))
+    def put_proxy(self, object_id):
+        if object_id not in self.model:
+            put = [object_id, [], None, False, SEGMENTS[0], [0, 0, 0], 0.0, b"reference", None]
+            self.books.apply("put", [*put, True])
+            self.model[object_id] = set()
+            self.proxies.add(object_id)
+
+    @rule(object_id=st.binary(min_size=1, max_size=2), chosen=allocations, knows=st.booleans())
+    def land(self, object_id, chosen, knows):
+        there = self.books.objects.get(object_id)
+        if there is None or there.is_elsewhere:
+            moved = [[b"far" * 4, 64, *each] for each in sorted(chosen)[:1]]
+            node = b"node" if knows else None
+            self.books.apply("land", [object_id, packed(chosen), moved, node, 0.0])
+            self.model[object_id] = chosen
+            assert self.books.objects[object_id].proxy == (object_id in self.proxies)
+
+    @rule(data=st.data())
+    def unland(self, data):
+        landed = [i for i in sorted(self.proxies) if self.books.objects[i].copy]
+        if landed:
+            object_id = data.draw(st.sampled_from(landed))
+            chosen, self.model[object_id] = self.model[object_id], set()
+            self.check_freed(chosen, self.books.apply("unland", [object_id]))
+            assert self.books.objects[object_id].is_elsewhere
+
+    def check_freed(self, chosen, found):
         freed = [
             (segment, offset)
-            for segment, offsets in self.books.apply("remove", [object_id])
+            for segment, offsets in found
             for (offset,) in struct.iter_unpack("<Q", offsets)
         ]
         assert set(freed) == chosen - set().union(*self.model.values())

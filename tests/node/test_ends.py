@@ -13,7 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store, alive, kill, memory_files, processes, wait_until
+from tests.node.helpers import (
+    Store,
+    alive,
+    kill,
+    memory_files,
+    processes,
+    supervisors_of,
+    wait_until,
+)
 from zerrow_store import Client, StoreUnavailableError, connect
 from zerrow_store.node.supervisor import Supervisor
 
@@ -142,7 +150,7 @@ def supervisors(name: str) -> list[int]:
     client = Client(name)
     while True:
         wait_until(lambda: client.stats().supervisors == 2)
-        found = [pid for pid in processes("zerrow_store.node.supervisor", name) if alive(pid)]
+        found = [pid for pid in supervisors_of(name) if alive(pid)]
         if len(found) == 2:
             client.close()
             return found
@@ -208,7 +216,7 @@ def test_a_supervisor_that_was_left_behind_starts_no_server(standalone: str) -> 
 
 
 def supervisors_without(name: str, pid: int) -> int:
-    return len([each for each in processes("zerrow_store.node.supervisor", name) if each != pid])
+    return len([each for each in supervisors_of(name) if each != pid])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -255,7 +263,7 @@ def test_two_supervisors_do_not_fight(standalone: str) -> None:
     newcomer = Supervisor(standalone, budget=1 << 30, watch_pid=os.getpid())
     newcomer.start()
     # What the server has started itself lets go, and the store goes on.
-    wait_until(lambda: len(processes("zerrow_store.node.supervisor", standalone)) == 1)
+    wait_until(lambda: len(supervisors_of(standalone)) == 1)
     wait_until(lambda: client.stats().supervisors == 2)
     for _ in range(3):
         assert client.stats().pid == server
@@ -264,6 +272,20 @@ def test_two_supervisors_do_not_fight(standalone: str) -> None:
         server = client.stats().pid
     client.close()
     newcomer.stop()
+
+
+def test_a_supervisor_that_was_left_behind_starts_no_store_that_was_ended(standalone: str) -> None:
+    supervisor, _ = supervisors(standalone)
+    client = connect(standalone)
+    os.kill(supervisor, signal.SIGSTOP)
+    table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
+    while supervisors_without(standalone, supervisor) < 2:
+        client.delete(client.put(table))
+    client.shutdown()
+    client.close()
+    wait_until(lambda: processes("--name", standalone) == [supervisor])
+    os.kill(supervisor, signal.SIGCONT)
+    wait_until(lambda: not processes("--name", standalone))
 
 
 def test_a_supervisor_that_hangs_does_not_stop_the_store(standalone: str) -> None:

@@ -209,9 +209,7 @@ def test_thousands_of_objects_leave_nothing(client):
     assert maps <= before[2] + 20
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=arrow_strategies.tables())
 def test_all_arrow_types(client, data):
     object_id = client.put(data)

@@ -153,6 +153,7 @@ class Histories(RuleBasedStateMachine):
             load_policy(self.policy),
             BUDGET,
             delete=self.drop,
+            drop_copy=self.drop,
             all_returned=lambda: True,
         )
         self.holders = Counter()

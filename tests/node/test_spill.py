@@ -17,6 +17,7 @@ from tests.node.test_protocol import SEGMENT, Raw, shared_file
 from zerrow_store.errors import StoreFullError
 from zerrow_store.native import _native
 from zerrow_store.node.books import Books
+from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.spill import Spiller
 
 BUDGET = 64 << 20
@@ -98,20 +99,40 @@ def test_what_is_read_stays_where_it_is(small: Store) -> None:
 
 
 def test_the_longest_idle_goes_first(small: Store) -> None:
+    # In a process of its own: what earlier stores had of this one's arena stays pinned, and counts.
+    producer = small.worker()
+    put = f"client.put(pa.table({{'x': pc.add(pa.array(range({ROWS})), 1)}}))"
+    # What a table is made of beside these five does not make memory short yet.
+    old, fresh, *_ = producer.do(f"[{put} for _ in range(5)]")
     client = small.connect()
-    old, fresh = client.put(make(1)), client.put(make(2))
-    for n in range(4):
-        client.put(make(n))
     view = client.get(old)
     del view
     gc.collect()
     wait_until(lambda: next(o for o in client.list() if o.object_id == old).holds == 0)
-    for n in range(2):
-        client.put(make(n))
+    producer.do(f"[{put} for _ in range(3)]")
     wait_until(lambda: client.stats().bytes_spilled > 0)
     moved = {i: client.hold(i).moved for i in (old, fresh)}
     assert moved[fresh]
     assert not moved[old]
+
+
+def test_nothing_goes_for_what_its_producer_keeps_warm(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer gives up so much that the store has no reason to."""
+    monkeypatch.setenv("ZERROW_DECAY_MS", "1000000")
+    store = Store(f"spill-{os.urandom(4).hex()}", budget=BUDGET)
+    try:
+        worker = store.worker()
+        worker.do(f"""
+            small = [pa.allocate_buffer(n) for n in range(64, 32 << 10, 256)]
+            for n in range(6):
+                client.put(pa.table({{"x": pc.add(pa.array(range({ROWS})), n)}}))
+        """)
+        wait_until(lambda: store.memory() <= HIGH_WATERMARK * BUDGET)
+        assert store.connected().stats().bytes_spilled == 0
+    finally:
+        store.stop()
 
 
 def test_spilled_data_is_shared_again_without_a_copy(small: Store) -> None:

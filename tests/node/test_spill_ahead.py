@@ -58,8 +58,11 @@ def test_what_is_read_goes_when_its_last_view_does(store: Store) -> None:
 
 
 def test_who_begins_to_read_takes_it_back(store: Store) -> None:
+    # In a process of its own: what earlier stores had of this one's arena stays pinned, and counts.
+    producer = store.worker()
+    put = f"client.put(pa.table({{'x': pa.array(range({ROWS}))}}))"
+    wanted, other = producer.do(f"[{put} for _ in range(2)]")
     client = store.connect()
-    wanted, other = client.put(make(0)), client.put(make(1))
     view = client.get(wanted)
     client.spill_ahead([wanted])
     again = client.get(wanted)

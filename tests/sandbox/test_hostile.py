@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.capabilities import needs_sandboxes
 from tests.sandbox.conftest import descriptors, eventually, mapped
 from tests.sipc.xxh64 import xxh64
 from zerrow_store import sandbox
@@ -196,6 +197,7 @@ def test_damaged_frames(seed: int) -> None:
             continue
 
 
+@needs_sandboxes
 def test_forged_from_inside() -> None:
     """The same by a real sandbox, which replaces what makes its answer."""
 
@@ -212,6 +214,7 @@ def test_forged_from_inside() -> None:
     assert sandbox.run(lambda: 1) == 1
 
 
+@needs_sandboxes
 def test_a_flood_of_bytes_and_descriptors() -> None:
     def flood(descriptors: int) -> None:
         import gc

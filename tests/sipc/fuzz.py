@@ -108,7 +108,7 @@ def decode(message: bytes) -> bool:
         decoded.validate(full=True)
     except pa.ArrowException:
         return True
-    if decoded.nbytes < 1 << 20:
+    if decoded.get_total_buffer_size() < 1 << 20:
         _native.encode(decoded)
     return True
 

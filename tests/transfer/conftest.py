@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.transfer.helpers import Link, Machine
+from tests.transfer.helpers import Liar, Link, Machine
 
 
 @pytest.fixture
@@ -40,6 +40,20 @@ def link(there: Machine) -> Iterator[Callable[..., Link]]:
 
     def make(location: str | None = None, **options: object) -> Link:
         made.append(Link(location or there.serve(), **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def liar() -> Iterator[Callable[..., Liar]]:
+    """Makes senders that know the secret, and answer as they like."""
+    made: list[Liar] = []
+
+    def make(*arguments: object, **options: object) -> Liar:
+        made.append(Liar(*arguments, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make

@@ -7,21 +7,29 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tests.node.helpers import Store, processes, wait_until
+from zerrow_store.errors import ProtocolError
 from zerrow_store.native import _native
 from zerrow_store.node.client import Allocations, Client
 from zerrow_store.node.requests import Hold
-from zerrow_store.transfer import local
-from zerrow_store.transfer.channel import split_location
+from zerrow_store.transfer import local, messages
+from zerrow_store.transfer.channel import Acceptor, Channel, split_location
+from zerrow_store.transfer.followers import Followers
+from zerrow_store.transfer.neighbours import Neighbours
+from zerrow_store.transfer.receiver import Receiver
 from zerrow_store.transfer.security import Security
+from zerrow_store.transfer.segment_files import FileClient
 
 SECURITY = Security(secret=b"what the machines of a test know")
 
 MIB = 1 << 20
+
+C = TypeVar("C", bound=Client)
 
 
 @dataclass(frozen=True)
@@ -85,12 +93,18 @@ def table(nbytes: int, start: int = 0) -> pa.Table:
     return pa.table({"x": pc.add(pa.array(range(nbytes // 8), pa.int64()), start)})
 
 
-def open_client(machine: Machine, cls: Callable[[str], Client]) -> Client:
+def open_client(machine: Machine, cls: Callable[[str], C]) -> C:
     """Connect this process as an agent is."""
     machine.connected()
     client = cls(machine.name)
     machine._clients.append(client)
     return client
+
+
+def receiver_of(machine: Machine) -> Receiver:
+    """A receiver in this process, which lands objects in a machine's store."""
+    client = open_client(machine, FileClient)
+    return Receiver(client, SECURITY, Neighbours(client, SECURITY, Followers(client)))
 
 
 class Link:
@@ -192,3 +206,54 @@ class Link:
         for sock in (source, target):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+
+def read_here(peer: Channel) -> None:
+    """Answer who seeks an object as one that has no copies."""
+    peer.send(messages.At(""))
+    peer.receive(messages.SOUGHT)
+
+
+class Liar:
+    """A sender that knows the secret. behave: what it does with a connection over which so many
+    bytes are read; told: with one over which an object is sought.
+    """
+
+    def __init__(
+        self,
+        behave: Callable[[Channel, int], None],
+        told: Callable[[Channel], None] = read_here,
+    ) -> None:
+        self._behave = behave
+        self._told = told
+        self._acceptor = Acceptor(SECURITY)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.location = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked = 0
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock = self._acceptor.wrap(self._listener.accept()[0])
+            except OSError:
+                return
+            self._threads.append(threading.Thread(target=self._serve, args=[sock]))
+            self._threads[-1].start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError, ProtocolError):
+            peer = self._acceptor.greet(sock)
+            request = peer.receive(messages.REQUEST)
+            if isinstance(request, messages.Seek):
+                self._told(peer)
+            elif isinstance(request, messages.Read):
+                self.asked += 1
+                self._behave(peer, sum(length for *_, length in request.pieces))

@@ -7,11 +7,9 @@ import pyarrow as pa
 import pytest
 
 from tests.node.helpers import Worker, kill, wait_until
-from tests.transfer.helpers import MIB, SECURITY, Machine, open_client, table
+from tests.transfer.helpers import MIB, Machine, receiver_of, table
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.transfer import channel
-from zerrow_store.transfer.receiver import Receiver
-from zerrow_store.transfer.segment_files import FileClient
 
 SIZES = [24 * MIB, 70 * MIB]
 """Over one connection, over several; more than what the kernel takes of an agent at once."""
@@ -21,6 +19,7 @@ class Fetching:
     """A fetch in a thread of its own."""
 
     def __init__(self, machine: Machine, location, wanted) -> None:
+        self.wanted = wanted
         self._thread = threading.Thread(target=self._run, args=(machine, location, wanted))
         self._thread.start()
 
@@ -38,6 +37,14 @@ class Fetching:
         return self._thread.is_alive()
 
 
+def stuck(there, here, link, *, size, limit):
+    """Begin to fetch an object over a link that takes so much and no more; returns when it has."""
+    way = link(limit=limit)
+    fetching = Fetching(here, way.location, there.publish(table(size)))
+    wait_until(way.is_stuck)
+    return way, fetching
+
+
 def test_a_sender_that_was_killed_before(there, here):
     wanted, location = there.publish(table(MIB)), there.serve()
     kill(there.agent())
@@ -50,15 +57,12 @@ def test_a_sender_that_was_killed_before(there, here):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_sender_that_is_killed_amid_a_transfer(there, here, link, size):
-    way = link(limit=5 * MIB)
-    wanted = there.publish(table(size))
-    fetching = Fetching(here, way.location, wanted)
-    wait_until(way.is_stuck)
+    way, fetching = stuck(there, here, link, size=size, limit=5 * MIB)
     kill(there.agent())
     way.set_limit(None)
     assert isinstance(fetching.result(), ObjectLostError)
     wait_until(here.is_empty)
-    assert here.fetch(there.serve(), wanted).equals(table(size))
+    assert here.fetch(there.serve(), fetching.wanted).equals(table(size))
     wait_until(lambda: there.connected().list()[0].holds == 0)
 
 
@@ -70,10 +74,7 @@ def test_a_sender_that_is_killed_afterwards(there, here):
 
 
 def test_a_store_that_ends_amid_a_transfer(there, here, link):
-    way = link(limit=2 * MIB)
-    wanted = there.publish(table(24 * MIB))
-    fetching = Fetching(here, way.location, wanted)
-    wait_until(way.is_stuck)
+    way, fetching = stuck(there, here, link, size=24 * MIB, limit=2 * MIB)
     there.supervisor.stop()
     wait_until(lambda: not there.agents())
     way.set_limit(None)
@@ -84,10 +85,7 @@ def test_a_store_that_ends_amid_a_transfer(there, here, link):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_receiver_that_is_killed_amid_a_transfer(there, here, link, size):
     """Another one begins anew; of the half that had come nothing is left."""
-    way = link(limit=5 * MIB)
-    wanted = there.publish(table(size))
-    fetching = Fetching(here, way.location, wanted)
-    wait_until(way.is_stuck)
+    way, fetching = stuck(there, here, link, size=size, limit=5 * MIB)
     kill(here.agent())
     way.set_limit(None)
     arrived = fetching.result()
@@ -130,10 +128,7 @@ def test_who_asked_is_killed_amid_a_transfer(there, here, link):
 @pytest.mark.parametrize("at", ["there", "here"])
 def test_a_server_that_is_killed_amid_a_transfer(there, here, link, at):
     """The store is started again, and knows what it knew."""
-    way = link(limit=2 * MIB)
-    wanted = there.publish(table(8 * MIB))
-    fetching = Fetching(here, way.location, wanted)
-    wait_until(way.is_stuck)
+    way, fetching = stuck(there, here, link, size=8 * MIB, limit=2 * MIB)
     machine = there if at == "there" else here
     killed = machine.server_pid()
     kill(killed)
@@ -171,10 +166,7 @@ def test_many_who_ask_first_start_one_agent(here):
 
 
 def test_a_link_that_is_down_for_a_while(there, here, link):
-    way = link(limit=2 * MIB)
-    wanted = there.publish(table(8 * MIB))
-    fetching = Fetching(here, way.location, wanted)
-    wait_until(way.is_stuck)
+    way, fetching = stuck(there, here, link, size=8 * MIB, limit=2 * MIB)
     threading.Event().wait(1.0)
     assert fetching.is_running()
     way.set_limit(None)
@@ -187,7 +179,7 @@ def test_a_link_that_is_down_for_good(there, here, link, monkeypatch, limit):
     monkeypatch.setattr(channel, "SILENCE_SECONDS", 1)
     way = link(limit=limit)
     wanted = there.publish(table(8 * MIB))
-    receiver = Receiver(open_client(here, FileClient), SECURITY)
+    receiver = receiver_of(here)
     with pytest.raises(ObjectLostError, match="timed out"):
         receiver.fetch(way.location, wanted.object_id, wanted.allocations)
     wait_until(here.is_empty)
@@ -207,12 +199,9 @@ def test_a_link_that_is_cut(there, here, link, limit):
 
 def test_what_is_on_its_way_is_not_recycled(there, here, link):
     """The network has all of it, and refers to the segment: it is deleted and made anew there."""
-    way = link(limit=64 << 10)
     expected = table(2 * MIB)
-    wanted = there.publish(table(2 * MIB))
-    fetching = Fetching(here, way.location, wanted)
-    wait_until(way.is_stuck)
-    there.connected().delete(wanted.object_id)
+    way, fetching = stuck(there, here, link, size=2 * MIB, limit=64 << 10)
+    there.connected().delete(fetching.wanted.object_id)
     there.connected().stats()  # what the store tells this producer comes before that
     others = [pa.allocate_buffer(2 * MIB) for _ in range(4)]
     for other in others:

@@ -12,13 +12,11 @@ import pytest
 
 from tests.node.conftest import pinned
 from tests.node.helpers import descriptors, wait_until
-from tests.transfer.helpers import MIB, SECURITY, Link, open_client, table
+from tests.transfer.helpers import MIB, SECURITY, Link, receiver_of, table
 from zerrow_store.errors import ObjectLostError, ProtocolError
 from zerrow_store.transfer import channel, handshake, messages
-from zerrow_store.transfer.channel import Acceptor, Channel, connect, split_location
-from zerrow_store.transfer.receiver import Receiver
+from zerrow_store.transfer.channel import Channel, connect, split_location
 from zerrow_store.transfer.security import Security
-from zerrow_store.transfer.segment_files import FileClient
 
 SEGMENT = b"s" * 16
 
@@ -310,49 +308,14 @@ BEHAVIOURS = [
 ]
 
 
-@pytest.fixture
-def liar():
-    """Makes senders that know the secret, and answer as they like."""
-    listeners = []
-
-    def make(behave: Behaviour) -> str:
-        listener = socket.create_server(("127.0.0.1", 0))
-        acceptor = Acceptor(SECURITY)
-
-        def serve() -> None:
-            while True:
-                try:
-                    sock = acceptor.wrap(listener.accept()[0])
-                except OSError:
-                    return
-                with sock:
-                    try:
-                        peer = acceptor.greet(sock)
-                        request = peer.receive(messages.READ)
-                        behave(peer, sum(length for *_, length in request.pieces))
-                    except (OSError, ProtocolError):
-                        pass
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        listeners.append((listener, thread))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-    yield make
-    for listener, thread in listeners:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        listener.close()
-
-
 @pytest.mark.parametrize("behave", BEHAVIOURS, ids=lambda behave: behave.__name__)
 @pytest.mark.parametrize("size", [MIB, 40 * MIB], ids=["one connection", "several"])
 def test_a_sender_that_lies_does_no_harm(here, liar, monkeypatch, behave, size):
     monkeypatch.setattr(channel, "SILENCE_SECONDS", 1)
-    receiver = Receiver(open_client(here, FileClient), SECURITY)
+    receiver = receiver_of(here)
     before = pinned()
     with pytest.raises(ObjectLostError):
-        receiver.fetch(liar(behave), b"wanted", [(SEGMENT, 0, size)])
+        receiver.fetch(liar(behave).location, b"wanted", [(SEGMENT, 0, size)])
     wait_until(here.is_empty)
     wait_until(lambda: pinned() == before)
 

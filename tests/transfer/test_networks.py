@@ -55,8 +55,6 @@ class Network:
         worker.do("""
             from tests.transfer.helpers import *
             from zerrow_store.transfer import channel
-            from zerrow_store.transfer.receiver import Receiver
-            from zerrow_store.transfer.segment_files import FileClient
             machine = Machine()
         """)
         return worker
@@ -103,7 +101,7 @@ def test_a_link_that_is_down_for_good(network):
     begin(network)
     network.here.start("""
         channel.SILENCE_SECONDS = 2
-        receiver = Receiver(open_client(machine, FileClient), SECURITY)
+        receiver = receiver_of(machine)
         try:
             receiver.fetch(location, wanted.object_id, wanted.allocations)
         except Exception as error:

@@ -85,8 +85,6 @@ def _warm(options: argparse.Namespace) -> int:
     started = time.monotonic()
     table = zerrow_store.read_parquet(options.path, columns=options.columns, client=client)
     seconds = time.monotonic() - started
-    print(
-        f"{table.num_columns} columns, {table.num_rows:,} rows, {format_size(table.nbytes)}: "
-        f"{seconds:.2f} s."
-    )
+    size = format_size(table.get_total_buffer_size())
+    print(f"{table.num_columns} columns, {table.num_rows:,} rows, {size}: {seconds:.2f} s.")
     return 0

@@ -58,9 +58,9 @@ def _run(name: str, needed: bool, check: Callable[[], str]) -> Check:
 def _pyarrow() -> str:
     import pyarrow
 
-    import zerrow_store.native  # noqa: F401  (raises ImportError for a version it was not built for)
+    import zerrow_store.native  # noqa: F401  (raises ImportError for a version without one)
 
-    return f"{pyarrow.__version__}, as the native module was built for"
+    return f"{pyarrow.__version__}, which there is a native module for"
 
 
 def _memfd() -> str:

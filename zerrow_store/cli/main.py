@@ -1,17 +1,18 @@
-"""`zerrow start | stop | status | objects | memory | evictions | cache | doctor`."""
+"""`zerrow start | stop | status | objects | memory | evictions | cache | metrics | dashboard |
+doctor`.
+"""
 
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from zerrow_store.cli import cache, memory
+from zerrow_store.cli import cache, memory, metrics
 from zerrow_store.cli.doctor import examine, huge_pages_of_arenas
 from zerrow_store.cli.output import print_fields, print_rows
 from zerrow_store.errors import StoreUnavailableError, ZerrowError
 from zerrow_store.node.budget import default_budget, default_eviction
-from zerrow_store.node.logs import default_log, supervisor_log
+from zerrow_store.node.launch import launch
 from zerrow_store.node.policy import POLICIES, load_policy
 from zerrow_store.sizes import format_size, parse_size
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     objects.set_defaults(run=_objects)
     memory.add_commands(commands, common, formatted)
     cache.add_commands(commands, common, formatted)
+    metrics.add_commands(commands, common)
     doctor = commands.add_parser("doctor", parents=[formatted], help="what this machine can do")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -66,31 +68,12 @@ def _start(options: argparse.Namespace) -> int:
         print(f"The store {options.name} is running already (process {running.pid}).")
         return 0
     budget = options.memory or default_budget()
-    command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", options.name]
     eviction = options.eviction or default_eviction()
     load_policy(eviction)
-    command += ["--budget", str(budget), "--eviction", eviction]
-    log = (options.log or default_log(options.name)).absolute()
-    command += ["--log", str(log)]
-    supervisor = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while supervisor.poll() is None:
-        try:
-            started = Client(options.name).stats()
-        except StoreUnavailableError:
-            time.sleep(0.05)
-        else:
-            print(f"The store {options.name} runs in process {started.pid}: {format_size(budget)}.")
-            return 0
-    raise StoreUnavailableError(
-        f"the store {options.name} did not start (exit code {supervisor.returncode}); "
-        f"{log} and {supervisor_log(log)} say why"
-    )
+    launch(options.name, budget=budget, eviction=eviction, log=options.log)
+    started = Client(options.name).stats()
+    print(f"The store {options.name} runs in process {started.pid}: {format_size(budget)}.")
+    return 0
 
 
 def _stop(options: argparse.Namespace) -> int:

@@ -134,6 +134,11 @@ def local_path(path: str, filesystem: pafs.FileSystem) -> str | None:
     return None
 
 
+def is_identifiable(filesystem: pafs.FileSystem) -> bool:
+    """Whether other processes can have the same files of a file system, as far as it tells."""
+    return local_path("", filesystem) is not None or _place(filesystem) is not None
+
+
 def _local_identity(status: os.stat_result) -> bytes:
     fields = (status.st_dev, status.st_ino, status.st_size)
     return _digest("local", *fields, status.st_mtime_ns, status.st_ctime_ns)

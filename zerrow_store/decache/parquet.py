@@ -7,8 +7,9 @@ are pyarrow's own, and filters and projections are run by its engine over the ca
 
 import contextlib
 import glob
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +21,10 @@ import pyarrow.parquet as pq
 
 from zerrow_store.decache.errors import UncacheableFileError
 from zerrow_store.decache.fetch import Fetched, fetch
-from zerrow_store.decache.files import OpenFile
+from zerrow_store.decache.files import FileChangedError, OpenFile, opened
 from zerrow_store.decache.nested import Path, join
 from zerrow_store.decache.parquet_file import (
+    EXTENSIONS_ENABLED,
     Column,
     Decoder,
     Footer,
@@ -30,11 +32,14 @@ from zerrow_store.decache.parquet_file import (
     read_footer,
 )
 from zerrow_store.decache.projection import Projection
-from zerrow_store.decache.sources import read_stable
+from zerrow_store.decache.sources import ATTEMPTS, changes_all_the_time, read_stable
 from zerrow_store.decache.store import default_client
 from zerrow_store.node.client import Client
 
 _NO_FILTER = ds.scalar(True)
+
+_WINDOW_BYTES = 128 << 20
+"""What is fetched at a time of a fragment, uncompressed: as much as Ray Data packs in one read."""
 
 
 def read_parquet(
@@ -60,7 +65,7 @@ def read_parquet(
     thrift_container_size_limit: int | None = None,
     schema_depth_limit: int | None = None,
     page_checksum_verification: bool = False,
-    arrow_extensions_enabled: bool = True,
+    arrow_extensions_enabled: bool = EXTENSIONS_ENABLED,
     share_strings: bool = False,
     client: Client | None = None,
 ) -> pa.Table:
@@ -138,21 +143,34 @@ def read_parquet(
 def read_fragment(
     path: str,
     *,
-    filesystem: pafs.FileSystem | None,
+    filesystem: pafs.FileSystem,
+    row_groups: Sequence[int] | None,
+    partition: ds.Expression,
     columns: Sequence[str] | None,
     filter: ds.Expression | None,
-    schema: pa.Schema | None,
+    schema: pa.Schema,
+    batch_size: int,
     options: ParquetOptions,
     use_threads: bool,
-    client: Client | None,
-) -> pa.Table:
-    """Read one file as `pyarrow.dataset.ParquetFileFragment.to_table` does, through the cache.
+    client: Client,
+) -> Iterator[pa.RecordBatch]:
+    """Return the batches that the scanner of a `pyarrow.dataset.ParquetFileFragment` yields, taken
+    from the cache.
 
-    Raises UncacheableFileError for what only pyarrow can read.
+    What is far from the first batches is not fetched before it is asked for.
+
+    Raises UncacheableFileError for what only pyarrow can read, and OSError, possibly later, if the
+    file changes after its first batches.
     """
-    columns = list(columns) if columns is not None else None
-    read = _Read(client, columns, filter, schema, use_threads, False)
-    return read_stable(path, filesystem, lambda file: read.open_file(file, options))
+    if columns is not None and not isinstance(columns, list | tuple):
+        raise UncacheableFileError("columns that are computed")
+    read = _Read(
+        client, None if columns is None else list(columns), filter, schema, use_threads, False
+    )
+    wanted = None if row_groups is None else list(row_groups)
+    batches = read.batches(path, filesystem, options, partition, wanted, batch_size)
+    begun = list(itertools.islice(batches, 1))
+    return itertools.chain(begun, batches)
 
 
 def _with_shared_strings(options: ParquetOptions, schema: pa.Schema) -> ParquetOptions:
@@ -197,8 +215,41 @@ class _Read:
         schema = self.schema or footer.schema
         columns = self._with_index(schema.metadata)
         projection = Projection.of(schema, columns, self.filter)
-        table = self._table(file, footer, options, _NO_FILTER, schema, projection)
+        row_groups = self._row_groups(footer, _NO_FILTER, schema)
+        table = self._table(file, footer, options, _NO_FILTER, schema, projection, row_groups)
         return projection.apply(table)
+
+    def batches(
+        self,
+        path: str,
+        filesystem: pafs.FileSystem,
+        options: ParquetOptions,
+        partition: ds.Expression,
+        wanted: list[int] | None,
+        batch_size: int,
+    ) -> Iterator[pa.RecordBatch]:
+        """Read some row groups of a file, by and by."""
+        assert self.schema is not None
+        begun = False
+        for _ in range(ATTEMPTS):
+            try:
+                with opened(path, filesystem) as file:
+                    if file.identity is None:
+                        raise UncacheableFileError("a file whose changes would not be seen")
+                    footer = read_footer(file, options)
+                    projection = Projection.of(self.schema, self.columns, self.filter)
+                    row_groups = self._row_groups(footer, partition, self.schema, wanted)
+                    for window in footer.windows(projection.fields, row_groups, _WINDOW_BYTES):
+                        table = self._table(
+                            file, footer, options, partition, self.schema, projection, window
+                        )
+                        begun = True
+                        yield from projection.batches(table, batch_size)
+                return
+            except FileChangedError:
+                if begun:
+                    raise OSError(f"{path} changed while it was read") from None
+        raise changes_all_the_time(path)
 
     def dataset(self, dataset: pq.ParquetDataset, options: ParquetOptions) -> pa.Table:
         """Read many files, or one of another file system."""
@@ -239,7 +290,9 @@ class _Read:
     ) -> pa.Table:
         def read(file: OpenFile) -> pa.Table:
             footer = read_footer(file, options)
-            return self._table(file, footer, options, fragment.partition, schema, projection)
+            partition = fragment.partition
+            row_groups = self._row_groups(footer, partition, schema)
+            return self._table(file, footer, options, partition, schema, projection, row_groups)
 
         return read_stable(fragment.path, fragment.filesystem, read)
 
@@ -252,6 +305,30 @@ class _Read:
         index = [c for c in pq.core._get_pandas_index_columns(metadata) if isinstance(c, str)]
         return self.columns + list(set(index) - set(self.columns))
 
+    def _row_groups(
+        self,
+        footer: Footer,
+        partition: ds.Expression,
+        schema: pa.Schema,
+        wanted: list[int] | None = None,
+    ) -> list[int]:
+        """Return those of the wanted row groups that may have matching rows, by their statistics.
+
+        Raises UncacheableFileError if the file has not got them.
+        """
+        if wanted is None:
+            wanted = footer.row_groups
+        elif not set(wanted) <= set(footer.row_groups):
+            raise UncacheableFileError("row groups that the file has not got")
+        if self.filter is None:
+            return wanted
+        kept = footer.fragment(partition).subset(filter=self.filter, schema=schema)
+        matching = {group.id for group in kept.row_groups}
+        if not matching:
+            # pyarrow's engine filters an empty batch then, and cannot filter every type.
+            kept.to_table(schema=schema, columns=[], filter=self.filter)
+        return [group for group in wanted if group in matching]
+
     def _table(
         self,
         file: OpenFile,
@@ -260,11 +337,11 @@ class _Read:
         partition: ds.Expression,
         schema: pa.Schema,
         projection: Projection,
+        row_groups: list[int],
     ) -> pa.Table:
-        """Return what the projection needs of a file, in the types of the dataset's schema."""
-        row_groups = footer.row_groups
-        if self.filter is not None:
-            row_groups = _pruned(file, options, partition, self.filter, schema)
+        """Return what the projection needs of these row groups, in the types of the dataset's
+        schema.
+        """
         there = [name for name in projection.fields if name in footer.leaves]
         virtual = [name for name in projection.fields if name not in footer.leaves]
         columns = {name: footer.units(options, name, projection.fields[name]) for name in there}
@@ -286,9 +363,7 @@ class _Read:
             if whole != schema.field(name).type:
                 arrays[name] = _cast(array, schema.field(name).type)
         if virtual:
-            fragment = options.format().make_fragment(
-                file.open(), partition_expression=partition, row_groups=row_groups
-            )
+            fragment = footer.fragment(partition).subset(row_group_ids=row_groups)
             constant = fragment.to_table(columns=virtual, schema=schema)
             arrays |= {name: constant.column(name) for name in virtual}
         if not arrays:
@@ -300,18 +375,6 @@ class _Read:
             [arrays[name] for name in projection.fields],
             pa.schema(fields, projection.schema.metadata),
         )
-
-
-def _pruned(
-    file: OpenFile,
-    options: ParquetOptions,
-    partition: ds.Expression,
-    condition: ds.Expression,
-    schema: pa.Schema,
-) -> list[int]:
-    """Return the row groups that may have matching rows, by their statistics."""
-    fragment = options.format().make_fragment(file.open(), partition_expression=partition)
-    return [group.id for group in fragment.subset(filter=condition, schema=schema).row_groups]
 
 
 def _assembled(
@@ -341,8 +404,8 @@ def _cast(array: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
 
 def _rows_only(footer: Footer, row_groups: list[int], schema: pa.Schema) -> pa.Table:
     """The right number of rows, in a column that no projection takes."""
-    rows = sum(footer.metadata.row_group(group).num_rows for group in row_groups)
-    return pa.table({"": pa.nulls(rows)}, metadata=schema.metadata)
+    rows = [pa.nulls(footer.metadata.row_group(group).num_rows) for group in row_groups]
+    return pa.table({"": pa.chunked_array(rows, pa.null())}, metadata=schema.metadata)
 
 
 def _expanded(source: Any) -> Any:

@@ -5,11 +5,12 @@ reader of some of them refers to no others. Errors carry the file's path, and ar
 and row group, so that a damaged column does not fail the readers of others.
 """
 
+import inspect
 import queue
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +27,21 @@ from zerrow_store.forks import Lock
 from zerrow_store.node.cache_index import Unit
 
 _KEPT_FOOTERS = 256
-_NOT_FOR_ALL_COLUMNS = {"read_dictionary", "buffer_size", "pre_buffer"}
+_KNOWN = frozenset(inspect.signature(pq.ParquetFile).parameters)
+"""What this pyarrow can be told: up to 20 it has no `binary_type`, for one."""
+
+EXTENSIONS_ENABLED: bool = (
+    "arrow_extensions_enabled" in _KNOWN
+    and inspect.signature(pq.read_table).parameters["arrow_extensions_enabled"].default
+)
+"""Whether this pyarrow reads extension types by default."""
+
+_NOT_FOR_ALL_COLUMNS = {
+    "read_dictionary",
+    "buffer_size",
+    "pre_buffer",
+    "arrow_extensions_enabled",
+}
 
 
 @dataclass(frozen=True)
@@ -47,12 +62,15 @@ class ParquetOptions:
     thrift_container_size_limit: int | None = None
     schema_depth_limit: int | None = None
     page_checksum_verification: bool = False
-    arrow_extensions_enabled: bool = True
+    arrow_extensions_enabled: bool = EXTENSIONS_ENABLED
     share_strings: bool = False
 
     def reader(self) -> dict[str, Any]:
-        """The arguments of `pyarrow.parquet.ParquetFile`."""
-        return {
+        """The arguments of `pyarrow.parquet.ParquetFile`.
+
+        What this pyarrow does not know is among them only if it was asked for: pyarrow raises then.
+        """
+        options = {
             "read_dictionary": sorted(self.read_dictionary) or None,
             "binary_type": self.binary_type,
             "list_type": self.list_type,
@@ -65,54 +83,98 @@ class ParquetOptions:
             "page_checksum_verification": self.page_checksum_verification,
             "arrow_extensions_enabled": self.arrow_extensions_enabled,
         }
+        return {
+            name: value
+            for name, value in options.items()
+            if name in _KNOWN or value is not getattr(ParquetOptions, name)
+        }
 
     def format(self) -> ds.ParquetFileFormat:
         """The same for datasets."""
-        return ds.ParquetFileFormat(
-            dictionary_columns=sorted(self.read_dictionary),
-            binary_type=self.binary_type,
-            list_type=self.list_type,
-            coerce_int96_timestamp_unit=self.coerce_int96_timestamp_unit,
-            thrift_string_size_limit=self.thrift_string_size_limit,
-            thrift_container_size_limit=self.thrift_container_size_limit,
-            schema_depth_limit=self.schema_depth_limit,
-            page_checksum_verification=self.page_checksum_verification,
-            arrow_extensions_enabled=self.arrow_extensions_enabled,
-        )
+        options = self.reader()
+        dictionary_columns = options.pop("read_dictionary") or []
+        for only_files in ("buffer_size", "pre_buffer"):
+            del options[only_files]
+        return ds.ParquetFileFormat(dictionary_columns=dictionary_columns, **options)
 
     @cached_property
     def common_variant(self) -> str:
-        """What of this applies to all columns."""
+        """What of this applies to all columns. pyarrows read some types differently."""
         given = [
             f"{name}={value.__name__ if isinstance(value, type) else value}"
             for name, value in self.reader().items()
             if name not in _NOT_FOR_ALL_COLUMNS and value is not getattr(ParquetOptions, name)
         ]
-        return ",".join(["parquet", *given])
+        return ",".join(["parquet", f"pyarrow={pa.cpp_build_info.so_version}", *given])
 
-    def variant(self, column: str, shared: bool) -> str:
-        """How a column is decoded, as a part of its key."""
+    def variant(self, column: str, *, shared: bool, plain: bool) -> str:
+        """How a column is decoded, as a part of its key. plain: an extension type is left out."""
         names = [n for n in self.read_dictionary if f"{n}.".startswith(f"{column}.")]
+        common = f"{self.common_variant},plain" if plain else self.common_variant
         if shared:
-            return f"{self.common_variant},shared"
-        return ",".join([self.common_variant, *(f"dictionary={n}" for n in sorted(names))])
+            return f"{common},shared"
+        return ",".join([common, *(f"dictionary={n}" for n in sorted(names))])
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says about itself, as decoded with some options. leaves: by top-level field."""
+    """What a file says about itself, as decoded with some options. leaves: by top-level field.
+
+    plain: fields that would have an extension type with `arrow_extensions_enabled`.
+    """
 
     metadata: pq.FileMetaData
+    options: ParquetOptions
     schema: pa.Schema
     leaves: Mapping[str, list[Leaf]]
     row_groups: list[int]
     shared: frozenset[str]
+    plain: frozenset[str]
+
+    def fragment(self, partition: ds.Expression) -> ds.ParquetFileFragment:
+        """Return the file as a dataset's fragment that has no data: it prunes row groups, and makes
+        columns that are not in the file, without opening it.
+        """
+        if self._fragment.partition_expression.equals(partition):
+            return self._fragment
+        return self.options.format().make_fragment(
+            pa.BufferReader(self._without_data), partition_expression=partition
+        )
+
+    @cached_property
+    def _fragment(self) -> ds.ParquetFileFragment:
+        # Kept, as it keeps what it parsed.
+        return self.options.format().make_fragment(pa.BufferReader(self._without_data))
+
+    @cached_property
+    def _without_data(self) -> pa.Buffer:
+        sink = pa.BufferOutputStream()
+        self.metadata.write_metadata_file(sink)
+        return sink.getvalue()
+
+    def windows(
+        self, fields: Collection[str], row_groups: Sequence[int], nbytes: int
+    ) -> Iterator[list[int]]:
+        """Cut row groups where these fields of them exceed a size, as Parquet counts it."""
+        indices = [i for name in fields for leaf in self.leaves.get(name, []) for i in leaf.indices]
+        window: list[int] = []
+        filled = 0
+        for group in row_groups:
+            metadata = self.metadata.row_group(group)
+            size = sum(metadata.column(i).total_uncompressed_size for i in indices)
+            if window and filled + size > nbytes:
+                yield window
+                window, filled = [], 0
+            window.append(group)
+            filled += size
+        if window:
+            yield window
 
     def units(self, options: ParquetOptions, name: str, under: list[Path] | None) -> list["Column"]:
         """Return the units of a top-level field: all, or those at or below one of some paths."""
-        shared = name in self.shared
+        shared, plain = name in self.shared, name in self.plain
         return [
-            Column((options.variant(label, shared), label), leaf)
+            Column((options.variant(label, shared=shared, plain=plain), label), leaf)
             for leaf in self.leaves[name]
             if under is None or any(leaf.path[: len(p)] == p for p in under)
             for label in [".".join(part.replace(".", "\\.") for part in leaf.path)]
@@ -170,7 +232,19 @@ def _footer(opened: pq.ParquetFile, options: ParquetOptions) -> Footer:
         raise UncacheableFileError("a type whose columns are not known")
     shared = {f.name for f in schema if options.share_strings and pa.types.is_dictionary(f.type)}
     row_groups = list(range(opened.num_row_groups))
-    return Footer(opened.metadata, schema, leaves, row_groups, frozenset(shared))
+    plain = _plain(opened, options)
+    return Footer(opened.metadata, options, schema, leaves, row_groups, frozenset(shared), plain)
+
+
+def _plain(opened: pq.ParquetFile, options: ParquetOptions) -> frozenset[str]:
+    if options.arrow_extensions_enabled or "arrow_extensions_enabled" not in _KNOWN:
+        return frozenset()
+    extended = replace(options, arrow_extensions_enabled=True)
+    with pq.ParquetFile(
+        pa.BufferReader(b""), metadata=opened.metadata, **extended.reader()
+    ) as file:
+        types = {field.name: field.type for field in file.schema_arrow}
+    return frozenset(f.name for f in opened.schema_arrow if f.type != types[f.name])
 
 
 class Decoder:

@@ -1,6 +1,6 @@
 """What a read needs of its files: the fields that its columns and its filter refer to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -48,12 +48,34 @@ class Projection:
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Filter and project a table of the needed fields, as pyarrow's datasets do it."""
-        if self.filter is None:
-            names = list(self.fields) if self.columns is None else self.columns
-            if len(set(names)) == len(names) and set(names) <= set(self.fields):
-                return table if names == table.column_names else table.select(names)
-        columns = self.schema.names if self.columns is None else self.columns
-        return ds.dataset(table).to_table(columns=columns, filter=self.filter)
+        selected = self._selected(table)
+        if selected is not None:
+            return selected
+        return ds.dataset(table).to_table(columns=self._names(), filter=self.filter)
+
+    def batches(self, table: pa.Table, batch_size: int) -> Iterator[pa.RecordBatch]:
+        """The same in batches: of so many rows before they are filtered, if the chunks are not
+        smaller.
+        """
+        selected = self._selected(table)
+        if selected is not None and selected.num_columns:
+            return iter(selected.to_batches(max_chunksize=batch_size))
+        scanner = ds.dataset(table).scanner(
+            columns=self._names(), filter=self.filter, batch_size=batch_size
+        )
+        return iter(scanner.to_batches())
+
+    def _selected(self, table: pa.Table) -> pa.Table | None:
+        """The projected table if it takes no engine to make it."""
+        if self.filter is not None:
+            return None
+        names = list(self.fields) if self.columns is None else self.columns
+        if len(set(names)) < len(names) or not set(names) <= set(self.fields):
+            return None
+        return table if names == table.column_names else table.select(names)
+
+    def _names(self) -> list[str]:
+        return self.schema.names if self.columns is None else self.columns
 
 
 def _resolve(schema: pa.Schema, column: str) -> Path | None:

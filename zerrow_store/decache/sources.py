@@ -10,7 +10,7 @@ from zerrow_store.decache.files import FileChangedError, OpenFile, opened
 
 T = TypeVar("T")
 
-_ATTEMPTS = 10
+ATTEMPTS = 10
 
 
 def read_stable(source: Any, filesystem: Any, read: Callable[[OpenFile], T]) -> T:
@@ -22,13 +22,18 @@ def read_stable(source: Any, filesystem: Any, read: Callable[[OpenFile], T]) -> 
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"a path is needed, not {type(source).__name__}")
     place, path = _resolve(source, filesystem)
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         try:
             with opened(path, place) as file:
                 return read(file)
         except FileChangedError:
             continue
-    raise OSError(f"{path} changes all the time: it cannot be read")
+    raise changes_all_the_time(path)
+
+
+def changes_all_the_time(path: str) -> OSError:
+    """The error of who has tried often enough."""
+    return OSError(f"{path} changes all the time: it cannot be read")
 
 
 def _resolve(source: Any, filesystem: Any) -> tuple[pafs.FileSystem | None, str]:

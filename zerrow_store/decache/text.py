@@ -111,7 +111,7 @@ def _read(
 
 def _described(options: list[Any]) -> str | None:
     """All options in words; None if there is one that means something to this process only."""
-    parts = []
+    parts = [f"pyarrow={pa.cpp_build_info.so_version}"]  # they do not all infer the same types
     for given in options:
         names = [] if given is None else [n for n in dir(given) if not n.startswith("_")]
         for name in names:

@@ -26,7 +26,8 @@ from zerrow_store.node.segments import check_segment
 class Put:
     """A publication that was asked for. arrival: its number, over all connections; adopted:
     segments without a process that came with it. owner: the segment of the process with whose end
-    the object is to go. withdrawn: the owner, if there ever was one, has let go of it.
+    the object is to go; node: the machine whose store says when it is. withdrawn: the owner, if
+    there ever was one, has let go of it.
     """
 
     arrival: int
@@ -34,28 +35,29 @@ class Put:
     request: m.Put
     adopted: list[bytes]
     owner: bytes | None = None
+    node: bytes | None = None
     withdrawn: bool = False
     waits: bool = False
+    has_waited: bool = False
 
 
 class Admission:
-    """See the module. supervisor_ids: of those who supervise. retry: answers a put that waited."""
+    """See the module. retry: answers a put that waited; `waited`: how many have."""
 
     def __init__(
         self,
         lives: Lives,
         budget: int,
         *,
-        supervisor_ids: Callable[[], list[bytes]],
         retry: Callable[[Put], None],
     ) -> None:
         self._lives = lives
         self._budget = budget
-        self._supervisor_ids = supervisor_ids
         self._retry = retry
         self._arrivals = itertools.count()
         self._full: list[Put] = []
         self._adopted: Counter[bytes] = Counter()
+        self.waited = 0
 
     def received(self, call: Call, request: m.Put) -> Put:
         """Take over what came with a publication, which is to be entered."""
@@ -117,10 +119,7 @@ class Admission:
     ) -> list[Any]:
         """Check a publication and make room for it; returns the event that enters it."""
         object_id, own = publication.object_id, publication.own
-        if object_id in self._lives.books.objects:
-            raise ObjectExistsError(
-                f"object {object_id.hex()} exists already; objects never change"
-            )
+        self.check_new(object_id)
         allocations = [(segment_id, packed) for segment_id, packed in publication.foreign if packed]
         self.check_own(connection, own)
         if owner is not None and owner not in self._lives.living:
@@ -135,6 +134,13 @@ class Admission:
             raise StoreFullError(needed=needed, used=used, budget=self._budget)
         body = [object_id, allocations, publication.message, transient, owner]
         return [*body, publication.counters, time.time()]
+
+    def check_new(self, object_id: bytes) -> None:
+        """Raise ObjectExistsError for an object that is there."""
+        if object_id in self._lives.books.objects:
+            raise ObjectExistsError(
+                f"object {object_id.hex()} exists already; objects never change"
+            )
 
     def check_own(self, connection: Connection, own: bytes) -> None:
         """Raise ProtocolError for allocations that the process's segment cannot have."""
@@ -153,7 +159,8 @@ class Admission:
             raise ProtocolError(f"it publishes what cannot be: {error}") from None
 
     def _wait_for_room(self, put: Put) -> Any:
-        put.waits = True
+        self.waited += not put.has_waited
+        put.waits = put.has_waited = True
         self._full.append(put)
         return DEFERRED
 
@@ -179,14 +186,14 @@ class Admission:
                 raise
         return self._wait_for_room(put)
 
-    def _put(self, put: Put) -> list[list[bytes]]:
+    def _put(self, put: Put) -> None:
         request, transient = put.request, put.request.transient
         event = self.admit(put.call.connection, request, transient=transient, owner=put.owner)
-        if request.carrier is not None and request.carrier.owner_id:
-            event.append(request.carrier.reference)
+        carrier = request.carrier
+        event += [carrier.reference if carrier is not None and carrier.owner_id else None, put.node]
+        event.append(carrier is not None and put.call.connection.role == "agent")
         self._lives.change("put", event)
-        self._lives.entered(request.object_id, transient=transient)
-        return [self._supervisor_ids()]
+        self._lives.entered(request.object_id)
 
     def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """Take over sealed segments, which have no process; returns their ids, to be settled."""

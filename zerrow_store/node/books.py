@@ -69,9 +69,12 @@ class Object:
     """A published object. Deleted ones stay until their last holder is gone.
 
     transient: it goes when its last holder does. owner: it goes when this segment's process does.
-    carrier: what carries it there, if the owner has to be told of the object.
-    moved: where allocations that its message names lie since they were spilled. bytes_spilled: of
-    nbytes, what is on disk.
+    carrier: what carries it there, if the owner has to be told of the object. node: the machine
+    whose store says when it goes.
+    proxy: it stands for an object of another machine that belongs to a process of this one. copy:
+    its bytes are those of another machine's object, and can be had there again.
+    moved: where allocations that its message names lie, as they were spilled, or are copies.
+    bytes_spilled: of nbytes, what is on disk.
     """
 
     allocations: Packed
@@ -81,9 +84,17 @@ class Object:
     transient: bool
     owner: bytes | None
     carrier: bytes | None = None
+    node: bytes | None = None
+    proxy: bool = False
+    copy: bool = False
     deleted: bool = False
     moved: dict[Place, Place] = field(default_factory=dict)
     bytes_spilled: int = 0
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether none of its bytes are here."""
+        return self.proxy and not self.copy
 
     def places(self) -> list[list[Any]]:
         """Return `moved` as it travels."""
@@ -121,17 +132,26 @@ class Books:
             if segment.spilled:
                 yield "on_disk", [segment_id, segment.checksums]
         for object_id, entry in self.objects.items():
-            body = [object_id, entry.allocations, entry.message, entry.transient, entry.owner]
-            put = [*body, [0, 0, 0], entry.created, entry.carrier]
+            allocations = [] if entry.copy else entry.allocations
+            body = [object_id, allocations, entry.message, entry.transient, entry.owner]
+            put = [*body, [0, 0, 0], entry.created, entry.carrier, entry.node, entry.proxy]
             if cached := self.cache.entries.get(object_id):
                 yield "cache", [put, list(vars(cached).values())]
-            else:
+            elif entry.proxy or not entry.copy:
                 yield "put", put
-            if entry.moved:
+            if entry.copy:
+                landed = [entry.allocations, entry.places(), entry.node, entry.created]
+                yield "land", [object_id, *landed]
+            elif entry.moved:
                 yield "moved", [object_id, entry.places()]
             if entry.deleted:
                 yield "hide", [object_id]
         yield "count", [list(self.counters.values())]
+
+    def has_results(self) -> bool:
+        """Whether there are objects, but for what can be had again, and proxies."""
+        cached = self.cache.entries
+        return any(not (e.proxy or e.copy or o in cached) for o, e in self.objects.items())
 
     def new_bytes(self, allocations: Packed) -> int:
         """Return how many bytes of these are not counted yet.
@@ -169,16 +189,46 @@ class Books:
         counters: list[int],
         created: float,
         carrier: bytes | None = None,
+        node: bytes | None = None,
+        proxy: bool = False,
     ) -> None:
         nbytes = spilled = 0
         for segment_id, ranges in allocations:
             named = self._refer(segment_id, ranges)
             nbytes += named
             spilled += named if self.segments[segment_id].spilled else 0
-        entry = Object(allocations, message, created, nbytes, transient, owner, carrier)
+        entry = Object(
+            allocations, message, created, nbytes, transient, owner, carrier, node, proxy
+        )
         entry.bytes_spilled = spilled
         self.objects[object_id] = entry
         self._count(counters)
+
+    def _land(
+        self,
+        object_id: bytes,
+        allocations: Packed,
+        moved: list[list[Any]],
+        node: bytes | None,
+        created: float,
+    ) -> None:
+        """Another machine's object is here, too. It goes with its last holder if neither a proxy
+        nor a node says when.
+        """
+        if object_id not in self.objects:
+            transient = node is None
+            self.objects[object_id] = Object([], None, created, 0, transient, None, node=node)
+        entry = self.objects[object_id]
+        entry.copy, entry.allocations = True, allocations
+        entry.nbytes = sum(self._refer(segment_id, ranges) for segment_id, ranges in allocations)
+        self._moved(object_id, moved)
+
+    def _unland(self, object_id: bytes) -> Freed:
+        """Of another machine's object there is the proxy alone."""
+        entry = self.objects[object_id]
+        allocations, entry.allocations = entry.allocations, []
+        entry.copy, entry.nbytes, entry.moved = False, 0, {}
+        return self._unrefer_all(allocations)
 
     def _count(self, counters: list[int]) -> None:
         for name, increment in zip(COUNTERS, counters, strict=True):
@@ -199,8 +249,11 @@ class Books:
 
     def _remove(self, object_id: bytes) -> Freed:
         self.cache.forget(object_id)
+        return self._unrefer_all(self.objects.pop(object_id).allocations)
+
+    def _unrefer_all(self, allocations: Packed) -> Freed:
         freed = []
-        for segment_id, ranges in self.objects.pop(object_id).allocations:
+        for segment_id, ranges in allocations:
             if offsets := self._unrefer(segment_id, ranges):
                 freed.append((segment_id, offsets))
         return freed

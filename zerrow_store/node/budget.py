@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
+from zerrow_store.cgroups import memory_groups
 from zerrow_store.node.policy import load_policy
 from zerrow_store.sizes import parse_size
 
 _SHARE = 0.6
-# A cgroup without a limit: "max" in version 2, a huge number in version 1.
-_LIMITS = ("memory.max", "unified/memory.max", "memory/memory.limit_in_bytes")
 
 
 def default_budget() -> int:
@@ -36,33 +35,12 @@ def memory_limit(root: Path = Path("/")) -> int:
     kernel's own file systems lie.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    mounted = root / "sys/fs/cgroup"
-    for path in [*_own_limits(root / "proc/self/cgroup", mounted), *map(mounted.joinpath, _LIMITS)]:
+    for group in memory_groups(root):
         try:
-            text = path.read_text().strip()
+            text = Path(group.limit).read_text().strip()
         except OSError:
             continue
+        # Without a limit: "max" in version 2, a huge number in version 1.
         if text.isdigit():
             limits.append(int(text))
     return min(limits)
-
-
-def _own_limits(groups: Path, mounted: Path) -> list[Path]:
-    """The limit files of this process's cgroup and all above it, in both versions."""
-    paths = []
-    try:
-        lines = groups.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        hierarchy, controllers, group = line.split(":", 2)
-        below = [parent for parent in [Path(group), *Path(group).parents] if parent != Path("/")]
-        relative = [parent.relative_to("/") for parent in below if parent.is_absolute()]
-        if hierarchy == "0":
-            roots, name = [mounted, mounted / "unified"], "memory.max"
-        elif "memory" in controllers.split(","):
-            roots, name = [mounted / "memory"], "memory.limit_in_bytes"
-        else:
-            continue
-        paths += [root / part / name for root in roots for part in relative]
-    return paths

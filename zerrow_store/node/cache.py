@@ -66,6 +66,9 @@ class Cache:
         self._claims: dict[_Key, tuple[Connection, bytes]] = {}
         self._claimed: defaultdict[Connection, set[_Key]] = defaultdict(set)
         self._waiting: dict[bytes, list[_Waiter]] = {}
+        figures = ("hits", "misses", "decoding_seconds", "saved_seconds")
+        self.counts = dict.fromkeys(figures, 0.0)
+        """Since the server was started; see `StoreStats`."""
 
     # --- requests ---
 
@@ -195,8 +198,10 @@ class Cache:
         answer = []
         for index, hits in enumerate(found):
             for object_id, parts in hits.items():
-                entry = self._hold(connection, object_id)
-                hit = [index, object_id, entry.message, entries[object_id].layout, parts]
+                entry, cached = self._hold(connection, object_id), entries[object_id]
+                hit = [index, object_id, entry.message, cached.layout, parts]
+                self.counts["hits"] += len(parts)
+                self.counts["saved_seconds"] += cached.seconds * len(parts) / len(cached.layout)
                 answer.append([*hit, entry.places()])
         if answer:
             self._change("cache_used", [[hit[1] for hit in answer], time.time()])
@@ -205,6 +210,7 @@ class Cache:
     def _claim(self, waiter: _Waiter, granted: list[Any]) -> None:
         connection, request = waiter.call.connection, waiter.request
         for index, parts in granted:
+            self.counts["misses"] += len(parts)
             for part in parts:
                 key = (request.file, request.wanted[index][0], part)
                 self._claims[key] = (connection, request.token)
@@ -244,6 +250,7 @@ class Cache:
             own = [part for part in parts if (file, unit, part) in refused]
             rest = [part for part in parts if (file, unit, part) not in refused]
             if own:
+                self.counts["misses"] += len(own)
                 granted.append([index, own])
             if rest:
                 held.append([index, rest, 0])
@@ -274,6 +281,7 @@ class Cache:
             return False
         entry = [file, request.path, unit, column.layout, column.seconds, 0, time.time()]
         self._change("cache", [put, entry])
+        self.counts["decoding_seconds"] += column.seconds
         self._hold(connection, object_id)
         return True
 

@@ -1,7 +1,9 @@
-"""A number that a server shares with its supervisors: how many changes of the books it has made.
+"""What a server shares with its supervisors: how many changes of the books it has made, and
+whether the store's end was meant.
 
 A supervisor that has not read all changes when the server ends would start the next one with the
-books of a while ago. It sees here that it is behind, also if it was hung up on long before.
+books of a while ago, or one that nobody wants. It sees here that it is behind, also if it was hung
+up on long before.
 """
 
 import mmap
@@ -9,6 +11,7 @@ import os
 import struct
 
 _NUMBER = struct.Struct("<Q")
+_ENDED = struct.Struct("<8x?")
 
 
 class ChangeCount:
@@ -30,6 +33,16 @@ class ChangeCount:
     def count(self) -> None:
         """Note a change."""
         _NUMBER.pack_into(self._memory, 0, self.value + 1)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the store's end was meant."""
+        (ended,) = _ENDED.unpack_from(self._memory)
+        return bool(ended)
+
+    def end(self) -> None:
+        """Note that the store's end is meant."""
+        _ENDED.pack_into(self._memory, 0, True)
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -4,8 +4,8 @@
 """
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ from zerrow_store.node.requests import (
     moved_places,
     offsets_of,
 )
+from zerrow_store.node.stats import StoreStats
 from zerrow_store.node.store_link import StoreLink
 
 _ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
@@ -46,39 +47,6 @@ class ObjectInfo:
     transient: bool
 
 
-@dataclass(frozen=True)
-class StoreStats:
-    """Figures of a store; sizes in bytes.
-
-    `bytes_stored` is held in memory now, each byte once, `bytes_spilled` on disk. The other
-    `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
-    segment, and copied. The bandwidths are in bytes a second, as last measured;
-    `spill_processor_bandwidth` in bytes a second of a processor's time. eviction: the
-    policy's name. log: where the server logs; its supervisors have a file beside that.
-    """
-
-    objects: int
-    bytes_stored: int
-    bytes_spilled: int
-    bytes_shared: int
-    bytes_reshared: int
-    bytes_copied: int
-    spill_bandwidth: int
-    spill_processor_bandwidth: int
-    read_back_bandwidth: int
-    budget: int
-    eviction: str
-    segments: int
-    clients: int
-    pid: int
-    supervisors: int
-    log: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the figures by name."""
-        return asdict(self)
-
-
 class Publication:
     """A publication under way; it takes its course also if nobody waits."""
 
@@ -86,14 +54,13 @@ class Publication:
         self._client = client
         self._request = request
 
-    def wait(self) -> tuple[bytes, ...]:
-        """Return the supervisors' ids once the store has taken the object.
+    def wait(self) -> None:
+        """Return once the store has taken the object.
 
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
         ObjectLostError.
         """
-        (supervisor_ids,) = self._client._wait(self._request)
-        return tuple(supervisor_ids)
+        self._client._wait(self._request)
 
 
 class Holding:
@@ -138,7 +105,7 @@ class Client(StoreLink, CacheCalls):
         Raises ObjectNotFoundError.
         """
         check_id(object_id)
-        message, _, moved = self._request(m.Get(object_id))
+        message, _, moved, _ = self._request(m.Get(object_id))
         hold = self._held_by(object_id)
         if message is None:
             raise errors.ObjectNotFoundError(object_id)
@@ -153,20 +120,6 @@ class Client(StoreLink, CacheCalls):
         if isinstance(object_ids, bytes):
             object_ids = [object_ids]
         self._request(m.Delete(check_ids(object_ids), missing_ok))
-
-    def settling(self, object_id: bytes, read: Callable[[], None]) -> None:
-        """Have `read()` called, in a thread of this client, when another process begins to read an
-        object; until `settled`.
-        """
-        check_id(object_id)
-        self._settling[object_id] = read
-        self._send_quietly(m.Settling(object_id))
-
-    def settled(self, object_id: bytes) -> None:
-        """Wait for the first reader of an object no more."""
-        check_id(object_id)
-        self._settling.pop(object_id, None)
-        self._send_quietly(m.Settled(object_id))
 
     def list(self) -> list[ObjectInfo]:
         """Return the objects in the store."""
@@ -198,6 +151,14 @@ class Client(StoreLink, CacheCalls):
         """Have what of these objects is on disk read into memory: somebody is about to read it."""
         self._send_quietly(m.ReadAhead(check_ids(object_ids)))
 
+    def count_sandbox(self, increments: dict[str, int]) -> None:
+        """Add to the figures of this machine's sandboxes, by the names of SandboxStats."""
+        self._send_quietly(m.Count("sandbox", increments))
+
+    def count_transfer(self, **increments: int) -> None:
+        """Add to the figures of this machine's transfers, by their names in StoreStats."""
+        self._send_quietly(m.Count("transfers", increments))
+
     def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
         """Enter a result that was dropped and made again into the list of evictions."""
         self._send_quietly(m.Evicted(name, nbytes, expected, seconds))
@@ -213,8 +174,8 @@ class Client(StoreLink, CacheCalls):
         transient: bool = False,
         owned: bool = False,
         carrier: Carrier | None = None,
-    ) -> tuple[bytes, ...]:
-        """Enter an encoded message's allocations into the books; returns the supervisors' ids.
+    ) -> None:
+        """Enter an encoded message's allocations into the books.
 
         message: kept for `get`, if given. A transient object goes when its last hold does, an owned
         one when this process ends, one with a carrier when the process does that owns that, if they
@@ -222,7 +183,7 @@ class Client(StoreLink, CacheCalls):
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
         ObjectLostError, NoOwnerError.
         """
-        return self.begin_publish(
+        self.begin_publish(
             object_id, encoded, message, transient=transient, owned=owned, carrier=carrier
         ).wait()
 
@@ -268,32 +229,41 @@ class Client(StoreLink, CacheCalls):
         holding.confirm()
         return holding.hold
 
+    def hold_copy(self, object_id: bytes, allocations: Allocations) -> Hold | None:
+        """Return a hold of this machine's copy of another machine's object; None if there is none,
+        or not of all these allocations. Its `moved` says where they lie.
+        """
+        try:
+            hold = self.hold(object_id)
+        except errors.ObjectNotFoundError:
+            return None
+        covers = all((segment, offset) in hold.moved for segment, offset, _ in allocations)
+        return hold if covers else None
+
     def allocations(self, object_id: bytes) -> Allocations:
         """Return the allocations (segment, offset, size) of an object, which the caller must
         hold.
         """
         check_id(object_id)
-        _, allocations, _ = self._request(m.Get(object_id))
+        _, allocations, *_ = self._request(m.Get(object_id))
         self._held_by(object_id)
         return unpacked(allocations)
 
-    def decode(self, message: bytes, hold: Hold, moved: Moved, lease: Any = None) -> Any:
-        """Return a message's data, where it lies; its buffers keep `hold`, which is the object's,
-        and `lease`.
+    def decode(self, message: bytes, hold: Hold, moved: Moved) -> Any:
+        """Return a message's data, where it lies; its buffers keep `hold`, which is the object's.
 
         moved: what the hold says. Raises ObjectLostError, SipcError.
         """
-        owner = hold if lease is None else (lease, hold)
         if not moved:
             segments = _native.message_segments(message)
             self.ensure_segments(segments)
             if read_back.concerns(segments):
                 places = [(s, o) for s, o, _ in _native.message_allocations(message)]
                 self.ensure_places(places, hold)
-            return _native.decode(message, owner)
+            return _native.decode(message, hold)
         places = [moved.get((s, o), (s, o)) for s, o, _ in _native.message_allocations(message)]
         self.ensure_places(places, hold)
-        return _native.decode(message, owner, places)
+        return _native.decode(message, hold, places)
 
     def ensure_places(self, places: Iterable[Place], hold: Hold) -> None:
         """Map the segments of allocations that are about to be read, and check what was spilled,

@@ -19,7 +19,7 @@ class Connection:
 
     `holds` counts this connection's views of each object; `segment` is its process's, if attached.
     `owner_id`: what its process is known by as an owner of what others publish, if it may be one;
-    `last_owner`: of the owner of what was last published here.
+    `last_claimer`: who claimed what was last published here.
     Sending raises OSError when the peer is gone, ProtocolError when it does not read. An event of
     the selector may come when the connection is closed already, in the same round: nothing is done
     then.
@@ -36,11 +36,12 @@ class Connection:
         self.pid, self.uid = protocol.peer(sock)
         self.reader = protocol.FrameReader(protocol.MAX_REQUEST)
         self.greeted = False
+        self.role = ""
         self.closed = False
         self.holds: Counter[bytes] = Counter()
         self.segment: bytes | None = None
         self.owner_id = b""
-        self.last_owner = b""
+        self.last_claimer: Connection | None = None
         self.outbox = Outbox(sock)
         self._selector = selector
         selector.register(sock, selectors.EVENT_READ, lambda _, events: serve(self, events))

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "gil.h"
 #include "read_all.h"
 
 namespace py = pybind11;
@@ -59,7 +60,7 @@ uint64_t Pass(int source, uint64_t offset, uint64_t size, int target, uint64_t a
   uint64_t digest = 0;
   int error = 0;
   {
-    py::gil_scoped_release released;
+    zerrow::GilReleased released;
     std::unique_ptr<char[]> piece(new char[std::min<uint64_t>(size, kPiece)]);
     XXH3_state_t state;
     XXH3_64bits_reset(&state);

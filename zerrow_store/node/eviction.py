@@ -1,12 +1,15 @@
 """Which idle objects go when memory is short: the policy's choice, carried out and recorded.
 
 An object is *idle* when no client holds it. It is then a candidate, at what the ways to give it up
-are expected to cost: a decoded column can be dropped, everything can be spilled. Above the high
-watermark idle objects go until the low one is reached, and a put that does not fit waits for that.
-Who knows that memory is going to be short, as one that runs a DAG does, has objects spilled ahead.
+are expected to cost: a decoded column can be dropped, everything can be spilled. Before all of them
+go idle copies of other machines' objects, which are there still, the first that was left first: no
+policy is asked. Above the high watermark idle objects go until the low one is reached, and a put
+that does not fit waits for that. Who knows that memory is going to be short, as one that runs a DAG
+does, has objects spilled ahead.
 """
 
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -43,12 +46,20 @@ class Eviction:
     returned: bool = False
 
 
+WAYS = ("drop", "spill", "rollback")
+
+
 class Records:
-    """The newest evictions. Not in the books: a store that is started again begins anew."""
+    """The newest evictions, and the sums of all by way. Not in the books: a store that is started
+    again begins anew.
+    """
 
     def __init__(self) -> None:
         self._newest: deque[tuple[Hashable, Eviction]] = deque()
         self._open: dict[Hashable, Eviction] = {}
+        summed = ("count", "bytes", "expected_seconds", "seconds")
+        # Floats: clients say how many bytes they have rolled back, and integers travel as 64 bits.
+        self.totals = {way: dict.fromkeys(summed, 0.0) for way in WAYS}
 
     def add(self, key: Hashable, record: Eviction) -> None:
         """Enter an eviction; `key` is what its return is known by."""
@@ -58,6 +69,11 @@ class Records:
                 del self._open[oldest_key]
         self._newest.append((key, record))
         self._open[key] = record
+        totals = self.totals[record.way]
+        totals["count"] += 1
+        totals["bytes"] += record.nbytes
+        totals["expected_seconds"] += record.expected
+        totals["seconds"] += record.seconds
 
     def returned(self, key: Hashable, seconds: float) -> bool:
         """Note what it took to have evicted bytes back; whether they were, for the first time."""
@@ -66,6 +82,7 @@ class Records:
             return False
         is_first, record.returned = not record.returned, True
         record.seconds += seconds
+        self.totals[record.way]["seconds"] += seconds
         return is_first
 
     def rows(self) -> list[Eviction]:
@@ -74,8 +91,8 @@ class Records:
 
 
 class Evictor:
-    """See the module. delete: ends an object. all_returned: whether readers that a restarted store
-    had before have had the time to come back.
+    """See the module. delete: ends an object; drop_copy: gives up the bytes of a copy.
+    all_returned: whether readers that a restarted store had before have had the time to come back.
     """
 
     def __init__(
@@ -86,6 +103,7 @@ class Evictor:
         budget: int,
         *,
         delete: Callable[[bytes], None],
+        drop_copy: Callable[[bytes], None],
         all_returned: Callable[[], bool],
     ) -> None:
         self._books = books
@@ -93,9 +111,11 @@ class Evictor:
         self._policy = policy
         self._budget = budget
         self._delete = delete
+        self._drop_copy = drop_copy
         self._all_returned = all_returned
         self._idle: dict[bytes, float] = {}
         self._readable: dict[bytes, float] = {}
+        self._copies: dict[bytes, int] = {}  # how many bytes of each, in the order they were left
         self._queue = EvictionQueue(policy)
         # To be spilled as soon as they are idle; in order, the values say nothing.
         self._wanted_on_disk: dict[bytes, None] = {}
@@ -120,11 +140,15 @@ class Evictor:
         """An object is held by one more, or gone."""
         if self._idle.pop(object_id, None) is not None:
             self._queue.discard(object_id)
+            self._copies.pop(object_id, None)
         self._readable.pop(object_id, None)
         self._wanted_on_disk.pop(object_id, None)
 
     def _offer(self, object_id: bytes) -> None:
         entry = self._books.objects[object_id]
+        if entry.copy:
+            self._copies[object_id] = entry.nbytes
+            return
         nbytes = entry.nbytes - entry.bytes_spilled
         ways = {}
         if cached := self._books.cache.entries.get(object_id):
@@ -164,7 +188,8 @@ class Evictor:
             return True
         if self._spiller.is_busy:
             return self._all_returned()
-        if needed > self._budget or excess > self._queue.nbytes or not self._all_returned():
+        idle = self._queue.nbytes + sum(self._copies.values())
+        if needed > self._budget or excess > idle or not self._all_returned():
             return False
         low = self._books.bytes_stored + needed - int(LOW_WATERMARK * self._budget)
         return self._evict(max(excess, low))
@@ -176,6 +201,9 @@ class Evictor:
         batch, dropped, expected = Batch(self._books), False, 0.0
         target = self._books.bytes_stored - nbytes
         disk = self._spiller.room()
+        while self._books.bytes_stored > target and self._copies:
+            self._drop_oldest_copy()
+            dropped = True
         while self._books.bytes_stored - batch.nbytes > target and batch.nbytes < _BATCH_BYTES:
             if (chosen := self._queue.pop()) is None:
                 break
@@ -208,8 +236,9 @@ class Evictor:
         """Spill objects as soon as nobody reads them, whether memory is short or not. Who begins to
         read one before that takes this back.
         """
+        objects = self._books.objects
         self._wanted_on_disk.update(
-            dict.fromkeys(filter(self._books.objects.__contains__, object_ids))
+            dict.fromkeys(i for i in object_ids if i in objects and not objects[i].copy)
         )
         self._spill_wanted()
 
@@ -224,6 +253,12 @@ class Evictor:
             self._queue.discard(object_id)
             batch.add(object_id)
         self._write(batch, self._spiller.seconds(batch.nbytes))
+
+    def _drop_oldest_copy(self) -> None:
+        object_id, nbytes = next(iter(self._copies.items()))
+        record = Eviction(time.time(), "drop", "a copy of another machine's", nbytes, 0.0, 0.0)
+        self.records.add(os.urandom(8), record)
+        self._drop_copy(object_id)
 
     def _drop(self, candidate: Candidate) -> None:
         assert isinstance(candidate.key, bytes)

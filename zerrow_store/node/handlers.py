@@ -7,14 +7,20 @@ nothing.
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, ProtocolError
+from zerrow_store.errors import (
+    ObjectExistsError,
+    ObjectLostError,
+    ObjectNotFoundError,
+    ProtocolError,
+)
 from zerrow_store.node import messages as m
 from zerrow_store.node.accounting import account, account_by_segment
 from zerrow_store.node.admission import Admission
+from zerrow_store.node.books import unpack
 from zerrow_store.node.cache import Cache
 from zerrow_store.node.connection import Call, WithDescriptors
 from zerrow_store.node.eviction import Eviction
@@ -54,8 +60,9 @@ class Handlers:
             m.Release: self._release,
             m.Segments: self._segments,
             m.Delete: self._delete,
-            m.Settling: self._settling,
-            m.Settled: self._settled,
+            m.Watch: self._watch,
+            m.Land: self._land,
+            m.Elsewhere: self._elsewhere,
             m.List: self._list,
             m.Memory: self._memory,
             m.MemoryBySegment: self._memory_by_segment,
@@ -127,11 +134,11 @@ class Handlers:
         return self._owners.put(call, request)
 
     def _claim(self, call: Call, request: m.Claim) -> None:
-        self._owners.claimed(call.connection, request.object_id, mine=request.mine)
+        self._owners.claimed(call.connection, request)
 
     def _get(self, call: Call, request: m.Get) -> list[Any]:
         entry = self._lives.take_hold(call.connection, request.object_id)
-        return [entry.message, entry.allocations, entry.places()]
+        return [entry.message, entry.allocations, entry.places(), entry.node or b""]
 
     def _hold(self, call: Call, request: m.Hold) -> list[Any]:
         return self._lives.take_hold(call.connection, request.object_id).places()
@@ -156,12 +163,32 @@ class Handlers:
             self._lives.delete(object_id)
         self._owners.deleted(request.object_ids)
 
-    def _settling(self, call: Call, request: m.Settling) -> None:
-        if request.object_id in self._lives.books.objects:
-            self._lives.settling.began(call.connection, request.object_id)
+    def _watch(self, call: Call, request: m.Watch) -> list[bytes]:
+        objects = self._lives.books.objects
+        missing = [i for i in request.object_ids if i not in objects or objects[i].deleted]
+        self._lives.watched.update(set(request.object_ids).difference(missing))
+        return missing
 
-    def _settled(self, call: Call, request: m.Settled) -> None:
-        self._lives.settling.over(request.object_id)
+    def _land(self, call: Call, request: m.Land) -> None:
+        if call.connection.role != "agent" or not call.connection.holds[request.landed]:
+            raise ProtocolError("objects are landed by the agent, in what it holds")
+        objects = self._lives.books.objects
+        allocations = objects[request.landed].allocations
+        there = {(segment, at) for segment, packed in allocations for at, _ in unpack(packed)}
+        if not there.issuperset((segment, at) for *_, segment, at in request.moved):
+            raise ProtocolError("it has not landed there")
+        entry = objects.get(request.object_id)
+        if entry is not None and (entry.deleted or not entry.is_elsewhere):
+            raise ObjectExistsError(f"object {request.object_id.hex()} is here already")
+        moved = [list(places) for places in request.moved]
+        self._lives.land(request.object_id, request.landed, moved, request.node or None)
+
+    def _elsewhere(self, call: Call, request: m.Elsewhere) -> list[Any]:
+        by_node = defaultdict(list)
+        for object_id, entry in self._lives.books.objects.items():
+            if entry.node is not None and not entry.deleted:
+                by_node[entry.node].append(object_id)
+        return list(by_node.items())
 
     def _cache_publish(self, call: Call, request: m.CachePublish) -> list[bool]:
         self._producers.published(call.connection.segment)
@@ -174,7 +201,7 @@ class Handlers:
         return [
             [object_id, entry.nbytes, entry.created, holders[object_id], entry.transient]
             for object_id, entry in self._lives.books.objects.items()
-            if not entry.deleted
+            if not (entry.deleted or entry.is_elsewhere)
         ]
 
     def _memory(self, call: Call, request: m.Memory) -> dict[str, Any]:

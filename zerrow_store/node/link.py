@@ -25,7 +25,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from zerrow_store import errors, forks, threads
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
@@ -48,6 +48,8 @@ _GREETING_ID = 0xFFFFFFFF
 
 class Link(ABC):
     """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
+
+    _role: ClassVar[Literal["client", "agent"]] = "client"
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -111,6 +113,10 @@ class Link(ABC):
         """The store has hung up: until it is back, it says nothing of memory."""
 
     @abstractmethod
+    def _miss(self) -> None:
+        """The store has been away for long."""
+
+    @abstractmethod
     def _conclude(self, request: Request, frame: protocol.Frame) -> Any:
         """Do what an answer entails; returns what the request's sender gets, or raises."""
 
@@ -147,7 +153,7 @@ class Link(ABC):
 
         try:
             connection.settimeout(_PATIENCE_SECONDS)
-            _, _, epoch = call(m.Hello(protocol.PROTOCOL_VERSION, "client"))
+            _, _, epoch = call(m.Hello(protocol.PROTOCOL_VERSION, self._role))
             self._enter_epoch(epoch)
             self._introduce(call)
             held = self._hold_again(call)
@@ -358,7 +364,7 @@ class Link(ABC):
 
     def _reconnect(self) -> None:
         """Connect again, however long that takes, or until this client is closed."""
-        impatient = time.monotonic() + _PATIENCE_SECONDS
+        impatient = missed = time.monotonic() + _PATIENCE_SECONDS
         if self._silent:
             # It has answered nothing since it was connected to.
             self._ended.wait(min(_FIRST_PAUSE * 2 ** min(self._silent, 10), _LONGEST_PAUSE))
@@ -372,6 +378,9 @@ class Link(ABC):
             except StoreUnavailableError as error:
                 if time.monotonic() > impatient:
                     self._fail(self._take_requests(), str(error))
+                if time.monotonic() > missed:
+                    missed = time.monotonic() + _PATIENCE_SECONDS
+                    self._miss()
             self._wanted.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

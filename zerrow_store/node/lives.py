@@ -20,7 +20,6 @@ from zerrow_store.node.eviction import HIGH_WATERMARK, Evictor
 from zerrow_store.node.page_cache import PageCache
 from zerrow_store.node.policy import Policy
 from zerrow_store.node.segments import open_pidfd, punch, resident_bytes, start_time
-from zerrow_store.node.settling import Settling
 from zerrow_store.node.spill import Spiller, spill_directory
 
 GRACE_SECONDS = 10.0
@@ -31,9 +30,10 @@ class Lives:
     """The books, the segments' descriptors, and who holds what.
 
     owners: the connections of the process that made a segment. living: the segments of processes
-    that have not ended; dead: those whose memory is this server's to give back. replicate: tells
-    the supervisor of an event; tell: sends one to a connection; clients: all that are connected;
-    freeing: called before owners are told of what is free.
+    that have not ended; dead: those whose memory is this server's to give back. watched: objects
+    of which the transfer agent hears when they go, beside those that have a proxy here. replicate:
+    tells the supervisor of an event; tell: sends one to a connection; clients: all that are
+    connected; freeing: called before owners are told of what is free.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Lives:
         self.owners: defaultdict[bytes, set[Connection]] = defaultdict(set)
         self.dead: set[bytes] = set()
         self.living: set[bytes] = set()
+        self.watched: set[bytes] = set()
         self.holders: Counter[bytes] = Counter()
-        self.settling = Settling()
         self.page_cache = PageCache(
             self.books,
             self.descriptors,
@@ -82,6 +82,7 @@ class Lives:
             policy,
             budget,
             delete=self.delete,
+            drop_copy=self._drop_copy,
             all_returned=self.all_returned,
         )
 
@@ -91,7 +92,8 @@ class Lives:
         if self.books.objects:
             self._returning_until = until
         for object_id, entry in self.books.objects.items():
-            self.evictor.idle(object_id, until)
+            if not entry.is_elsewhere:
+                self.evictor.idle(object_id, until)
             if entry.deleted or entry.transient:
                 self._orphaned[object_id] = until
         for segment_id in list(self.books.segments):
@@ -109,15 +111,36 @@ class Lives:
         self.descriptors[segment_id] = fd
         self.change("segment", [segment_id, size, pid, start_time(pid)])
 
-    def entered(self, object_id: bytes, *, transient: bool) -> None:
-        """An object is new, and nobody holds it yet. A transient one is there for somebody who is
-        about to: until then it is not evicted.
-        """
-        held_until = time.monotonic() + GRACE_SECONDS if transient else 0.0
-        if transient:
-            self._orphaned[object_id] = held_until
+    def entered(self, object_id: bytes) -> None:
+        """An object is new, and nobody holds it yet."""
         self._tell_owner(object_id)
+        if not self.books.objects[object_id].is_elsewhere:
+            self._nobody_holds(object_id)
+
+    def _nobody_holds(self, object_id: bytes) -> None:
+        """Nobody holds a new object yet. A transient one is there for somebody who is about to:
+        until then it is not evicted.
+        """
+        held_until = 0.0
+        if self.books.objects[object_id].transient:
+            held_until = self._orphaned[object_id] = time.monotonic() + GRACE_SECONDS
         self.evictor.idle(object_id, held_until)
+
+    def land(
+        self, object_id: bytes, landed: bytes, moved: list[list[Any]], node: bytes | None
+    ) -> None:
+        """Another machine's object is here, in the bytes of `landed`."""
+        allocations = self.books.objects[landed].allocations
+        self.change("land", [object_id, allocations, moved, node, time.time()])
+        self._nobody_holds(object_id)
+
+    def _drop_copy(self, object_id: bytes) -> None:
+        """Give up the bytes of another machine's object, which nobody holds."""
+        if not self.books.objects[object_id].proxy:
+            self._remove(object_id)
+            return
+        self.evictor.busy(object_id)
+        self.give_back(self.change("unland", [object_id]))
 
     def owner_came_back(self, segment_id: bytes) -> None:
         """A process has attached its segment again: tell it of all objects that it may not know to
@@ -147,14 +170,13 @@ class Lives:
         # A reader that comes back after a crash of the store may hold what was deleted meanwhile.
         if entry is None or (entry.deleted and object_id not in self._orphaned):
             raise ObjectNotFoundError(object_id)
+        if entry.is_elsewhere:
+            raise ObjectNotFoundError(object_id)
         connection.holds[object_id] += 1
         self.holders[object_id] += 1
         self._orphaned.pop(object_id, None)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
-        producer = self.settling.read(object_id, connection)
-        if producer is not None:
-            self._tell(producer, "read", object_id)
         return entry
 
     def release(self, object_id: bytes, count: int, readable_until: float = 0.0) -> None:
@@ -188,6 +210,9 @@ class Lives:
         entry = self.books.objects.get(object_id)
         if entry is None or entry.deleted:
             return
+        if entry.proxy or object_id in self.watched:
+            self.watched.discard(object_id)
+            self._tell_agents(object_id)
         if self.holders[object_id]:
             self.change("hide", [object_id])
         elif not self.all_returned():
@@ -196,9 +221,14 @@ class Lives:
         else:
             self._remove(object_id)
 
+    def _tell_agents(self, object_id: bytes) -> None:
+        """Other machines have an object, or copies of it, which are to go there."""
+        for connection in self._clients():
+            if connection.role == "agent":
+                self._tell(connection, "removed", object_id)
+
     def _remove(self, object_id: bytes) -> None:
         self._orphaned.pop(object_id, None)
-        self.settling.over(object_id)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
         self.give_back(self.change("remove", [object_id]))

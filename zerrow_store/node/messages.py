@@ -50,11 +50,11 @@ class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Hello(Request):
-    """The first request of a connection. identity: a supervisor's."""
+    """The first request of a connection. identity: a supervisor's. An observer asks for figures."""
 
     kind: ClassVar[str] = "hello"
     version: int
-    role: Literal["client", "supervisor"]
+    role: Literal["client", "supervisor", "agent", "observer"]
     identity: Annotated[bytes, Meta(max_length=64)] = b""
 
 
@@ -83,11 +83,14 @@ class Attach(Request):
 class Carrier(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """What carries an object that belongs to another process: a reference that is counted there.
 
-    owner_id: of that process; empty if it is not known.
+    owner_id: of that process, node: of its machine; empty if they are not known. group: references
+    of one group most often have owners on the same machine.
     """
 
     reference: Annotated[bytes, Meta(min_length=1, max_length=64)]
-    owner_id: OwnerId
+    owner_id: OwnerId = b""
+    node: OwnerId = b""
+    group: OwnerId = b""
 
 
 class Put(Request):
@@ -116,11 +119,14 @@ class Put(Request):
 
 
 class Claim(Request):
-    """The answer to `whose`: whether the process owns what carries the object."""
+    """The answer to `whose`: whether the process owns what carries the object. node: of a transfer
+    agent, which answers for other machines: on which of them somebody does.
+    """
 
     kind: ClassVar[str] = "claim"
     object_id: ObjectId
     mine: bool
+    node: OwnerId = b""
 
 
 class Get(Request):
@@ -159,18 +165,29 @@ class Delete(Request):
     missing_ok: bool
 
 
-class Settling(Request):
-    """See `Client.settling`."""
+class Watch(Request):
+    """See `FileClient.watch`."""
 
-    kind: ClassVar[str] = "settling"
+    kind: ClassVar[str] = "watch"
+    object_ids: list[ObjectId]
+
+
+class Land(Request):
+    """See `FileClient.land`. landed: an object of which this connection has a hold. moved: per
+    allocation, its place as the message has it, and its place here.
+    """
+
+    kind: ClassVar[str] = "land"
     object_id: ObjectId
+    landed: ObjectId
+    moved: list[tuple[SegmentId, Size, SegmentId, Size]]
+    node: OwnerId
 
 
-class Settled(Request):
-    """See `Client.settled`."""
+class Elsewhere(Request):
+    """See `FileClient.owned_elsewhere`."""
 
-    kind: ClassVar[str] = "settled"
-    object_id: ObjectId
+    kind: ClassVar[str] = "elsewhere"
 
 
 class List(Request):
@@ -233,6 +250,14 @@ class Evicted(Request):
     nbytes: Size
     expected: Seconds
     seconds: Seconds
+
+
+class Count(Request):
+    """See `Client.count_sandbox` and `Client.count_transfer`."""
+
+    kind: ClassVar[str] = "count"
+    group: Literal["sandbox", "transfers"]
+    increments: dict[Annotated[str, Meta(max_length=64)], Counter]
 
 
 class Shutdown(Request):

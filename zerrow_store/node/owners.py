@@ -5,9 +5,14 @@ there, and only there is it known when nobody needs it any more. So the owner de
 and the object goes at the latest when the owner's process ends.
 
 Who publishes may know the owner, as of the items of a stream: the object is entered, and its owner
-told. Else the processes that may be owners are asked, those first that claimed what this connection
-published last. An object that nobody claims is refused: its lifetime would be nobody's business. A
-store that was started again waits for its processes to come back before it refuses anything.
+told. Else the processes that may be owners are asked, in rounds: who claimed what this connection
+published last, the others of this machine, and the transfer agent, which asks other machines. What
+one of those claims stays until the agent says that it is to go. An object that nobody claims is
+refused: its lifetime would be nobody's business. A store that was started again waits for its
+processes to come back before it refuses anything.
+
+The agent, in turn, publishes proxies: objects without bytes that stand for those of other machines
+that belong to processes of this one.
 """
 
 import time
@@ -22,17 +27,18 @@ from zerrow_store.node.connection import DEFERRED, Call, Connection
 from zerrow_store.node.lives import Lives
 
 _PATIENCE_SECONDS = 1.0
+_AGENT_PATIENCE_SECONDS = 10.0
 """For processes that do not answer: what they would have claimed is refused."""
 
 
 @dataclass
 class _Question:
-    """Whose object a put's is. waiting: who has not answered yet; others: who is asked then."""
+    """Whose object a put's is. waiting: who has not answered yet; rounds: who is asked then."""
 
     put: Put
-    until: float
+    rounds: list[set[Connection]]
+    until: float = 0.0
     waiting: set[Connection] = field(default_factory=set)
-    others: set[Connection] = field(default_factory=set)
 
 
 class Owners:
@@ -53,6 +59,7 @@ class Owners:
         self._tell = tell
         self._retry = retry
         self._owners: dict[bytes, Connection] = {}
+        self._agent: Connection | None = None
         self._asked: dict[bytes, _Question] = {}
 
     def came(self, connection: Connection, owner_id: bytes) -> None:
@@ -66,14 +73,19 @@ class Owners:
             elif not carrier.owner_id:
                 self._ask(object_id, {connection})
 
+    def agent_came(self, connection: Connection) -> None:
+        """Note who asks other machines."""
+        self._agent = connection
+
     def put(self, call: Call, request: m.Put) -> Any:
         """Enter an object, as soon as its owner is known. Raises NoOwnerError."""
         segment, carrier = call.connection.segment, request.carrier
         if request.owned and segment is None:
             raise ProtocolError("it owns what it publishes, and has not attached a segment")
         # First of all: a process that asks again after a crash of the store keeps what has counted.
-        if request.object_id in self._asked or request.object_id in self._lives.books.objects:
-            raise ObjectExistsError(f"object {request.object_id.hex()} exists already")
+        self._admission.check_new(request.object_id)
+        if request.object_id in self._asked:
+            raise ObjectExistsError(f"object {request.object_id.hex()} is being published")
         put = self._admission.received(call, request)
         if carrier is None:
             put.owner = segment if request.owned else None
@@ -81,20 +93,23 @@ class Owners:
         if owner := self._owners.get(carrier.owner_id):
             put.owner = owner.segment
             return self._admission.enter(put)
-        self._asked[request.object_id] = _Question(put, time.monotonic() + _PATIENCE_SECONDS)
-        self._ask_around(request.object_id)
+        self._asked[request.object_id] = _Question(put, self._rounds(put))
+        self._proceed(request.object_id)
         return DEFERRED
 
-    def claimed(self, connection: Connection, object_id: bytes, *, mine: bool) -> None:
+    def claimed(self, connection: Connection, claim: m.Claim) -> None:
         """Note a process's answer to the question whose an object is."""
-        question = self._asked.get(object_id)
+        if claim.mine and bool(claim.node) != (connection.role == "agent"):
+            raise ProtocolError("the agent, and nobody else, answers for other machines")
+        question = self._asked.get(claim.object_id)
         if question is None or connection not in question.waiting:
             return
-        if mine:
-            question.put.call.connection.last_owner = connection.owner_id
-            self._enter(object_id, connection)
-        else:
-            self._denied(object_id, connection)
+        if not claim.mine:
+            self._denied(claim.object_id, connection)
+            return
+        question.put.call.connection.last_claimer = connection
+        question.put.node = claim.node or None
+        self._enter(claim.object_id, connection)
 
     def deleted(self, object_ids: Iterable[bytes]) -> None:
         """Note that objects were deleted, some of which may still have to be entered: an owner may
@@ -108,6 +123,9 @@ class Owners:
         """Note that a connection has ended: it neither publishes nor claims."""
         if self._owners.get(connection.owner_id) is connection:
             del self._owners[connection.owner_id]
+        if self._agent is connection:
+            self._agent = None
+            self._lives.watched.clear()
         for object_id, question in list(self._asked.items()):
             if question.put.call.connection is connection:
                 self._admission.settle(self._asked.pop(object_id).put.adopted)
@@ -115,40 +133,46 @@ class Owners:
                 self._denied(object_id, connection)
 
     def tick(self) -> None:
-        """Refuse what nobody has claimed in time."""
+        """Wait no more for those who have not answered in time."""
         now = time.monotonic()
         for object_id in [i for i, question in self._asked.items() if question.until < now]:
-            if not self._somebody_may_return():
-                self._refuse(object_id)
+            self._asked[object_id].waiting.clear()
+            self._proceed(object_id)
 
-    def _ask_around(self, object_id: bytes) -> None:
+    def _rounds(self, put: Put) -> list[set[Connection]]:
+        """Return who is to be asked whose an object is, one set after the other."""
+        asker, here = put.call.connection, set(self._owners.values())
+        others = set() if self._agent is None or asker is self._agent else {self._agent}
+        if _carrier(put).owner_id:  # known, and not here
+            return [others]
+        last = {asker.last_claimer} & (here | others) if asker.last_claimer else set()
+        return [last, here - last, others - last]
+
+    def _proceed(self, object_id: bytes) -> None:
         question = self._asked[object_id]
-        if not _carrier(question.put).owner_id:
-            everybody = set(self._owners.values())
-            last = self._owners.get(question.put.call.connection.last_owner)
-            first = everybody if last is None else {last}
-            question.others = everybody - first
-            self._ask(object_id, first)
-        self._conclude(object_id)
+        while question.rounds and not question.waiting:
+            self._ask(object_id, question.rounds.pop(0))
+        if not question.waiting and not self._somebody_may_return():
+            self._refuse(object_id)
 
     def _ask(self, object_id: bytes, processes: set[Connection]) -> None:
         question = self._asked[object_id]
         question.waiting |= processes
+        asks_agent = self._agent in processes
+        patience = _AGENT_PATIENCE_SECONDS if asks_agent else _PATIENCE_SECONDS
+        question.until = time.monotonic() + patience
+        carrier = _carrier(question.put)
         for connection in processes:
-            self._tell(connection, "whose", [object_id, _carrier(question.put).reference])
+            if connection is self._agent:
+                self._tell(connection, "whose_elsewhere", [object_id, carrier])
+            else:
+                self._tell(connection, "whose", [object_id, carrier.reference])
 
     def _denied(self, object_id: bytes, connection: Connection) -> None:
         question = self._asked[object_id]
-        question.waiting.discard(connection)
-        question.others.discard(connection)
-        if question.others and not question.waiting:
-            others, question.others = question.others, set()
-            self._ask(object_id, others)
-        self._conclude(object_id)
-
-    def _conclude(self, object_id: bytes) -> None:
-        if not self._asked[object_id].waiting and not self._somebody_may_return():
-            self._refuse(object_id)
+        for processes in (question.waiting, *question.rounds):
+            processes.discard(connection)
+        self._proceed(object_id)
 
     def _somebody_may_return(self) -> bool:
         """Whether the store has been started again, and is not connected to all processes yet."""
@@ -157,7 +181,7 @@ class Owners:
 
     def _enter(self, object_id: bytes, owner: Connection) -> None:
         put = self._asked.pop(object_id).put
-        put.owner = owner.segment
+        put.owner = None if put.node else owner.segment
         self._retry(put)
 
     def _refuse(self, object_id: bytes) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 7
 MAX_REQUEST = 200 << 20
 MAX_FRAME = 1 << 30
 """For replies and events, in which what came with a request stands up to four times."""
@@ -49,13 +49,8 @@ def running_stores() -> list[str]:
 
 def listen(name: str) -> socket.socket:
     """Return the socket on which the store `name` is reached. Raises OSError if there is one."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(address(name))
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
+    listener = _bind(address(name))
+    listener.listen(_BACKLOG)
     return listener
 
 
@@ -65,13 +60,17 @@ def claim(name: str) -> socket.socket:
     Several processes may have the listener. A supervisor claims it for the server that it starts.
     Raises OSError if there is a server, or one is being started.
     """
-    claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    return _bind(f"\0zerrow-server-{os.getuid()}-{name}".encode())
+
+
+def _bind(to: bytes) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        claimed.bind(f"\0zerrow-server-{os.getuid()}-{name}".encode())
+        bound.bind(to)
     except OSError:
-        claimed.close()
+        bound.close()
         raise
-    return claimed
+    return bound
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:

@@ -11,13 +11,13 @@ from zerrow_store.node.books import Place
 from zerrow_store.node.read_back import Checked
 
 Moved = dict[Place, Place]
-"""Where allocations lie since they were spilled."""
+"""Where allocations lie, as they were spilled, or are copies of another machine's."""
 
 
 class Hold:
     """Keeps an object in the store until it is collected, once the store has confirmed it.
 
-    moved: where allocations lie that the object's message has elsewhere, as they were spilled.
+    moved: where allocations lie that the object's message has elsewhere.
     checked: stands for those of them that need not be checked again while this is alive.
     """
 

@@ -3,21 +3,22 @@
 Run as `python -m zerrow_store.node.server`. One thread, one selector; imports neither pyarrow nor
 numpy. A client's holds end with its connection; a segment with its process, as a connection may
 drop while the process lives, and a forked child may keep it open. Every change of the books is sent
-to the supervisor before the client is answered. Here are connections and requests; `lives` keeps
-the books, `admission` lets objects in, `cache` answers for decoded columns.
+to the supervisors before the client is answered (`replication`). Here are connections and requests;
+`lives` keeps the books, `admission` lets objects in, `cache` answers for decoded columns.
 """
 
 import argparse
 import contextlib
 import gc
 import logging
+import math
 import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,33 +28,29 @@ from zerrow_store.node import logs, messages, protocol
 from zerrow_store.node import messages as m
 from zerrow_store.node.admission import Admission, Put
 from zerrow_store.node.cache import Cache
-from zerrow_store.node.change_count import ChangeCount
+from zerrow_store.node.companion import Companion, Lasting
 from zerrow_store.node.connection import DEFERRED, Call, Connection, WithDescriptors
 from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.handlers import Handlers
+from zerrow_store.node.launch import store_command
 from zerrow_store.node.lives import GRACE_SECONDS, Lives
-from zerrow_store.node.outbox import MOST_UNSENT
 from zerrow_store.node.owners import Owners
 from zerrow_store.node.policy import load_policy
 from zerrow_store.node.producers import Producers
+from zerrow_store.node.replication import Replication
 from zerrow_store.node.segments import allow_many_descriptors, open_pidfd
-from zerrow_store.node.supervisor import SPARE
 from zerrow_store.node.wire_errors import describe
 
 logger = logging.getLogger("zerrow_store.server")
 
 _PATIENCE_SECONDS = 5.0
-_OTHERS_SECONDS = 2.0
-
-_SUPERVISORS = 2
-"""How many keep the books: with this process they are three, and two may end at once."""
 
 
 class Server:
     """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end.
 
-    eviction: a policy's name. log: where this process logs. listener: on which clients connect; the
-    supervisor has it, too, so that they wait while the server is started again.
+    eviction: a policy's name. log: where this process logs. listener: on which clients connect.
+    lasting: what the store is to do for as long as it runs.
     """
 
     def __init__(
@@ -65,6 +62,7 @@ class Server:
         log: Path,
         watched: int | None,
         listener: socket.socket,
+        lasting: Lasting = Lasting(),  # noqa: B008  # it never changes
     ) -> None:
         self._name = name
         self._budget = budget
@@ -77,15 +75,30 @@ class Server:
             budget,
             load_policy(eviction),
             self._selector,
-            replicate=self._replicate,
+            replicate=lambda *event: self._replication.replicate(*event),
             tell=self._tell,
             clients=self._clients,
             freeing=lambda: self._producers.share_changed(),
         )
-        self._producers = Producers(self._lives, budget, tell=self._tell)
-        self._admission = Admission(
-            self._lives, budget, supervisor_ids=self._supervisor_ids, retry=self._retry_put
+        command = store_command(
+            "zerrow_store.node.supervisor",
+            name,
+            budget=budget,
+            eviction=eviction,
+            log=log,
+            watch_pid=watched,
+            lasting=lasting,
         )
+        self._replication = Replication(
+            self._lives.books,
+            self._lives.descriptors,
+            listener_fd=listener.fileno(),
+            command=[*command, "--spare"],
+            tell=self._tell,
+            drop=self._note_broken,
+        )
+        self._producers = Producers(self._lives, budget, tell=self._tell)
+        self._admission = Admission(self._lives, budget, retry=self._retry_put)
         self._owners = Owners(self._admission, self._lives, tell=self._tell, retry=self._retry_put)
         self._cache = Cache(
             self._lives.books,
@@ -112,21 +125,20 @@ class Server:
                 m.Hello: self._greet,
                 m.TakeOver: self._take_over,
                 m.Stats: self._stats,
+                m.Count: self._count,
                 m.Shutdown: self._shut_down,
             },
         )
+        self._lasting = lasting
+        self._companion = Companion(name, lasting.companion)
+        self._puts = 0
+        self._puts_refused: Counter[str] = Counter()
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._used = time.monotonic()
         self._ticked = 0.0
         self._crowded = False
         self._connections: dict[int, Connection] = {}
         self._broken: set[Connection] = set()
-        # Those that are given every change, with what they are known by; and of these, those that
-        # have been given everything.
-        self._identities: dict[Connection, bytes] = {}
-        self._changes = ChangeCount()
-        self._supervisors: list[Connection] = []
-        self._behind: set[Connection] = set()
-        self._others_come_until = 0.0
-        self._started: list[subprocess.Popen[bytes]] = []
         self._running = True
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._stop_reading, self._stop_writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -141,11 +153,7 @@ class Server:
             self._lives.books.apply(frame.kind, body)
         connection = self._add(supervisor)
         connection.greeted, connection.reader = True, reader
-        self._identities[connection] = frame.body
-        self._supervisors.append(connection)
-        self._share(connection)
-        if self._lives.books.objects:  # it was started again
-            self._others_come_until = time.monotonic() + _OTHERS_SECONDS
+        self._replication.restored_from(connection, frame.body)
         self._lives.restored()
         while waiting := reader.next():
             self._answer(connection, waiting)
@@ -167,8 +175,9 @@ class Server:
                 self._drop_broken()
             self._tick()
             self._drop_broken()
-        for supervisor in self._supervisors:
-            # It has to read that the end is meant, after all that it has not read yet.
+        for supervisor in self._replication.connections():
+            # It has to read that the end is meant, after all that it has not read yet: also one
+            # that is just being given the books, which would start a store without it.
             supervisor.socket.settimeout(_PATIENCE_SECONDS)
             with contextlib.suppress(OSError):
                 supervisor.outbox.flush()
@@ -237,11 +246,7 @@ class Server:
             return
         del self._connections[connection.socket.fileno()]
         connection.close()
-        self._identities.pop(connection, None)
-        if connection in self._supervisors:
-            self._supervisors.remove(connection)
-            logger.warning("a supervisor has gone")
-            self._start_supervisor()
+        self._replication.dropped(connection)
         if connection.segment is not None:
             self._lives.owners[connection.segment].discard(connection)
             if not self._lives.owners[connection.segment]:
@@ -250,7 +255,6 @@ class Server:
         readable_until = time.monotonic() + GRACE_SECONDS
         for object_id, count in connection.holds.items():
             self._lives.release(object_id, count, readable_until)
-        self._lives.settling.ended(connection)
         self._cache.dropped(connection)
         self._owners.dropped(connection)
         self._admission.dropped(connection)
@@ -273,19 +277,11 @@ class Server:
         self._broken.add(connection)
 
     def _clients(self) -> list[Connection]:
-        return [c for c in self._connections.values() if c.greeted and c not in self._identities]
+        return [c for c in self._connections.values() if c.greeted and c not in self._replication]
 
-    def _replicate(self, kind: str, body: list[Any], fds: Sequence[int]) -> None:
-        self._changes.count()
-        for each in list(self._identities):
-            self._tell(each, kind, body, fds)
-
-    def _share(self, supervisor: Connection) -> None:
-        """Let a supervisor that has all the books of now see whether it keeps up, and start a
-        server at which those wait that are waiting here.
-        """
-        fds = [self._listener.fileno(), self._changes.fd]
-        self._tell(supervisor, "following", self._changes.value, fds)
+    def _users(self) -> list[Connection]:
+        """Return the connections of processes that use the store."""
+        return [c for c in self._clients() if c.role == "client"]
 
     # --- requests ---
 
@@ -319,6 +315,7 @@ class Server:
                 if reply is DEFERRED or not call.request_id:
                     return
                 answer = protocol.pack("reply", call.request_id, reply, len(fds))
+                self._puts += _is_put(call, kind)
             except Exception as error:
                 for fd in fds:
                     os.close(fd)
@@ -332,6 +329,8 @@ class Server:
 
     def _refusal(self, call: Call, kind: str, error: Exception) -> bytes:
         pid = call.connection.pid
+        if _is_put(call, kind):
+            self._puts_refused[type(error).__name__] += 1
         if isinstance(error, ProtocolError):
             logger.warning("refused a request of process %d: %s", pid, error)
         elif not isinstance(error, ZerrowError):
@@ -364,39 +363,20 @@ class Server:
             raise ProtocolError(
                 f"it speaks version {request.version}, the store {protocol.PROTOCOL_VERSION}"
             )
-        connection.greeted = True
+        connection.greeted, connection.role = True, request.role
         if request.role == "supervisor":
-            self._hand_over(connection, request.identity)
+            self._replication.hand_over(connection, request.identity)
+        elif request.role == "agent":
+            self._owners.agent_came(connection)
         return [protocol.PROTOCOL_VERSION, os.getpid(), self._lives.books.epoch]
 
-    def _hand_over(self, connection: Connection, identity: bytes) -> None:
-        """Give a new supervisor all there is. Once it has that, it says so."""
-        self._identities[connection] = identity
-        connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
-        for kind, body in self._lives.books.snapshot():
-            fds = [self._lives.descriptors[body[0]]] if kind == "segment" else []
-            self._tell(connection, kind, body, fds)
-        self._share(connection)
-        connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
-
     def _take_over(self, call: Call, request: m.TakeOver) -> None:
-        """One that a server has started, and that is needed no more, is told to let go."""
-        connection = call.connection
-        if connection not in self._identities or connection in self._supervisors:
-            raise ProtocolError("it was not given the books")
-        self._supervisors.append(connection)
-        spare = [s for s in self._supervisors if self._identities[s].startswith(SPARE)]
-        if len(self._supervisors) > _SUPERVISORS and spare:
-            self._tell(spare[0], "stopping", [])
-            self._broken.add(spare[0])
-
-    def _supervisor_ids(self) -> list[bytes]:
-        return [self._identities[each] for each in self._supervisors]
+        self._replication.has_all(call.connection)
 
     def _stats(self, call: Call, request: m.Stats) -> dict[str, Any]:
         books, spiller = self._lives.books, self._lives.spiller
         return {
-            "objects": sum(not entry.deleted for entry in books.objects.values()),
+            "objects": sum(not (e.deleted or e.is_elsewhere) for e in books.objects.values()),
             "bytes_stored": books.bytes_stored,
             "bytes_spilled": books.bytes_spilled,
             **books.counters,
@@ -406,11 +386,21 @@ class Server:
             "budget": self._budget,
             "eviction": self._eviction,
             "segments": len(books.segments),
-            "clients": sum(c not in self._identities for c in self._connections.values()),
+            "clients": len(self._users()),
             "pid": os.getpid(),
-            "supervisors": len(self._supervisors),
+            "supervisors": len(self._replication),
             "log": str(self._log),
+            "puts": self._puts,
+            "puts_waited": self._admission.waited,
+            "puts_refused": dict(self._puts_refused),
+            "evicted": self._lives.evictor.records.totals,
+            "cache": {"entries": len(books.cache.entries), **self._cache.counts},
+            "transfers": dict(self._counts["transfers"]),
+            "sandbox": dict(self._counts["sandbox"]),
         }
+
+    def _count(self, call: Call, request: m.Count) -> None:
+        self._counts[request.group].update(request.increments)
 
     def _shut_down(self, call: Call, request: m.Shutdown) -> None:
         self._stop()
@@ -433,54 +423,31 @@ class Server:
             self._producers.hold_back(resident)
             self._admission.tick()
             self._owners.tick()
-            self._leave_behind()
-            self._start_supervisor()
+            self._replication.tick()
+            self._companion.have()
+            self._end_if_unused(now)
+
+    def _end_if_unused(self, now: float) -> None:
+        if self._users() or self._lives.books.has_results():
+            self._used = now
+        elif self._running and now - self._used > (self._lasting.unused_seconds or math.inf):
+            logger.info("nobody uses the store any more")
+            self._stop()
 
     def _spilled(self, *_: Any) -> None:
         self._lives.evictor.conclude()
         self._producers.room_was_made()
         self._admission.let_in()
 
-    def _leave_behind(self) -> None:
-        """Drop a supervisor that does not keep up: it would start a server with books of long ago.
-        It may come back, and is then given those of today.
-        """
-        behind = {each for each in self._supervisors if each.outbox}
-        if len(behind) < len(self._supervisors):
-            for each in behind & self._behind:
-                self._note_broken(each, ProtocolError("it does not keep up"))
-        self._behind = behind
-
-    def _start_supervisor(self) -> None:
-        """Start a supervisor if there are too few, and none is on its way."""
-        if self._supervisors and time.monotonic() < self._others_come_until:
-            return
-        self._started = [process for process in self._started if process.poll() is None]
-        if not self._running or len(self._supervisors) >= _SUPERVISORS or self._on_their_way():
-            return
-        command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", self._name]
-        command += ["--budget", str(self._budget), "--eviction", self._eviction]
-        command += ["--log", str(self._log), "--spare"]
-        if self._watched is not None:
-            command += ["--watch-pid", str(self._watched)]
-        try:
-            self._started.append(
-                subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
-            )
-        except OSError as error:  # tried again at the next tick
-            logger.warning("cannot start a supervisor: %s", error)
-
-    def _on_their_way(self) -> list["subprocess.Popen[bytes]"]:
-        here = {each.pid for each in self._supervisors}
-        return [process for process in self._started if process.pid not in here]
-
     def _stop(self, *_: Any) -> None:
         """End the store, and tell the supervisors that it is meant."""
         self._running = False
-        for each in self._identities:
-            self._tell(each, "stopping", [])
-        for process in self._on_their_way():
-            process.terminate()  # it would find no store, and start one
+        self._replication.end()
+
+
+def _is_put(call: Call, kind: str) -> bool:
+    """Whether a process publishes; not the agent, for what other machines have."""
+    return kind == "put" and call.connection.role == "client"
 
 
 def collect_young_garbage() -> None:
@@ -500,6 +467,7 @@ def main() -> int:
     parser.add_argument("--listener-fd", type=int, required=True)
     parser.add_argument("--claim-fd", type=int, required=True)
     parser.add_argument("--watch-pid", type=int)
+    Lasting.add_arguments(parser)
     arguments = parser.parse_args()
     # A process of its own, not a child of the supervisor: it outlives it.
     if os.fork():
@@ -516,6 +484,7 @@ def main() -> int:
             log=arguments.log,
             watched=arguments.watch_pid,
             listener=socket.socket(fileno=arguments.listener_fd),
+            lasting=Lasting.of(arguments),
         )
         signal.signal(signal.SIGTERM, server.stop)
         server.restore(socket.socket(fileno=arguments.supervisor_fd))

@@ -9,7 +9,6 @@ all the same, which then undoes it.
 
 import contextlib
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -48,11 +47,19 @@ class Owner(Protocol):
 class StoreLink(Link):
     """A connection to the store `name`. Raises StoreUnavailableError if none is running.
 
-    owner: given if this process may own what others publish.
+    owner: given if this process may own what others publish. missed: called now and then while the
+    store is away for long, to start it again.
     """
 
-    def __init__(self, name: str, *, owner: Owner | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        owner: Owner | None = None,
+        missed: Callable[[], None] | None = None,
+    ) -> None:
         self._owner, self._owner_pid = owner, os.getpid()
+        self._missed = missed
         super().__init__(name)
         if owner is not None:
             self._attach()
@@ -63,7 +70,6 @@ class StoreLink(Link):
         self._published_before = False
         self._registered = OffsetSet()
         self._gone: set[bytes] = set()
-        self._settling: dict[bytes, Callable[[], None]] = {}
 
     def _introduce(self, call: Call) -> None:
         if self._attached:
@@ -76,13 +82,10 @@ class StoreLink(Link):
         # knows nothing of it must not give it back at this process's end.
         self._registered = OffsetSet()
         self._published_before |= self._attached
-        self._settling.clear()
 
-    def _resend(self, connection: socket.socket) -> None:
-        super()._resend(connection)
-        for object_id in list(self._settling):
-            message = m.Settling(object_id)
-            protocol.send(connection, protocol.pack(message.kind, 0, message))
+    def _miss(self) -> None:
+        if self._missed is not None:
+            self._missed()
 
     def _pause(self) -> None:
         _native.bound_unpublished(None)
@@ -103,9 +106,6 @@ class StoreLink(Link):
         elif kind == "whose":
             assert self._owner is not None
             self._send_quietly(m.Claim(body[0], self._owner.claims(*body)))
-        elif kind == "read":
-            if (read := self._settling.pop(body, None)) is not None:
-                read()
         else:
             raise ProtocolError(f"the store sent {kind!r}")
 
@@ -174,7 +174,7 @@ class StoreLink(Link):
             if not (isinstance(error, ObjectExistsError) and request.hang_ups):
                 _native.unpin(offsets_of(request.own))
                 raise error
-            body = [[]]
+            body = None
         if isinstance(message, m.Attach):
             self._attached = True
         elif isinstance(message, m.Put):

@@ -16,7 +16,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,6 +25,8 @@ from zerrow_store.node import logs, protocol
 from zerrow_store.node.books import Books
 from zerrow_store.node.budget import default_budget, default_eviction
 from zerrow_store.node.change_count import ChangeCount
+from zerrow_store.node.companion import Lasting
+from zerrow_store.node.launch import store_command
 from zerrow_store.node.segments import allow_many_descriptors
 
 logger = logging.getLogger("zerrow_store.supervisor")
@@ -47,7 +48,9 @@ class Supervisor:
 
     budget: bytes the store may hold. eviction: the policy's name, see `policy`. watch_pid: a
     process with whose end the store ends, too. log: the server's log, see `logs`; by default in the
-    XDG state directory. spare: it ends when the store has enough supervisors without it.
+    XDG state directory. spare: it ends when the store has enough supervisors without it. lasting:
+    what the store is to do for as long as it runs. begins: it may start a store of which it knows
+    nothing; not one that a server has started, whose end may be meant by now.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Supervisor:
         watch_pid: int | None = None,
         log: Path | None = None,
         spare: bool = False,
+        lasting: Lasting = Lasting(),  # noqa: B008  # it never changes
+        begins: bool = True,
     ) -> None:
         self.id = (SPARE if spare else b"") + os.urandom(8)
         self._name = name
@@ -66,6 +71,8 @@ class Supervisor:
         self._eviction = eviction
         self._watch_pid = watch_pid
         self._log = log or logs.default_log(name)
+        self._lasting = lasting
+        self._begins = begins
         self._books = Books()
         self._descriptors: dict[bytes, int] = {}
         self._listener: socket.socket | None = None
@@ -106,7 +113,7 @@ class Supervisor:
         """
         pause = 0.05
         until = time.monotonic() + _OTHERS_SECONDS
-        while time.monotonic() < deadline and not self._stopping:
+        while time.monotonic() < deadline and not self._is_ending():
             try:
                 if (serving := self._adopt_or_spawn(until)) is not None:
                     return serving
@@ -124,6 +131,8 @@ class Supervisor:
         if self._listener is None:
             with contextlib.suppress(StoreUnavailableError):
                 return self._adopt(protocol.connect(self._name))
+            if not (self._begins or self._books.epoch):
+                return None
             try:
                 self._listener = protocol.listen(self._name)
             except OSError:  # another one was quicker
@@ -142,8 +151,7 @@ class Supervisor:
 
     def _adopt(self, connection: socket.socket) -> _Serving | None:
         """Take over the books of a running server; None, and nothing lost, if it ends meanwhile."""
-        known = self._books, self._descriptors, self._listener, self._changes
-        seen = self._seen
+        known = self._books, self._descriptors, self._listener, self._changes, self._seen
         self._books, self._descriptors, self._listener, self._changes = Books(), {}, None, None
         reader = protocol.FrameReader()
         connection.settimeout(_PATIENCE_SECONDS)
@@ -159,18 +167,15 @@ class Supervisor:
         except (OSError, ProtocolError) as error:
             logger.warning("the store %s was not taken over: %s", self._name, error)
             self._forget()
-            self._books, self._descriptors, self._listener, self._changes = known
-            self._seen = seen
+            self._books, self._descriptors, self._listener, self._changes, self._seen = known
             reader.close()
             connection.close()
             return None
         connection.settimeout(None)
-        _, descriptors, listener, changes = known
+        _, descriptors, *shared, _ = known
         for fd in descriptors.values():
             os.close(fd)
-        for each in (listener, changes):
-            if each is not None:
-                each.close()
+        _close(*shared)
         return connection, reader
 
     def _await_answer(self, connection: socket.socket) -> None:
@@ -213,13 +218,17 @@ class Supervisor:
 
     def _run_server(self, supervisor_fd: int, listener_fd: int, claim_fd: int) -> None:
         """Start a server, which is a process of its own then."""
-        command = [sys.executable, "-m", "zerrow_store.node.server", "--name", self._name]
-        command += ["--budget", str(self._budget), "--eviction", self._eviction]
-        command += ["--log", str(self._log)]
+        command = store_command(
+            "zerrow_store.node.server",
+            self._name,
+            budget=self._budget,
+            eviction=self._eviction,
+            log=self._log,
+            watch_pid=self._watch_pid,
+            lasting=self._lasting,
+        )
         command += ["--supervisor-fd", str(supervisor_fd), "--listener-fd", str(listener_fd)]
         command += ["--claim-fd", str(claim_fd)]
-        if self._watch_pid is not None:
-            command += ["--watch-pid", str(self._watch_pid)]
         log = logs.open_log(self._log)
         try:
             started = subprocess.run(
@@ -246,7 +255,7 @@ class Supervisor:
         try:
             while True:
                 self._follow()
-                if self._stopping or not self._may_restart():
+                if self._is_ending() or not self._may_restart():
                     return
                 serving = self._have_server(deadline=math.inf)
                 if serving is None:
@@ -275,7 +284,7 @@ class Supervisor:
         kind, body = frame.kind, frame.body
         if kind == "reply":
             return
-        if kind == "stopping":  # the store's end is meant, or another supervisor took over
+        if kind == "stopping":  # the store's end is meant, or this supervisor is needed no more
             self._stopping = True
             self._close_shared()
             return
@@ -292,13 +301,15 @@ class Supervisor:
         if kind == "segment_gone":
             os.close(self._descriptors.pop(body[0]))
 
+    def _is_ending(self) -> bool:
+        """Whether the store's end is meant, also if the server could not tell."""
+        return self._stopping or (self._changes is not None and self._changes.ended)
+
     def _may_restart(self) -> bool:
         return self._watch_pid is None or Path(f"/proc/{self._watch_pid}").exists()
 
     def _close_shared(self) -> None:
-        for each in (self._listener, self._changes):
-            if each is not None:
-                each.close()
+        _close(self._listener, self._changes)
         self._listener = self._changes = None
 
     def _forget(self) -> None:
@@ -309,6 +320,12 @@ class Supervisor:
         self._books = Books()
 
 
+def _close(*shared: socket.socket | ChangeCount | None) -> None:
+    for each in shared:
+        if each is not None:
+            each.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The supervisor of a node store.")
     parser.add_argument("--name", required=True)
@@ -317,8 +334,15 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--watch-pid", type=int)
     parser.add_argument("--spare", action="store_true")
+    parser.add_argument("--detach-fd", type=int, help="where to say that the store serves")
+    Lasting.add_arguments(parser)
     arguments = parser.parse_args()
     log = arguments.log or logs.default_log(arguments.name)
+    if arguments.detach_fd is not None and os.fork():
+        os._exit(0)  # a process of its own, not a child of whoever has started it
+    # Who has started it may be nicer than all who wait for the store, as Ray's workers are.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     logs.start(logs.supervisor_log(log))
     allow_many_descriptors()
     supervisor = Supervisor(
@@ -328,8 +352,14 @@ def main() -> None:
         watch_pid=arguments.watch_pid,
         log=log,
         spare=arguments.spare,
+        lasting=Lasting.of(arguments),
+        begins=arguments.detach_fd is not None or not arguments.spare,
     )
     supervisor.start()
+    if arguments.detach_fd is not None:
+        with contextlib.suppress(OSError):  # who has started it does not wait any more
+            os.write(arguments.detach_fd, b"!")
+        os.close(arguments.detach_fd)
     supervisor.wait()
 
 

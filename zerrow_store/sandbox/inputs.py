@@ -167,7 +167,8 @@ def _restored(buffer: pa.Buffer, like: Any) -> Any:
 def needs_segment(value: Any) -> bool:
     """Whether a value is Arrow data that goes by reference; small data goes along with the call,
     where a segment would cost more."""
-    return isinstance(value, ARROW_DATA) and value.nbytes >= 32 << 10
+    # Not by its nbytes, which pyarrow up to 23 does not know of views.
+    return isinstance(value, ARROW_DATA) and _native.reaches(value, 32 << 10)
 
 
 def compact(value: Any) -> tuple[bytes, str]:

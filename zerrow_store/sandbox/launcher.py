@@ -116,7 +116,7 @@ def _python() -> list[str]:
     """Return the directories of this interpreter and this package."""
     paths = [sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix]
     paths += [str(Path(sys.executable).resolve().parent)]
-    paths += [str(Path(zerrow_store.__file__).parent), str(Path(_native.__file__).parent)]
+    paths += [str(Path(zerrow_store.__file__).parent), str(Path(_native.__file__).parents[1])]
     # Nested ones are seen with the directory that they lie in.
     distinct = dict.fromkeys(os.path.abspath(path) for path in paths)
     inside = [p for p in distinct if any(p.startswith(f"{o}/") for o in (*distinct, *_SYSTEM))]

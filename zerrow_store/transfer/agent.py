@@ -1,9 +1,10 @@
-"""The transfer agent of a machine's store: sends its objects to other machines, lands theirs.
+"""The transfer agent of a machine's store: sends its objects to other machines, lands theirs, and
+knows what belongs to owners there.
 
-Run as `python -m zerrow_store.transfer.agent`, by whoever first needs it (`local`); a process of
-its own, so that nothing else waits for its Python or it for theirs. It ends with its store. It
-listens for other machines only when it was told to, where it was told to. What it has landed lies
-in its arena, which outlives it as long as somebody reads it.
+Run as `python -m zerrow_store.transfer.agent`, by whoever first needs it (`local`), or as the
+companion of a store; a process of its own, so that nothing else waits for its Python or it for
+theirs. It ends with its store. It listens for other machines only when it was told to, where it was
+told to. What it has landed lies in its arena, which outlives it as long as somebody reads it.
 """
 
 import argparse
@@ -43,17 +44,24 @@ class Agent:
     """Answers the processes of this machine, a thread for each that asks."""
 
     def __init__(self, client: "FileClient", security: Security, listener: socket.socket) -> None:
+        from zerrow_store.transfer.followers import Followers
+        from zerrow_store.transfer.neighbours import Neighbours
         from zerrow_store.transfer.receiver import Receiver
 
         self._client = client
         self._security = security
         self._listener = listener
-        self._receiver = Receiver(client, security)
+        self._followers = Followers(client)
+        self.neighbours = Neighbours(client, security, self._followers)
+        self._receiver = Receiver(client, security, self.neighbours)
         self._lock = Lock()
         self._senders: dict[str, Sender] = {}
 
-    def accept(self) -> None:
-        """Take connections, for ever."""
+    def start(self) -> None:
+        """Begin to answer. Who connects before waits."""
+        threads.start(self._accept, name="zerrow-agent-accept")
+
+    def _accept(self) -> None:
         while True:
             try:
                 sock, _ = self._listener.accept()
@@ -83,7 +91,7 @@ class Agent:
     def _answer(self, asked: m.Serve | m.Fetch, kept: "list[Landed]") -> m.Message:
         try:
             if isinstance(asked, m.Serve):
-                return m.Serving(self._serve_on(asked.host))
+                return m.Serving(self.serve_on(asked.host))
             landed = self._receiver.fetch(asked.location, asked.object_id, asked.allocations)
             kept.append(landed)
             return m.Landed(landed.object_id, landed.places)
@@ -93,16 +101,29 @@ class Agent:
             logger.exception("a request failed")
             return m.Failed(describe(InternalError(f"the transfer agent failed: {error!r}")))
 
-    def _serve_on(self, host: str) -> str:
+    def serve_on(self, host: str) -> str:
+        """Serve other machines on an address; returns where. Raises StoreUnavailableError."""
         from zerrow_store.transfer.sender import Sender
 
         with self._lock:
             if host not in self._senders:
                 try:
-                    self._senders[host] = Sender(self._client, self._security, host)
+                    self._senders[host] = Sender(
+                        self._client, self._security, host, self._followers
+                    )
                 except OSError as error:
                     raise StoreUnavailableError(f"cannot serve on {host}: {error}") from error
-            return self._senders[host].location
+            location = self._senders[host].location
+            self._receiver.served_at = self._receiver.served_at or location
+            return location
+
+    def update(self, locations: dict[bytes, str]) -> None:
+        """Know the other machines of the cluster, as `Neighbours.update` has them."""
+        self.neighbours.update(locations)
+        with self._lock:
+            senders = list(self._senders.values())
+        for sender in senders:
+            sender.tracker.retain(set(locations.values()))
 
 
 def wait_for_end(store: str) -> None:
@@ -120,19 +141,22 @@ def wait_for_end(store: str) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _run(store: str, security: Security, listener: socket.socket) -> None:
+def make(store: str, security: Security, listener: socket.socket) -> Agent:
+    """Return the agent of a store, on a listening socket; it is to be started. Raises
+    StoreUnavailableError.
+    """
     from zerrow_store import memory
     from zerrow_store.transfer.segment_files import FileClient
 
+    allow_many_descriptors()
     memory.start()
     client = FileClient(store)
     log = Path(client.stats().log)
     logs.start(log.with_name(f"{log.stem}-transfer{log.suffix}"))
     logger.info("the transfer agent of the store %s is started", store)
     agent = Agent(client, security, listener)
-    threads.start(agent.accept, name="zerrow-agent-accept")
-    wait_for_end(store)
-    logger.info("the store %s has ended", store)
+    client.neighbourhood = agent.neighbours
+    return agent
 
 
 def main() -> None:
@@ -144,9 +168,10 @@ def main() -> None:
     # A process of its own, not a child of whoever has started it: it outlives that one.
     if os.fork():
         os._exit(0)
-    allow_many_descriptors()
     try:
-        _run(arguments.store, security, socket.socket(fileno=arguments.listener_fd))
+        make(arguments.store, security, socket.socket(fileno=arguments.listener_fd)).start()
+        wait_for_end(arguments.store)
+        logger.info("the store %s has ended", arguments.store)
     except StoreUnavailableError as error:
         logger.warning("the transfer agent ends: %s", error)
     os._exit(0)  # threads that wait for other machines need not end first

@@ -27,6 +27,9 @@ from zerrow_store.transfer.security import Security
 SILENCE_SECONDS = 30
 """As long as Ray takes, by default, to declare a machine dead that does not answer."""
 
+WORKING_SECONDS = SILENCE_SECONDS / 6
+"""How often an end says that it is at work, for which the other one waits."""
+
 MAX_MESSAGE = 64 << 20
 
 _LENGTH = struct.Struct("<I")
@@ -191,6 +194,15 @@ class Acceptor:
             sock.sendall, lambda n: read(sock, n), self._secret, self._certificate
         )
         return Channel(sock, keys) if self._context is None else TlsChannel(sock, keys)
+
+
+def is_listening(location: str) -> bool:
+    """Whether anybody takes connections there."""
+    try:
+        socket.create_connection(split_location(location), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def join_location(host: str, port: int) -> str:

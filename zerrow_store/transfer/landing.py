@@ -19,7 +19,7 @@ from zerrow_store.node.requests import Hold
 
 @dataclass(frozen=True)
 class Landed:
-    """An object that is here, as long as `hold` is alive. places: where its allocations lie."""
+    """An object that is here, as long as `hold` is alive. places: of its allocations, in order."""
 
     object_id: bytes
     places: list[Place]
@@ -35,8 +35,7 @@ class Landing:
         if encoded.bytes_copied:
             client.discard([encoded])
             raise MemoryError(f"the arena has no room for {sum(sizes):,} bytes")
-        allocations = _native.message_allocations(encoded.message)
-        self._places = [(segment_id, offset) for segment_id, offset, _ in allocations]
+        self._places = [(s, o) for s, o, _ in _native.message_allocations(encoded.message)]
         self._object_id = os.urandom(16)
         self.targets = [
             memoryview(buffer)[:size] for buffer, size in zip(buffers, sizes, strict=True)

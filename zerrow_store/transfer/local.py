@@ -1,4 +1,5 @@
-"""Asking the transfer agent of one's own machine, which is started when somebody first asks.
+"""Asking the transfer agent of one's own machine, which is started when somebody first asks, unless
+it is the store's companion.
 
 Whoever has the agent's listening socket is about to be the agent, or to start it: so there is one,
 and who connects meanwhile waits until it serves.
@@ -19,6 +20,7 @@ from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnava
 from zerrow_store.node import protocol
 from zerrow_store.node.books import Place
 from zerrow_store.node.client import Client
+from zerrow_store.node.companion import address
 from zerrow_store.node.requests import Hold
 from zerrow_store.node.wire_errors import make_error
 from zerrow_store.transfer import messages as m
@@ -51,17 +53,18 @@ def serve(store: str, security: Security, host: str) -> str:
 
 def fetch(
     client: Client,
-    security: Security,
+    security: Security | None,
     location: str,
     object_id: bytes,
     allocations: list[m.Allocation],
 ) -> tuple[list[Place], Hold]:
     """Land another machine's object in the store of `client`, once, however many ask.
 
-    location: what `serve` returned there. allocations: as the object's message has them. Returns
-    where each of them lies here, mapped, and what keeps the object there. It goes when its last
-    reader does. Raises ObjectLostError if the other machine is gone or has not got it,
-    StoreFullError if it does not fit here, StoreUnavailableError.
+    security: what an agent is started with; None: the store's companion is one. location: where the
+    other one serves; empty: it is gone, a copy is looked for. allocations: as the object's message
+    has them. Returns where each of them lies here, mapped, and what keeps the object there.
+    Raises ObjectLostError if the other machine is gone or has not got it, StoreFullError if it does
+    not fit here, StoreUnavailableError.
     """
 
     def ask(channel: Channel) -> tuple[list[Place], Hold]:
@@ -78,11 +81,6 @@ def fetch(
     return places, hold
 
 
-def address(store: str) -> bytes:
-    """Return the abstract socket address of the agent of the store `store` of this user."""
-    return f"\0zerrow-transfer-{os.getuid()}-{store}".encode()
-
-
 def _ask(channel: Channel, message: m.Message) -> m.Serving | m.Landed:
     channel.send(message)
     reply = channel.receive(m.REPLY)
@@ -92,7 +90,7 @@ def _ask(channel: Channel, message: m.Message) -> m.Serving | m.Landed:
     return reply
 
 
-def _with_agent(store: str, security: Security, ask: Callable[[Channel], T]) -> T:
+def _with_agent(store: str, security: Security | None, ask: Callable[[Channel], T]) -> T:
     """Ask the agent; another one, if it ends over that."""
     reason = ""
     for _ in range(_ATTEMPTS):
@@ -108,8 +106,10 @@ def _with_agent(store: str, security: Security, ask: Callable[[Channel], T]) -> 
     )
 
 
-def _connect(store: str, security: Security) -> socket.socket:
-    """Connect to the agent; start one if there is none. Raises OSError if that cannot be done."""
+def _connect(store: str, security: Security | None) -> socket.socket:
+    """Connect to the agent; start one if there is none, or wait for it. Raises OSError if that
+    cannot be done.
+    """
     impatient = time.monotonic() + _PATIENCE_SECONDS
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -125,7 +125,7 @@ def _connect(store: str, security: Security) -> socket.socket:
         except BaseException:
             connection.close()
             raise
-        if not _start(store, security):
+        if security is None or not _start(store, security):
             time.sleep(_PAUSE_SECONDS)  # whoever starts it is about to listen
 
 

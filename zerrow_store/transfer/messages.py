@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from zerrow_store.errors import ProtocolError
-from zerrow_store.node.messages import Name, ObjectId, SegmentId, Size
+from zerrow_store.node.messages import Carrier, Name, ObjectId, OwnerId, SegmentId, Size
 
 Allocation = tuple[SegmentId, Size, Size]
 """Segment, offset, size: as a message has it."""
@@ -35,13 +35,16 @@ class Read(Message, tag="read"):
 
 
 class Working(Message, tag="working"):
-    """The answer takes a while."""
+    """This end is at work."""
 
 
 class Sending(Message, tag="sending"):
-    """So many bytes follow this message, outside of any message; then `Sent`."""
+    """So many bytes follow this message, outside of any message; then `Sent`. node: the machine
+    whose store says when the object is to go; empty: this one.
+    """
 
     nbytes: Size
+    node: OwnerId = b""
 
 
 class Sent(Message, tag="sent"):
@@ -54,6 +57,76 @@ class Refused(Message, tag="refused"):
     """It cannot be had."""
 
     reason: Text
+
+
+class Seek(Message, tag="seek"):
+    """Say where an object of yours is to be read. location: where this end will serve its copy;
+    empty: nowhere.
+    """
+
+    object_id: ObjectId
+    location: Text
+
+
+class At(Message, tag="at"):
+    """The answer to `Seek`: it is to be read at this location; empty: here."""
+
+    location: Text
+
+
+class Tried(Message, tag="tried"):
+    """The answer to `At`: whether this end has the object now. If not, another `At` follows."""
+
+    landed: bool
+
+
+class Follow(Message, tag="follow"):
+    """Say from now on when objects go that are on my machine, while their owners, or what they are
+    copies of, are on yours; at once, of those which have gone. Also says that this end is alive.
+    """
+
+    object_ids: list[ObjectId]
+
+
+class Whose(Message, tag="whose"):
+    """Does a process of your machine own what carries this object? If so, follow it."""
+
+    object_id: ObjectId
+    carrier: Carrier
+
+
+class Owned(Message, tag="owned"):
+    """The answer to `Whose`."""
+
+    object_id: ObjectId
+    mine: bool
+
+
+class LetGo(Message, tag="let_go"):
+    """Owners have let go of these objects. Also says that this end is alive."""
+
+    object_ids: list[ObjectId]
+
+
+class Figures(Message, tag="figures"):
+    """Say what your store holds and has done."""
+
+
+class Figured(Message, tag="figured"):
+    """What `Figures` asked for."""
+
+    figures: dict[str, Any]
+
+
+class Ahead(Message, tag="ahead"):
+    """Spill objects as soon as nobody reads them, or read what of them is on disk."""
+
+    spill: bool
+    object_ids: list[ObjectId]
+
+
+class Done(Message, tag="done"):
+    """What was asked for is under way."""
 
 
 # --- between an agent and the processes of its machine ---
@@ -72,7 +145,9 @@ class Serving(Message, tag="serving"):
 
 
 class Fetch(Message, tag="fetch"):
-    """Land another machine's object. It is held until this connection ends."""
+    """Land another machine's object. It is held until this connection ends. location: where it is;
+    empty: that machine is gone, another one may have a copy.
+    """
 
     location: Name
     object_id: ObjectId
@@ -114,7 +189,15 @@ class Decoder(Generic[M]):
             raise ProtocolError(f"a malformed message: {error}") from None
 
 
-READ: Decoder[Read] = Decoder(Read)
+REQUEST: Decoder[Read | Seek | Figures | Ahead | Follow] = Decoder(
+    Read | Seek | Figures | Ahead | Follow
+)
+FIGURED: Decoder[Figured] = Decoder(Figured)
+DONE: Decoder[Done] = Decoder(Done)
+FOLLOWED: Decoder[Follow | Whose] = Decoder(Follow | Whose)
+OWNED: Decoder[Owned | LetGo] = Decoder(Owned | LetGo)
 ANSWER: Decoder[Working | Sending | Sent | Refused] = Decoder(Working | Sending | Sent | Refused)
+PLACE: Decoder[Working | At | Refused] = Decoder(Working | At | Refused)
+SOUGHT: Decoder[Working | Tried] = Decoder(Working | Tried)
 ASKED: Decoder[Serve | Fetch] = Decoder(Serve | Fetch)
 REPLY: Decoder[Serving | Landed | Failed] = Decoder(Serving | Landed | Failed)

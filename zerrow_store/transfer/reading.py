@@ -39,8 +39,9 @@ def read_object(
     object_id: bytes,
     allocations: list[m.Allocation],
     targets: list[memoryview],
-) -> None:
-    """Fill `targets` with an object's allocations.
+) -> bytes:
+    """Fill `targets` with an object's allocations; return whose store says when it is to go, see
+    `messages.Sending`.
 
     Raises ObjectLostError if the other machine is gone or has not got the object, or if what came
     is not what was sent.
@@ -53,6 +54,7 @@ def read_object(
         raise ObjectLostError(
             f"object {object_id.hex()} could not be fetched from {location}: {failure}"
         )
+    return reads[0].node
 
 
 def streams_for(nbytes: int) -> int:
@@ -91,7 +93,7 @@ def _run_all(reads: "list[_Read]") -> str:
 
 
 class _Read:
-    """One connection, and what is read over it."""
+    """One connection, and what is read over it. node: as `messages.Sending` says."""
 
     def __init__(self, location: str, security: Security, object_id: bytes, part: Part) -> None:
         self._location = location
@@ -101,6 +103,7 @@ class _Read:
         self._lock = Lock()
         self._aborted = False
         self._channel: Channel | None = None
+        self.node = b""
 
     def run(self) -> str:
         """Read it; returns what went wrong, or nothing. An exception would keep the memory, by the
@@ -139,6 +142,7 @@ class _Read:
             raise ProtocolError(answer.reason)
         if not isinstance(answer, m.Sending) or answer.nbytes != self._part.nbytes:
             raise ProtocolError("the other end sends something else than it was asked for")
+        self.node = answer.node
         checksum = channel.receive_into(self._part.targets)
         if channel.receive(m.ANSWER) != m.Sent(checksum):
             raise ProtocolError("what came is not what was sent")

@@ -1,51 +1,50 @@
 """The receiving side: lands objects of other machines in this machine's store, each once.
 
-Whoever asks for an object that is on its way already waits for it. An object that has landed is
-found again as long as the store has it, which is until nobody reads it any more.
+Whoever asks for an object that is on its way already waits for it. What has landed is an object of
+this machine's store, under the same id: it stays until the object's owner lets go of it, of which
+the machine is told that has that owner, or until memory is short. Readers find it in the store, and
+other machines read it here. Where nobody would say when it is to go, it goes with its last reader.
 """
 
 import hashlib
+import logging
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import msgspec
 
-from zerrow_store.errors import ObjectNotFoundError
+from zerrow_store.errors import ObjectExistsError, ObjectLostError
 from zerrow_store.forks import Lock
-from zerrow_store.node.books import Place
-from zerrow_store.node.client import Client
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.landing import Landed, Landing
+from zerrow_store.transfer.neighbours import Neighbours
 from zerrow_store.transfer.reading import read_object
 from zerrow_store.transfer.security import Security
+from zerrow_store.transfer.seeking import LEAST_BYTES, seek
+from zerrow_store.transfer.segment_files import FileClient
+
+logger = logging.getLogger("zerrow_store.transfer")
 
 _AT_ONCE = 4
 """Objects on their way from one machine: they share a link, and a machine that is gone keeps nobody
 from what others have."""
 
-_FIRST_SWEEP = 64
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A landed object that may be gone by now."""
-
-    object_id: bytes
-    places: list[Place]
-
 
 class Receiver:
-    """Lands objects in the store of `client`. Safe to use from any thread."""
+    """Lands objects in the store of `client`. Safe to use from any thread.
 
-    def __init__(self, client: Client, security: Security) -> None:
+    served_at: where other machines can read them; empty: nowhere.
+    """
+
+    def __init__(self, client: FileClient, security: Security, neighbours: Neighbours) -> None:
+        self.served_at = ""
         self._client = client
         self._security = security
+        self._neighbours = neighbours
         self._lock = Lock()
         self._landing: dict[bytes, Future[Landed]] = {}
-        self._landed: dict[bytes, _Known] = {}
-        self._sweep_at = _FIRST_SWEEP
         self._peers: defaultdict[str, threading.Semaphore] = defaultdict(
             lambda: threading.Semaphore(_AT_ONCE)
         )
@@ -53,8 +52,8 @@ class Receiver:
     def fetch(self, location: str, object_id: bytes, allocations: list[m.Allocation]) -> Landed:
         """Return an object of another machine, landed here, once, however many ask.
 
-        Raises ObjectLostError if the other machine is gone or has not got it, StoreFullError if it
-        does not fit.
+        location: where it is read; empty: wherever there is a copy. Raises ObjectLostError if the
+        other machine is gone or has not got it, StoreFullError if it does not fit.
         """
         packed = msgspec.msgpack.encode((object_id, allocations))
         key = hashlib.sha256(packed).digest()
@@ -65,7 +64,7 @@ class Receiver:
                 future = self._landing[key] = Future()
         if mine:
             try:
-                future.set_result(self._have(key, location, object_id, allocations))
+                future.set_result(self._have(location, object_id, allocations))
             except BaseException as error:
                 # Without the frames that it came through, which refer to the memory.
                 future.set_exception(error.with_traceback(None))
@@ -77,38 +76,71 @@ class Receiver:
         finally:
             del future  # its error refers to this frame, and to those of all callers
 
-    def _have(
-        self, key: bytes, location: str, object_id: bytes, allocations: list[m.Allocation]
-    ) -> Landed:
-        landed = self._find(key)
+    def _have(self, location: str, object_id: bytes, allocations: list[m.Allocation]) -> Landed:
+        landed = self._found(object_id, allocations)
         if landed is None:
             with self._lock:
                 peer = self._peers[location]
             with peer:
                 landed = self._land(location, object_id, allocations)
-            self._remember(key, landed)
         return landed
 
-    def _find(self, key: bytes) -> Landed | None:
-        known = self._landed.get(key)
-        if known is None:
+    def _found(self, object_id: bytes, allocations: list[m.Allocation]) -> Landed | None:
+        """Return the copy that the store has; None if there is none, or none of these."""
+        hold = self._client.hold_copy(object_id, allocations)
+        if hold is None:
             return None
-        try:
-            return Landed(known.object_id, known.places, self._client.hold(known.object_id))
-        except ObjectNotFoundError:
-            return None
+        places = [hold.moved[segment_id, offset] for segment_id, offset, _ in allocations]
+        return Landed(object_id, places, hold)
 
     def _land(self, location: str, object_id: bytes, allocations: list[m.Allocation]) -> Landed:
         landing = Landing(self._client, [size for _, _, size in allocations])
-        read_object(location, self._security, object_id, allocations, landing.targets)
-        return landing.conclude()
+        is_large = sum(len(target) for target in landing.targets) >= LEAST_BYTES
 
-    def _remember(self, key: bytes, landed: Landed) -> None:
-        with self._lock:
-            self._landed[key] = _Known(landed.object_id, landed.places)
-            if len(self._landed) < self._sweep_at:
-                return
-        there = {info.object_id for info in self._client.list()}
-        with self._lock:
-            self._landed = {k: v for k, v in self._landed.items() if v.object_id in there}
-            self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._landed))
+        def read(place: str) -> Landed:
+            targets = landing.targets
+            node = read_object(place, self._security, object_id, allocations, targets)
+            nbytes = sum(len(target) for target in targets)
+            self._client.count_transfer(received_objects=1, received_bytes=nbytes)
+            return self._keep(landing.conclude(), object_id, allocations, place, node)
+
+        def land(source: str) -> Landed:
+            if not is_large:
+                return read(source)
+            return seek(source, self._security, object_id, read, served_at=self.served_at)
+
+        return land(location) if location else self._from_anywhere(object_id, land)
+
+    def _from_anywhere(self, object_id: bytes, land: Callable[[str], Landed]) -> Landed:
+        for location in self._neighbours.locations():
+            try:
+                return land(location)
+            except ObjectLostError as error:
+                logger.info("no copy there: %s", str(error))
+        raise ObjectLostError(f"object {object_id.hex()} is on no machine any more")
+
+    def _keep(
+        self,
+        landed: Landed,
+        object_id: bytes,
+        allocations: list[m.Allocation],
+        source: str,
+        node: bytes,
+    ) -> Landed:
+        """Have what has landed be found, and stay, if somebody will say when it is to go; return
+        what holds it.
+
+        node: of the machine that will; empty: that at `source`.
+        """
+        keeper = self._neighbours.known(node or self._neighbours.at(source))
+        moved = [
+            (segment_id, offset, *place)
+            for (segment_id, offset, _), place in zip(allocations, landed.places, strict=True)
+        ]
+        try:
+            self._client.land(object_id, landed.object_id, moved, keeper)
+        except ObjectExistsError:
+            return landed
+        if keeper:
+            self._neighbours.follow(keeper, [object_id])
+        return self._found(object_id, allocations) or landed

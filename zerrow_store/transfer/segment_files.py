@@ -1,16 +1,19 @@
-"""The transfer agent's connection to its store: it has segments as open files, mapped nowhere.
+"""The transfer agent's connection to its store.
+
+It has segments as open files, mapped nowhere.
 
 What is sent goes from the file to the network; a file that somebody truncates, or a disk that
 fails, is an error then, where a mapping gives a signal that ends the process.
 """
 
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.node import messages as m
 from zerrow_store.node.client import Allocations, Client, unpacked
+from zerrow_store.node.link import Call
 from zerrow_store.node.requests import Hold, check_id, moved_places
 
 
@@ -26,23 +29,83 @@ class SegmentFile:
         os.close(self.fd)
 
 
+class Neighbourhood(Protocol):
+    """What the store tells the agent of objects whose owners are on another machine than they are.
+
+    All are called by the thread that reads what the store says, and may not wait for the store.
+    """
+
+    def whose(self, object_id: bytes, carrier: m.Carrier) -> None:
+        """Somebody is to be found who owns what carries an object, and `claim` to be called."""
+
+    def removed(self, object_id: bytes) -> None:
+        """An object of this machine has gone, or one of another machine that belonged to this."""
+
+    def connected(self, watch: Callable[[list[bytes]], list[bytes]]) -> None:
+        """The store is connected to; it was away, or is new. `watch`: see `FileClient`."""
+
+
 class FileClient(Client):
     """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
+
+    _role = "agent"
+    neighbourhood: Neighbourhood | None = None
+
+    def _introduce(self, call: Call) -> None:
+        super()._introduce(call)
+        if self.neighbourhood is not None:
+            self.neighbourhood.connected(lambda ids: call(m.Watch(ids)))
+
+    def watch(self, object_ids: list[bytes]) -> list[bytes]:
+        """Return which of these objects, or proxies, are not there. Of the others the neighbourhood
+        is told when they go.
+        """
+        found: list[bytes] = self._request(m.Watch(object_ids))
+        return found
+
+    def land(
+        self,
+        object_id: bytes,
+        landed: bytes,
+        moved: list[tuple[bytes, int, bytes, int]],
+        node: bytes,
+    ) -> None:
+        """Enter a copy of another machine's object, in the bytes of an object that this client
+        holds. It stays until it is deleted, or memory is short.
+
+        node: whose store says when it is to go; empty: this one, if it has a proxy; else the copy
+        goes with its last hold. Raises ObjectExistsError if there is a copy.
+        """
+        self._request(m.Land(object_id, landed, moved, node))
+
+    def owned_elsewhere(self) -> dict[bytes, list[bytes]]:
+        """Return, by the owner's machine, the objects whose owners are on other machines."""
+        return {node: list(ids) for node, ids in self._request(m.Elsewhere())}
+
+    def claim(self, object_id: bytes, node: bytes | None) -> None:
+        """Say on which machine an object's owner is; None: on none."""
+        self._send_quietly(m.Claim(object_id, node is not None, node or b""))
+
+    def put_proxy(self, object_id: bytes, carrier: m.Carrier) -> None:
+        """Enter a proxy of another machine's object. Raises NoOwnerError."""
+        put = m.Put(object_id, b"", [], None, False, False, (0, 0, 0), carrier=carrier)
+        self._request(put)
 
     def _begin(self) -> None:
         super()._begin()
         self._files: dict[bytes, SegmentFile] = {}
 
-    def hold_all(self, object_id: bytes) -> tuple[Hold, Allocations]:
-        """Return a hold of an object, and its allocations (segment, offset, size).
+    def hold_all(self, object_id: bytes) -> tuple[Hold, Allocations, bytes]:
+        """Return a hold of an object, its allocations (segment, offset, size), and whose store says
+        when it is to go; empty: this machine's.
 
         Raises ObjectNotFoundError.
         """
         check_id(object_id)
-        _, allocations, moved = self._request(m.Get(object_id))
+        _, allocations, moved, node = self._request(m.Get(object_id))
         hold = self._held_by(object_id)
         hold.moved = moved_places(moved)
-        return hold, unpacked(allocations)
+        return hold, unpacked(allocations), node
 
     def files(self, segment_ids: Iterable[bytes]) -> dict[bytes, SegmentFile]:
         """Return segments' files. Raises ObjectLostError for a segment that is gone."""
@@ -61,9 +124,23 @@ class FileClient(Client):
         self._files[segment_id] = SegmentFile(os.dup(fd))
 
     def _note(self, kind: str, body: Any) -> None:
+        if kind in ("whose_elsewhere", "removed"):
+            self._note_neighbourhood(kind, body)
+            return
         if kind == "segment_gone":
             self._files.pop(body, None)
         super()._note(kind, body)
+
+    def _note_neighbourhood(self, kind: str, body: Any) -> None:
+        if kind == "removed":
+            if self.neighbourhood is not None:
+                self.neighbourhood.removed(body)
+            return
+        object_id, carrier = body
+        if self.neighbourhood is None:
+            self.claim(object_id, None)
+        else:
+            self.neighbourhood.whose(object_id, m.Carrier(*carrier))
 
     def _lose(self) -> None:
         self._files = {}

@@ -23,9 +23,11 @@ from zerrow_store.errors import ObjectLostError, ProtocolError, ZerrowError
 from zerrow_store.forks import Lock
 from zerrow_store.node.requests import Hold
 from zerrow_store.transfer import messages as m
-from zerrow_store.transfer.channel import SILENCE_SECONDS, Acceptor, Channel, Range, join_location
+from zerrow_store.transfer.channel import WORKING_SECONDS, Acceptor, Channel, Range, join_location
+from zerrow_store.transfer.followers import Followers
 from zerrow_store.transfer.security import Security
 from zerrow_store.transfer.segment_files import FileClient, SegmentFile
+from zerrow_store.transfer.tracker import Tracker
 
 logger = logging.getLogger("zerrow_store.transfer")
 
@@ -35,17 +37,26 @@ _MOST_PEERS = 1024
 _MOST_STRANGERS = 32
 _WORKERS = 8
 _PAUSE_SECONDS = 0.1
-_WORKING_SECONDS = SILENCE_SECONDS / 6
 
 
 class Sender:
-    """Serves the objects of `client`'s store on an address. Raises OSError if that cannot be had.
+    """Serves the objects of `client`'s store, copies as well, on an address. Raises OSError if that
+    cannot be had.
 
-    host: the address to listen on; `location` then says where.
+    host: the address to listen on; `location` then says where. followers: the machines that are
+    told what owners on this one let go of.
     """
 
-    def __init__(self, client: FileClient, security: Security, host: str) -> None:
+    def __init__(
+        self,
+        client: FileClient,
+        security: Security,
+        host: str,
+        followers: Followers,
+    ) -> None:
         self._client = client
+        self._followers = followers
+        self.tracker = Tracker(client)
         self._acceptor = Acceptor(security)
         family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         self._listener = socket.create_server(address[:2], family=family, backlog=512)
@@ -118,24 +129,39 @@ class Sender:
         """Answer requests until the peer hangs up."""
         while True:
             try:
-                request = channel.receive(m.READ)
+                request = channel.receive(m.REQUEST)
             except OSError:  # it has what it wanted, or is gone
                 return
+            if isinstance(request, m.Follow):
+                self._followers.serve(channel, request)
+                return
+            if isinstance(request, m.Seek):
+                self.tracker.serve(channel, request)
+                return
+            if isinstance(request, m.Figures):
+                channel.send(m.Figured(self._client.stats().as_dict()))
+                continue
+            if isinstance(request, m.Ahead):
+                ahead = self._client.spill_ahead if request.spill else self._client.read_ahead
+                ahead(request.object_ids)
+                channel.send(m.Done())
+                continue
             try:
                 plan = self._patiently(channel, partial(self._plan, request))
             except ZerrowError as error:
                 logger.info("refused to send %s: %s", request.object_id.hex(), error)
                 channel.send(m.Refused(str(error)[:1000]))
                 continue
-            channel.send(m.Sending(sum(each.size for each in plan.ranges)))
+            channel.send(m.Sending(sum(each.size for each in plan.ranges), plan.node))
             channel.send(m.Sent(channel.send_files(plan.ranges)))
+            self._client.count_transfer(sent_bytes=sum(each.size for each in plan.ranges))
             # `plan` holds the object until the next message: see the module.
 
     def _patiently(self, channel: Channel, work: Callable[[], T]) -> T:
         """Do what may take long, and keep telling the peer so."""
         future = self._workers.submit(work)
         try:
-            while not wait([future], _WORKING_SECONDS).done:
+            while not wait([future], WORKING_SECONDS).done:
                 channel.send(m.Working())
             return future.result()
         finally:
@@ -143,13 +169,17 @@ class Sender:
 
     def _plan(self, request: m.Read) -> "_Plan":
         """Return where what is asked for lies now. Raises ZerrowError if it cannot be had."""
-        hold, allocations = self._client.hold_all(request.object_id)
-        there = set(allocations)
+        hold, allocations, node = self._client.hold_all(request.object_id)
+        sizes = {(segment_id, offset): size for segment_id, offset, size in allocations}
+        # What the peer asks for is as the message has it; here it may lie elsewhere.
+        lies_at = {place: place for place in sizes.keys() - set(hold.moved.values())} | hold.moved
         places = []
         for segment_id, offset, size, first, length in request.pieces:
-            # What the peer asks for is as the message has it; it may have been spilled since.
-            place = hold.moved.get((segment_id, offset), (segment_id, offset))
-            if (*place, size) not in there or first + length > size:
+            place = lies_at.get((segment_id, offset))
+            there = -1 if place is None else sizes.get(place, -1)
+            # An allocation of a copy may be larger than its original.
+            fits = size <= there if (segment_id, offset) in hold.moved else size == there
+            if place is None or not fits or first + length > size:
                 raise ObjectLostError("the object has no such allocations")
             places.append(place)
         self._client.ensure_places(set(places), hold)
@@ -160,12 +190,15 @@ class Sender:
                 places, request.pieces, strict=True
             )
         ]
-        return _Plan(hold, list(files.values()), ranges)
+        return _Plan(hold, list(files.values()), ranges, node)
 
 
 class _Plan:
-    """Ranges to send, and what has to stay until they are sent."""
+    """Ranges to send, and what has to stay until they are sent. node: see `messages.Sending`."""
 
-    def __init__(self, hold: Hold, files: list[SegmentFile], ranges: list[Range]) -> None:
+    def __init__(
+        self, hold: Hold, files: list[SegmentFile], ranges: list[Range], node: bytes
+    ) -> None:
         self._kept = hold, files
         self.ranges = ranges
+        self.node = node

@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "gil.h"
 #include "read_all.h"
 
 namespace py = pybind11;
@@ -72,7 +73,7 @@ py::bytes Send(int socket, const std::vector<Range>& ranges) {
   Digest digest;
   int error = 0;
   {
-    py::gil_scoped_release released;
+    zerrow::GilReleased released;
     std::unique_ptr<char[]> piece(new char[kPiece]);
     for (auto [file, offset, size] : ranges) {
       while (size > 0 && error == 0) {
@@ -97,7 +98,7 @@ py::bytes ReceiveInto(int socket, const py::list& targets) {
   Digest digest;
   int error = 0;
   {
-    py::gil_scoped_release released;
+    zerrow::GilReleased released;
     for (const py::buffer_info& view : views) {
       auto* out = static_cast<char*>(view.ptr);
       for (size_t left = view.size * view.itemsize; left > 0 && error == 0;) {

@@ -1,0 +1,34 @@
+"""Asking another machine's store something, by its transfer agent."""
+
+from typing import Any
+
+from zerrow_store.errors import ObjectLostError, ProtocolError
+from zerrow_store.transfer import messages as m
+from zerrow_store.transfer.channel import connect
+from zerrow_store.transfer.messages import Decoder, M
+from zerrow_store.transfer.security import Security
+
+
+def stats(location: str, security: Security) -> dict[str, Any]:
+    """Return the figures of the store whose agent serves at `location`, as `StoreStats` has them.
+
+    Raises ObjectLostError if that machine does not answer.
+    """
+    return _ask(location, security, m.Figures(), m.FIGURED).figures
+
+
+def ahead(location: str, security: Security, object_ids: list[bytes], *, spill: bool) -> None:
+    """Have objects spilled, or read back, before that is needed: see `Client.spill_ahead`.
+
+    Raises ObjectLostError if that machine does not answer.
+    """
+    _ask(location, security, m.Ahead(spill, object_ids), m.DONE)
+
+
+def _ask(location: str, security: Security, message: m.Message, answer: Decoder[M]) -> M:
+    try:
+        with connect(location, security) as channel:
+            channel.send(message)
+            return channel.receive(answer)
+    except (OSError, ProtocolError) as error:
+        raise ObjectLostError(f"the machine at {location} does not answer: {error}") from error
