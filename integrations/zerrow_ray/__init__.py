@@ -13,8 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zerrow_ray import dag
-    from zerrow_ray.datasource import read_parquet_dataset
+    from zerrow_ray import dag, data
     from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
     from zerrow_ray.reading import read_parquet
     from zerrow_ray.sandbox import sandboxed
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "dag",
+    "data",
     "init",
     "read_parquet",
-    "read_parquet_dataset",
     "register",
     "runtime_env_hook",
     "sandboxed",
@@ -35,7 +34,6 @@ __all__ = [
 _MODULES = {
     "init": "lifecycle",
     "read_parquet": "reading",
-    "read_parquet_dataset": "datasource",
     "register": "lifecycle",
     "runtime_env_hook": "lifecycle",
     "sandboxed": "sandbox",
@@ -45,8 +43,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "dag":
-        return import_module("zerrow_ray.dag")
+    if name in ("dag", "data"):
+        return import_module(f"zerrow_ray.{name}")
     if name in _MODULES:
         return getattr(import_module(f"zerrow_ray.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

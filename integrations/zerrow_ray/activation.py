@@ -9,11 +9,12 @@ worker that has no `zerrow_ray` loads the function all the same.
 import functools
 import logging
 import operator
+import os
 from typing import Any
 
 import ray.cloudpickle
 
-from zerrow_ray import carriers, ray_compat, streams
+from zerrow_ray import carriers, ray_compat
 from zerrow_ray.imports import when_imported
 
 logger = logging.getLogger("zerrow_ray")
@@ -40,9 +41,9 @@ def activate() -> bool:
         )
         return False
     ray_compat.export_through(_Exported)
-    carriers.install()
-    streams.install()
     when_imported("pyarrow", lambda _: _let_tables_go_by_reference())
+    if os.environ.get("ZERROW_DATA_CACHE", "0") != "0":
+        when_imported("ray.data", lambda _: _cache_reads())
     return True
 
 
@@ -72,11 +73,19 @@ class _Pickled:
 
 def _let_tables_go_by_reference() -> None:
     try:
-        # The import of pyarrow may have begun in the native package, whose own check is to come.
-        from zerrow_store.native.version import check_pyarrow
+        # The import of pyarrow may have begun in the native package, whose own choice is to come.
+        from zerrow_store.native.version import choose_module
 
-        check_pyarrow()
-        from zerrow_ray import arguments, frames, ownership, pickling, puts, tables
+        choose_module()
+        from zerrow_ray import (
+            arguments,
+            dynamic_returns,
+            frames,
+            ownership,
+            pickling,
+            puts,
+            tables,
+        )
         from zerrow_store import memory
 
         memory.start()
@@ -85,10 +94,18 @@ def _let_tables_go_by_reference() -> None:
     except Exception:
         logger.exception("zerrow_ray is off in this process: tables take Ray's own path")
         return
-    ray_compat.serialize_through(pickling.dumps, carriers.count)
-    carriers.begin_counting()
-    ray_compat.put_through(puts.put)
+    ray_compat.let_shutdown_wait()
+    # In this order: of a task that is heard of, every item has been counted.
+    ray_compat.serialize_through(pickling.dumps, pickling.is_plain, carriers.count)
+    ray_compat.around_task_bodies(carriers)
+    ray_compat.put_through(puts.put, pickling.is_plain)
     ray_compat.submit_through(
-        ownership.connect_soon, arguments.prepared, ownership.submitting_dynamic
+        ownership.connect_soon, arguments.prepared, dynamic_returns.submission
     )
     ray_compat.items_taken_through(ownership.note_taken)
+
+
+def _cache_reads() -> None:
+    from zerrow_ray.data import cache_reads
+
+    cache_reads()

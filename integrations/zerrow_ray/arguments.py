@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from zerrow_ray.kinds import kinds, reaches
+from zerrow_ray.kinds import PLAIN, kinds, reaches
 
 _MOST_LOOKED_AT = 1000
 
@@ -27,7 +27,7 @@ def prepared(value: Any) -> Any:
         return value  # not to be pickled: Ray says so of the argument
 
 
-_PLAIN = (ray.ObjectRef, bool, int, float, str, bytes, type(None))
+_PLAIN = PLAIN | {ray.ObjectRef}
 
 
 def _holds_table(value: Any) -> bool:

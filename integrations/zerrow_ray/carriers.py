@@ -10,16 +10,30 @@ says then when they are gone once more.
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.exceptions import RayError
 
 from zerrow_ray import ray_compat
 
 _INDEX_BYTES = 4
+_UNIQUE_BYTES = 8
+"""Of a task's id; what follows is its actor and job, which most often have one caller."""
 
 
-@dataclass
+class Carrier(NamedTuple):
+    """A reference's id, and what is known of its owner: see `zerrow_store.node.messages.Carrier`.
+
+    That one would load the store in every worker.
+    """
+
+    reference: bytes
+    owner_id: bytes = b""
+    node: bytes = b""
+    group: bytes = b""
+
+
+@dataclass(slots=True)
 class _Task:
     """A task whose results are serialized. index: of the last one; None if it is not known."""
 
@@ -42,12 +56,6 @@ class _Thread(threading.local):
 
 _thread = _Thread()
 _async_tasks: dict[bytes, _Task] = {}
-_counting = False
-
-
-def install() -> None:
-    """Follow the bodies of this process's tasks. Once for a process, before its first task."""
-    ray_compat.around_task_bodies(_starting, _ending)
 
 
 def count(value: Any) -> None:
@@ -57,34 +65,21 @@ def count(value: Any) -> None:
         task.count(value)
 
 
-def begin_counting() -> None:
-    """Note that `count` is called from now on: streams that have begun before were not counted."""
-    global _counting
-    _counting = True
-
-
-def current_carrier() -> tuple[bytes, bytes] | None:
+def current_carrier() -> Carrier | None:
     """Return what carries the result that this thread serializes; None if that is not known.
 
-    A reference's id, and the worker that owns it, which is empty if it is not known here.
+    A result's owner is not known here, an item's is.
     """
     task = _current()
     if task is None or task.index is None or task.attempt:
         return None
-    reference = task.id + task.index.to_bytes(_INDEX_BYTES, "little")
+    reference = _reference(task.id, task.index)
+    group = task.id[_UNIQUE_BYTES:]
     if task is _thread.results:
-        return reference, b""
+        return Carrier(reference, group=group)
     # Ray has just named the item: it knows the owner of no other one that is to come.
     owner = ray_compat.owner_of(reference)
-    return None if owner is None else (reference, owner)
-
-
-def is_first_attempt() -> bool:
-    """Whether what this thread serializes is of a task that runs for the first time, as far as that
-    is known.
-    """
-    task = _current()
-    return task is None or not task.attempt
+    return None if owner is None else Carrier(reference, *owner, group)
 
 
 def split(reference: bytes) -> tuple[bytes, int]:
@@ -95,7 +90,11 @@ def split(reference: bytes) -> tuple[bytes, int]:
 
 def stream_of(task: bytes) -> bytes:
     """Return the reference of a task's stream."""
-    return task + (1).to_bytes(_INDEX_BYTES, "little")
+    return _reference(task, 1)
+
+
+def _reference(task: bytes, index: int) -> bytes:
+    return task + index.to_bytes(_INDEX_BYTES, "little")
 
 
 def _current() -> _Task | None:
@@ -105,15 +104,19 @@ def _current() -> _Task | None:
     return _thread.body or _thread.results
 
 
-def _starting(task_id: bytes, attempt: int) -> None:
+def starting(task_id: bytes, attempt: int) -> None:
+    """See `ray_compat.TaskHooks`."""
     _thread.results = None
-    _thread.body = _Task(task_id, attempt, 1 if _counting else None)
+    task = _Task(task_id, attempt, 1)
     if ray_compat.is_async_actor():
         # Several tasks share the thread: whose plain generator runs is not known.
-        _async_tasks[task_id], _thread.body = _thread.body, None
+        _async_tasks[task_id] = task
+    else:
+        _thread.body = task
 
 
-def _ending(task_id: bytes, attempt: int) -> None:
+def ending(task_id: bytes, attempt: int) -> None:
+    """See `ray_compat.TaskHooks`."""
     # What a task returns is serialized right after this, by the same thread.
     _thread.results = _Task(task_id, attempt, 0)
     _thread.body = None

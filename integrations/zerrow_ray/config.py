@@ -6,9 +6,6 @@ from functools import cache
 
 from zerrow_store.sizes import parse_size
 
-NAMESPACE = "zerrow"
-"""Ray namespace of the actors that supervise the nodes' stores."""
-
 INLINE_LIMIT = 100 * 1024
 """Ray keeps objects up to this size with their owner, larger ones in the node's plasma
 (`max_direct_call_object_size` in Ray's ray_config_def.h)."""

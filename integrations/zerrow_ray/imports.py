@@ -9,7 +9,7 @@ from typing import Any
 
 
 def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
-    """Call `action(module)` now if the top-level module is imported, else right after it is."""
+    """Call `action(module)` now if the module is imported, else right after it is."""
     module = sys.modules.get(name)
     if module is not None:
         action(module)

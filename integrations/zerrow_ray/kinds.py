@@ -10,6 +10,9 @@ from zerrow_ray.warnings import warn_once
 
 Reduced = tuple[Any, ...]
 
+PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
+"""Types whose values hold no table."""
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -10,7 +10,8 @@ from zerrow_ray import ray_compat
 from zerrow_ray.activation import activate
 from zerrow_ray.settings import StoreSettings, announce, store_settings
 from zerrow_ray.versions import untested
-from zerrow_ray.warnings import say_once
+from zerrow_ray.warnings import say_once, warn_once
+from zerrow_store.errors import StoreUnavailableError
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -84,11 +85,13 @@ def _register(settings: StoreSettings) -> None:
         return
     if found := untested():
         say_once(f"zerrow_ray is not tested with {', '.join(found)}")
-    from zerrow_ray.session import current_session, start_nodes
+    from zerrow_ray.session import current_session
 
     announce(settings)
-    start_nodes()
-    current_session()
+    try:
+        current_session()
+    except StoreUnavailableError as error:
+        warn_once(error)
 
 
 def _register_after_init() -> None:

@@ -1,16 +1,12 @@
-"""What travels through Ray for a table: a SIPC message, its lease and its node."""
+"""What travels through Ray for a table: a SIPC message, the object's id and its node."""
 
 import contextlib
-import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import ray
-
-from zerrow_ray import serialization, streams
-from zerrow_ray.config import INLINE_LIMIT
+from zerrow_ray import serialization, transfers
 from zerrow_ray.kinds import Kind, Reduced
 from zerrow_ray.ray_compat import Purpose
 from zerrow_ray.serialization import Published
@@ -18,8 +14,6 @@ from zerrow_ray.session import current_session
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.native import _native
 from zerrow_store.node.client import Client, Publication
-
-_PADDING = bytes(INLINE_LIMIT)
 
 
 def publish(
@@ -29,7 +23,7 @@ def publish(
 
     wrap: a function of this package that turns what was encoded into what was given.
     What is put is taken by the store while the pickler goes on, which waits for it at the end.
-    Raises StoreFullError, StoreUnavailableError, or RayError if the node's actor is gone.
+    Raises StoreFullError, StoreUnavailableError, NoOwnerError.
     """
     reduced, object_id, publication = _begin(encode, wrap)
     if publication is not None:
@@ -53,21 +47,17 @@ def publish_buffers(buffers: list[Any]) -> Reduced:
 def _begin(
     encode: Callable[[], _native.Encoded], wrap: Any
 ) -> tuple[Reduced, bytes, Publication | None]:
-    """Publish as a put's object or a result's.
-
-    A result's message is padded beyond what Ray keeps with the owner, so that it lives in this
-    node's plasma, where puts are in any case: it is lost when the data is, and Ray then runs the
-    task again.
-    """
+    """Publish as a put's object or a result's."""
     session = current_session()
-    lease = padding = publication = None
+    publication = None
     if serialization.current().purpose is Purpose.PUT:
         encoded = encode()
         object_id, publication = session.publish_put(encoded)
     else:
-        encoded, object_id, lease = session.publish(encode)
-        padding = pickle.PickleBuffer(_PADDING)
-    reduced = restore, (encoded.message, object_id, lease, session.node_id, wrap, padding)
+        encoded, object_id = session.publish(encode)
+    stored = encoded.bytes_shared + encoded.bytes_reshared + encoded.bytes_copied
+    serialization.current().bytes_stored += stored
+    reduced = restore, (encoded.message, object_id, session.node_id, wrap)
     return reduced, object_id, publication
 
 
@@ -92,44 +82,39 @@ def substituting(values: Mapping[bytes, Any]) -> Iterator[None]:
         _thread.substitutes = outer
 
 
-def restore(
-    message: bytes,
-    object_id: bytes,
-    lease: ray.ObjectRef | None,
-    node_id: str,
-    wrap: Any,
-    padding: Any,
-) -> Any:
-    """Return the data of a message; its buffers keep the object for as long as they are used.
-
-    By the message's lease where it has one, else by a hold at the store.
-    """
-    del padding
+def restore(message: bytes, object_id: bytes, node_id: str, wrap: Any) -> Any:
+    """Return the data of a message; its buffers keep the object for as long as they are used."""
     if object_id in _thread.substitutes:
         return _thread.substitutes[object_id]
-    streams.received(lease)
     session = current_session()
-    if node_id != session.node_id:
-        allocations = _native.message_allocations(message)
-        relocated, hold = session.fetch(node_id, object_id, allocations)
-        value = _native.decode(message, (lease, hold), relocated)
+    if node_id == session.node_id:
+        value = _decode_here(session.client, message, object_id)
     else:
-        value = _decode_here(session.client, message, object_id, lease)
+        value = _decode_from(node_id, session.client, message, object_id)
     return value if wrap is None else wrap(value)
 
 
-def _decode_here(
-    client: Client, message: bytes, object_id: bytes, lease: ray.ObjectRef | None
-) -> Any:
+def _decode_from(node_id: str, client: Client, message: bytes, object_id: bytes) -> Any:
+    allocations = _native.message_allocations(message)
+    copy = client.hold_copy(object_id, allocations)
+    if copy is not None:
+        return client.decode(message, copy, copy.moved)
+    # In this thread, not in one of its own: Ray holds the worker's lock while it deserializes, and
+    # another thread's `ray.get` would wait for it.
+    relocated, hold = transfers.fetch(client, node_id, object_id, allocations)
+    return _native.decode(message, hold, relocated)
+
+
+def _decode_here(client: Client, message: bytes, object_id: bytes) -> Any:
     holding = client.begin_hold(object_id)
     value = None
     try:
         # The store answers while this process decodes what is most likely still there: if it is
         # not, somebody else's bytes may lie there by now, and the store says what happened.
         with contextlib.suppress(ObjectLostError, _native.SipcError):
-            value = client.decode(message, holding.hold, {}, lease)
+            value = client.decode(message, holding.hold, {})
     finally:
         holding.confirm()
     if value is None or holding.hold.moved:
-        value = client.decode(message, holding.hold, holding.hold.moved, lease)
+        value = client.decode(message, holding.hold, holding.hold.moved)
     return value

@@ -10,13 +10,12 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import RayError
 
-from zerrow_ray import ray_compat
+from zerrow_ray import dynamic_returns, ray_compat
 from zerrow_ray.carriers import split, stream_of
 from zerrow_ray.warnings import warn_once
 from zerrow_store import threads
@@ -64,7 +63,9 @@ class Ownership:
 
     def claims(self, object_id: bytes, reference: bytes) -> bool:
         """Whether this process owns a reference to a result, with which the object goes then."""
-        return not _dynamic.includes(reference) and self._tie(reference, {object_id})
+        return not dynamic_returns.includes(split(reference)[0]) and self._tie(
+            reference, {object_id}
+        )
 
     def adopts(self, object_id: bytes, reference: bytes) -> None:
         """Let an object go with an item of a stream of this process."""
@@ -86,14 +87,17 @@ class Ownership:
                 if isinstance(event, list):
                     delete(event)
                 else:
-                    event()
+                    with ray_compat.connection() as connected:
+                        if connected:
+                            event()
+                        else:
+                            _never_dropped.append(event)
+                        event = None  # with the reference that it may have
             except Exception:
                 logger.exception("what a reference carried is not let go of")
-            del event
 
     def _tie(self, reference: bytes, object_ids: set[bytes]) -> bool:
-        ref = ray_compat.uncounted_ref(reference)
-        return ref is not None and self.delete_with(ref, list(object_ids))
+        return self.delete_with(ray_compat.uncounted_ref(reference), list(object_ids))
 
     def _adopt(self, object_id: bytes, reference: bytes) -> None:
         task, number = split(reference)
@@ -130,7 +134,7 @@ class Ownership:
         def gone(_: bytes) -> None:
             self._queue.put(lambda: self._stream_gone(task))
 
-        if ref is None or not ray_compat.when_out_of_scope(ref, gone):
+        if not ray_compat.when_out_of_scope(ref, gone):
             self._stream_gone(task)
 
     def _stream_gone(self, task: bytes) -> None:
@@ -155,10 +159,15 @@ def _connect() -> None:
     from zerrow_ray.session import current_session
 
     try:
-        current_session()
+        with ray_compat.connection() as connected:
+            if connected:
+                current_session()
     except (ZerrowError, RayError) as error:
         warn_once(error)
 
+
+_never_dropped: list[Callable[[], None]] = []
+"""Events of a Ray that was shut down: a counted reference must not be dropped amid that."""
 
 _listening: list[Ownership] = []
 
@@ -167,37 +176,3 @@ def note_taken(ref: Any) -> None:
     """Note that an item was taken out of a stream of this process."""
     for ownership in _listening:
         ownership.taken(ref)
-
-
-class _Dynamic:
-    """Tasks with `num_returns="dynamic"`: nobody can foretell which of their references carries
-    what, and they return nothing that a process claims.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._submitting = 0
-        self._tasks: set[bytes] = set()
-
-    def includes(self, reference: bytes) -> bool:
-        with self._lock:
-            return bool(self._submitting) or split(reference)[0] in self._tasks
-
-    @contextmanager
-    def submission(self) -> Iterator[Callable[[Any], None]]:
-        with self._lock:
-            self._submitting += 1
-        try:
-            yield self._submitted
-        finally:
-            with self._lock:
-                self._submitting -= 1
-
-    def _submitted(self, ref: Any) -> None:
-        task, _ = split(ref.binary())
-        with self._lock:
-            self._tasks.add(task)
-
-
-_dynamic = _Dynamic()
-submitting_dynamic = _dynamic.submission

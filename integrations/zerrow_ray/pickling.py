@@ -9,6 +9,7 @@ twice: what the store does not take is added to the wrapped stream.
 
 import io
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,22 +17,45 @@ import ray.cloudpickle
 from ray.exceptions import RayError
 
 from zerrow_ray import puts, ray_compat, serialization
-from zerrow_ray.kinds import Kind, Reduced, kinds, reaches
+from zerrow_ray.config import INLINE_LIMIT
+from zerrow_ray.kinds import PLAIN, Kind, Reduced, kinds, reaches
 from zerrow_ray.ray_compat import Purpose
 from zerrow_ray.serialization import Serialization
-from zerrow_ray.warnings import warn_once
+from zerrow_ray.warnings import declined
 from zerrow_store.errors import ZerrowError
 
 _DECLINED = (ZerrowError, RayError, MemoryError, OSError, ValueError)
 """What sends a table on Ray's own path."""
 
 
-def dumps(purpose: Purpose, value: Any, take_buffer: Callable[[Any], Any]) -> bytes:
-    """Pickle a put's or a result's value; buffers that stay Ray's go to `take_buffer`."""
+_BYTES_FOR_ONE = 64
+"""So many bytes by reference make a message one byte larger, for Ray to weigh."""
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this is a number, a text, or an array of numbers, which holds no table."""
+    cls = type(value)
+    if cls in PLAIN:
+        return True
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and cls is numpy.ndarray and not value.dtype.hasobject
+
+
+def dumps(
+    purpose: Purpose, values: list[Any], take_buffer: Callable[[Any], Any]
+) -> tuple[bytes, int]:
+    """Pickle what Ray's own packing leaves of a put's or a result's value; buffers that stay Ray's
+    go to `take_buffer`.
+
+    Returns the stream, and by how much more room the object is to have than is written of it. Ray
+    runs a task where most of its arguments lie, by their sizes, so messages have sizes in
+    proportion to what they refer to. And what it does not keep with the owner, but in this node's
+    plasma, as puts in any case, is lost when the data is: then it runs the task again.
+    """
     with serialization.serializing(purpose) as under_way:
         try:
             pickler = _Pickler(under_way)
-            pickler.dump(value)
+            pickler.dump(values)
             stream = pickler.file.getvalue()
             not_taken = _wait(under_way)
             buffers, of_frames = _publish_buffers(pickler.buffers)
@@ -47,7 +71,8 @@ def dumps(purpose: Purpose, value: Any, take_buffer: Callable[[Any], Any]) -> by
             raise
         if object_ids := under_way.object_ids():
             serialization.add_to_put(object_ids)
-        return stream
+        stored = under_way.bytes_stored
+        return stream, INLINE_LIMIT + stored // _BYTES_FOR_ONE if stored else 0
 
 
 class _Pickler(ray.cloudpickle.CloudPickler):  # type: ignore[misc]  # untyped in Ray
@@ -95,7 +120,7 @@ def _make_reducer(kind: Kind) -> Callable[[Any], Reduced]:
                 if reaches(kind, value):
                     return kind.by_reference(value)
             except _DECLINED as error:
-                warn_once(error)
+                declined(error)
         return kind.own(value)
 
     return reduce
@@ -108,7 +133,7 @@ def _wait(under_way: Serialization) -> dict[bytes, Any]:
         try:
             published.publication.wait()
         except ZerrowError as error:
-            warn_once(error)
+            declined(error)
             del under_way.published[object_id]
             not_taken[object_id] = _Reducible(published.kind.own(published.value))
     return not_taken
@@ -131,7 +156,7 @@ def _publish_buffers(
     try:
         published = publish_buffers([buffer.raw() for buffer in of_frames])
     except (*_DECLINED, BufferError) as error:
-        warn_once(error)
+        declined(error)
         return all_of_them, None
     rest = [None if of_a_frame else buffer for buffer, of_a_frame in buffers]
     return rest, _Reducible(published)

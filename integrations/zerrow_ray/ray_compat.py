@@ -1,4 +1,5 @@
-"""Ray's private names, all in this file: where the plugin hooks in, and what it takes from Ray.
+"""Ray's private names, all in this file: where the plugin hooks in, and what it takes from Ray. Ray
+Data's are in `data/ray_data_compat.py`, as most workers do not load it.
 
 `missing` compares what the hooks expect with the Ray that is there. A Ray that lacks anything is
 used without the plugin. Each hook is installed once for a process, and changes nothing for what its
@@ -10,15 +11,17 @@ import concurrent.futures.thread
 import contextvars
 import functools
 import inspect
+import socket
+import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray._private.function_manager
@@ -31,10 +34,13 @@ from ray import ObjectRefGenerator
 from ray._private.serialization import SerializationContext
 from ray._private.worker import Worker
 from ray.core.generated.common_pb2 import Address
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
-_EXPECTED = {
+_EXPECTED: dict[str, list[str] | None] = {
     "ray._private.worker:Worker.put_object": ["self", "value"],
     "ray._private.worker:Worker.main_loop": ["self"],
+    "ray._private.worker:Worker.set_is_connected": ["self", "is_connected"],
+    "ray._private.worker:Worker.connected": None,
     "ray._private.worker:Worker.record_task_log_start": ["self", "task_id", "attempt_number"],
     "ray._private.worker:Worker.record_task_log_end": ["self", "task_id", "attempt_number"],
     "ray._private.worker:_post_init_hooks": None,
@@ -50,9 +56,7 @@ _EXPECTED = {
     "ray._private.serialization:SerializationContext.set_out_of_band_serialization": ["self"],
     "ray._private.serialization:SerializationContext.get_and_clear_contained_object_refs": ["self"],
     "ray._private.serialization:Pickle5Writer.buffer_callback": None,
-    "ray._private.serialization:Pickle5SerializedObject": None,
-    "ray._private.function_manager:FunctionExecutionInfo.max_calls": None,
-    "ray._private.worker:global_worker.function_actor_manager.execution_infos": None,
+    "ray._private.serialization:Pickle5SerializedObject.total_bytes": None,
     "ray._private.function_manager:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:RemoteFunction._remote": ["self", "args", "kwargs"],
@@ -70,23 +74,30 @@ _EXPECTED = {
     "ray.cloudpickle:CloudPickler.dispatch_table": None,
     "ray._raylet:CoreWorker.add_object_out_of_scope_callback": None,
     "ray._raylet:CoreWorker.current_actor_is_asyncio": None,
-    "ray._raylet:CoreWorker.get_current_job_id": None,
-    "ray._raylet:CoreWorker.get_current_root_detached_actor_id": None,
     "ray._raylet:CoreWorker.get_owner_address": None,
     "ray._raylet:CoreWorker.get_worker_id": None,
     "ray._raylet:CoreWorker.get_event_loop_executor": None,
     "ray._raylet:CoreWorker.reset_event_loop_executor": None,
     "ray._raylet:async_task_id": None,
+    "ray._raylet:GcsClient": None,
+    "ray._raylet:InnerGcsClient.get_all_node_info": None,
+    "ray._raylet:InnerGcsClient.internal_kv_get": None,
+    "ray._raylet:InnerGcsClient.internal_kv_put": None,
+    "ray._raylet:InnerGcsClient.internal_kv_multi_get": None,
 }
 """Private names by module, each with the first parameters it has to take."""
+
+_CREDENTIALS = struct.Struct("3i")
+
+_METRICS_SECONDS = 10.0
 
 ARROW_REDUCERS = "ray._private.arrow_serialization"
 """The module of Ray's own reducers of Arrow data."""
 
 
-def missing() -> list[str]:
-    """Return the names of `_EXPECTED` that this Ray lacks, or that take other parameters."""
-    return [name for name, parameters in _EXPECTED.items() if not _is_there(name, parameters)]
+def missing(expected: Mapping[str, list[str] | None] = _EXPECTED) -> list[str]:
+    """Return the expected names that this Ray lacks, or that take other parameters."""
+    return [name for name, parameters in expected.items() if not _is_there(name, parameters)]
 
 
 def _is_there(name: str, parameters: list[str] | None) -> bool:
@@ -107,13 +118,17 @@ class Purpose(Enum):
     RESULT = auto()
 
 
-Dumps = Callable[[Purpose, Any, Callable[[Any], Any]], bytes]
+Dumps = Callable[[Purpose, list[Any], Callable[[Any], Any]], tuple[bytes, int]]
 
 
-def serialize_through(dumps: Dumps, count: Callable[[Any], None]) -> None:
-    """Let `dumps(purpose, value, take_buffer)` pickle what Ray serializes of puts and results.
+def serialize_through(
+    dumps: Dumps, is_plain: Callable[[Any], bool], count: Callable[[Any], None]
+) -> None:
+    """Let `dumps(purpose, values, take_buffer)` pickle what Ray serializes of puts and results, and
+    say how much room beyond that it is to have.
 
-    count: called before each result, and each item of a stream.
+    values: what Ray's own packing leaves of an object. is_plain: whether Ray may as well pickle a
+    value itself. count: called before each result, and each item of a stream.
 
     It is called while Ray collects the references that the value contains, and hands each
     out-of-band buffer to `take_buffer`. All else takes Ray's own path: closures, plain pickling,
@@ -127,6 +142,19 @@ def serialize_through(dumps: Dumps, count: Callable[[Any], None]) -> None:
     result_codes = {Worker.main_loop.__code__, concurrent.futures.thread._WorkItem.run.__code__}
     under_way = threading.local()
 
+    class SerializedObject(ray._private.serialization.Pickle5SerializedObject):  # type: ignore[misc]
+        """What Ray writes to plasma. unwritten: bytes of room behind it, which take no memory as
+        long as nobody writes to them.
+        """
+
+        unwritten = 0
+
+        @property
+        def total_bytes(self) -> int:
+            """How much room it has."""
+            written: int = super().total_bytes
+            return written + self.unwritten
+
     def purpose(caller: FrameType | None) -> Purpose | None:
         if caller is None or caller.f_code in result_codes:
             return Purpose.RESULT
@@ -135,53 +163,60 @@ def serialize_through(dumps: Dumps, count: Callable[[Any], None]) -> None:
     @functools.wraps(serialize)
     def serialize_for_purpose(self: SerializationContext, value: Any) -> Any:
         outer = getattr(under_way, "purpose", None)
-        under_way.purpose = purpose(sys._getframe().f_back)
-        if under_way.purpose is Purpose.RESULT:
+        whose = purpose(sys._getframe().f_back)
+        if whose is Purpose.RESULT:
             count(value)
+        under_way.purpose = None if is_plain(value) else whose
         try:
             return serialize(self, value)
         finally:
             under_way.purpose = outer
 
     @functools.wraps(to_pickle5)
-    def serialize_to_pickle5(self: SerializationContext, metadata: bytes, value: Any) -> Any:
+    def serialize_to_pickle5(self: SerializationContext, metadata: bytes, values: list[Any]) -> Any:
         purpose = getattr(under_way, "purpose", None)
-        if purpose is None:
-            return to_pickle5(self, metadata, value)
+        if purpose is None or all(map(is_plain, values)):
+            return to_pickle5(self, metadata, values)
         writer = ray._private.serialization.Pickle5Writer()
         try:
             self.set_in_band_serialization()
-            in_band = dumps(purpose, value, writer.buffer_callback)
+            in_band, unwritten = dumps(purpose, values, writer.buffer_callback)
         except BaseException:
             self.get_and_clear_contained_object_refs()
             raise
         finally:
             self.set_out_of_band_serialization()
-        return ray._private.serialization.Pickle5SerializedObject(
-            metadata, in_band, writer, self.get_and_clear_contained_object_refs()
-        )
+        references = self.get_and_clear_contained_object_refs()
+        serialized = SerializedObject(metadata, in_band, writer, references)
+        serialized.unwritten = unwritten
+        return serialized
 
     SerializationContext.serialize = serialize_for_purpose
     SerializationContext._serialize_to_pickle5 = serialize_to_pickle5
 
 
-def put_through(put: Callable[[Callable[[], Any]], Any]) -> None:
-    """Let `put(original)` call the original of every `ray.put`, and return its reference."""
+def put_through(put: Callable[[Callable[[], Any]], Any], is_plain: Callable[[Any], bool]) -> None:
+    """Let `put(original)` call the original of a `ray.put`, and return its reference; not where
+    Ray may as well pickle the value itself.
+    """
     original = Worker.put_object
 
     @functools.wraps(original)
-    def put_object(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("_is_experimental_channel"):
-            return original(*args, **kwargs)
-        return put(lambda: original(*args, **kwargs))
+    def put_object(self: Worker, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_plain(value) or kwargs.get("_is_experimental_channel"):
+            return original(self, value, *args, **kwargs)
+        return put(functools.partial(original, self, value, *args, **kwargs))
 
     Worker.put_object = put_object
+
+
+SubmittingDynamic = Callable[[], AbstractContextManager[Callable[[Any], None]]]
 
 
 def submit_through(
     submitting: Callable[[], None],
     prepare: Callable[[Any], Any],
-    submitting_dynamic: Callable[[], AbstractContextManager[Callable[[Any], None]]],
+    submitting_dynamic: SubmittingDynamic,
 ) -> None:
     """Call `submitting` before each submission of a task, and let `prepare` replace each argument,
     before Ray looks at it.
@@ -206,10 +241,8 @@ def submit_through(
         args, kwargs = _prepared(prepare, args, kwargs)
         if options.get("num_returns") != "dynamic":
             return call(self, method_name, args, kwargs, *more, **options)
-        with submitting_dynamic() as submitted:
-            ref = call(self, method_name, args, kwargs, *more, **options)
-            submitted(ref)
-            return ref
+        submit = functools.partial(call, self, method_name, args, kwargs, *more, **options)
+        return _submitted(submit, submitting_dynamic)
 
     ray.actor.ActorHandle._actor_method_call = _actor_method_call
 
@@ -218,20 +251,26 @@ def _preparing(
     submit: Callable[..., Any],
     submitting: Callable[[], None],
     prepare: Callable[[Any], Any],
-    submitting_dynamic: Callable[[], AbstractContextManager[Callable[[Any], None]]],
+    submitting_dynamic: SubmittingDynamic,
 ) -> Callable[..., Any]:
     @functools.wraps(submit)
     def _remote(self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         submitting()
         args, kwargs = _prepared(prepare, args, kwargs)
-        if options.get("num_returns", self._default_options.get("num_returns")) != "dynamic":
+        num_returns = options.get("num_returns", self._default_options.get("num_returns"))
+        if num_returns != "dynamic":
             return submit(self, args, kwargs, *more, **options)
-        with submitting_dynamic() as submitted:
-            ref = submit(self, args, kwargs, *more, **options)
-            submitted(ref)
-            return ref
+        call = functools.partial(submit, self, args, kwargs, *more, **options)
+        return _submitted(call, submitting_dynamic)
 
     return _remote
+
+
+def _submitted(submit: Callable[[], Any], submitting_dynamic: SubmittingDynamic) -> Any:
+    with submitting_dynamic() as submitted:
+        ref = submit()
+        submitted(ref)
+        return ref
 
 
 def _prepared(prepare: Callable[[Any], Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -257,11 +296,18 @@ def export_through(wrap: Callable[[bytes], Any]) -> None:
         module.pickle_dumps = exporting(module.pickle_dumps)
 
 
-TaskHook = Callable[[bytes, int], None]
+class TaskHooks(Protocol):
+    """What is called before and after the body of each task, with its id and attempt."""
+
+    def starting(self, task_id: bytes, attempt: int) -> None:
+        """The body is about to run."""
+
+    def ending(self, task_id: bytes, attempt: int) -> None:
+        """The body has run, or failed."""
 
 
-def around_task_bodies(starting: TaskHook, ending: TaskHook) -> None:
-    """Call `starting` before and `ending` after the body of each task, with its id and attempt.
+def around_task_bodies(hooks: TaskHooks) -> None:
+    """Call the hooks around the body of each task that starts, or ends, from now on.
 
     What a generator yields is serialized before its body has ended, a task's own results after
     that, in the same thread. An async generator's items are serialized in a thread of their own,
@@ -273,12 +319,12 @@ def around_task_bodies(starting: TaskHook, ending: TaskHook) -> None:
     def record_task_log_start(self: Worker, task_id: Any, attempt_number: int) -> None:
         if is_async_actor() and type(self.core_worker.get_event_loop_executor()) is not _Executor:
             self.core_worker.reset_event_loop_executor(_Executor(max_workers=1))
-        starting(task_id.binary(), attempt_number)
+        hooks.starting(task_id.binary(), attempt_number)
         before(self, task_id, attempt_number)
 
     @functools.wraps(after)
     def record_task_log_end(self: Worker, task_id: Any, attempt_number: int) -> None:
-        ending(task_id.binary(), attempt_number)
+        hooks.ending(task_id.binary(), attempt_number)
         after(self, task_id, attempt_number)
 
     Worker.record_task_log_start = record_task_log_start
@@ -304,24 +350,6 @@ def reducers() -> tuple[dict[type, Any], dict[type, Any]]:
     return registered, common
 
 
-def job_of_this_process() -> bytes | None:
-    """Return the job that this process ends with; None for a detached actor's."""
-    core_worker = ray._private.worker.global_worker.core_worker
-    if not core_worker.get_current_root_detached_actor_id().is_nil():
-        return None
-    job_id: bytes = core_worker.get_current_job_id().binary()
-    return job_id
-
-
-def ends_after_calls() -> bool:
-    """Whether this worker has loaded a function with `max_calls`, after which it ends.
-
-    When a worker ends, Ray may forget who has the leases that were lent to it.
-    """
-    infos = ray._private.worker.global_worker.function_actor_manager.execution_infos
-    return any(info.max_calls for info in infos.values())
-
-
 def is_async_actor() -> bool:
     """Whether this process is an actor with async methods."""
     asyncio: bool = ray._private.worker.global_worker.core_worker.current_actor_is_asyncio()
@@ -333,36 +361,65 @@ def when_out_of_scope(ref: ray.ObjectRef, action: Callable[[bytes], None]) -> bo
 
     Returns False if it is already, or this process does not own it.
     """
-    core_worker = ray._private.worker.global_worker.core_worker
-    try:
-        registered: bool = core_worker.add_object_out_of_scope_callback(ref, action)
-    except ValueError:  # another process's, or nobody's any more
-        return False
-    return registered
+    with connection() as connected:
+        if not connected:
+            return False
+        core_worker = ray._private.worker.global_worker.core_worker
+        try:
+            registered: bool = core_worker.add_object_out_of_scope_callback(ref, action)
+        except ValueError:  # another process's, or nobody's any more
+            return False
+        return registered
 
 
-def uncounted_ref(reference: bytes) -> ray.ObjectRef | None:
-    """Return the reference of this id, good for asking after it; None if Ray was shut down.
+_connection = threading.RLock()
+
+
+@contextmanager
+def connection() -> Iterator[bool]:
+    """Keep Ray from being shut down meanwhile; yields whether it is not yet.
+
+    A thread that asks Ray anything while another one shuts it down, or that drops a counted
+    reference then, ends the process ("The core worker has already been shutdown").
+    """
+    with _connection:
+        yield ray._private.worker.global_worker.connected
+
+
+def let_shutdown_wait() -> None:
+    """Let Ray be shut down only while no thread is in `connection`."""
+    set_is_connected = Worker.set_is_connected
+
+    @functools.wraps(set_is_connected)
+    def set_when_nobody_asks(self: Worker, is_connected: bool) -> None:
+        with _connection:
+            set_is_connected(self, is_connected)
+
+    Worker.set_is_connected = set_when_nobody_asks
+
+
+def uncounted_ref(reference: bytes) -> ray.ObjectRef:
+    """Return the reference of this id, good for asking after it.
 
     It is not counted. A counted one is an entry in Ray's books, also of an id that Ray is just
     about to own, which then ends the process ("Check failed: owned_by_us").
     """
-    if not hasattr(ray._private.worker.global_worker, "core_worker"):
-        return None
     ref = ray.ObjectRef.__new__(ray.ObjectRef)
     ref._set_id(reference)
     return ref
 
 
-def owner_of(reference: bytes) -> bytes | None:
-    """Return the worker that owns a reference; None if this one has not heard of that."""
+def owner_of(reference: bytes) -> tuple[bytes, bytes] | None:
+    """Return the worker that owns a reference, and its node; None if this one has not heard of
+    that.
+    """
     core_worker = ray._private.worker.global_worker.core_worker
     try:
         serialized = core_worker.get_owner_address(uncounted_ref(reference))
     except ValueError:
         return None
-    owner: bytes = Address.FromString(serialized).worker_id
-    return owner
+    owner = Address.FromString(serialized)
+    return owner.worker_id, owner.node_id
 
 
 def worker_id() -> bytes:
@@ -413,6 +470,80 @@ def function_and_options(remote: ray.remote_function.RemoteFunction) -> tuple[An
     """Return what `@ray.remote` was given: the function, and the options that are set."""
     options = remote._default_options or {}
     return remote._function, {k: v for k, v in options.items() if v is not None}
+
+
+def raylet_pid() -> int:
+    """Return the process of this node's raylet."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(ray._private.worker._global_node.raylet_socket_name)
+        size = _CREDENTIALS.size
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid: int = _CREDENTIALS.unpack(found)[0]
+    return pid
+
+
+class Gcs:
+    """A connection to a cluster's control store, of a process that is none of Ray's.
+
+    Its methods raise RayError, or other errors of Ray's, while that is away.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._client = ray._raylet.GcsClient(address=address)
+
+    def nodes(self) -> list[bytes]:
+        """Return the nodes that are alive."""
+        found = self._client.get_all_node_info().items()
+        return [node.binary() for node, info in found if info.state == GcsNodeInfo.ALIVE]
+
+    def metrics_address(self, node_id: bytes) -> tuple[str, int] | None:
+        """Return on which host and port Ray's agent of a node takes metrics; None if it takes
+        none.
+        """
+        for node, info in self._client.get_all_node_info().items():
+            if node.binary() == node_id and info.metrics_agent_port > 0:
+                return info.node_manager_address, info.metrics_agent_port
+        return None
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return a value of the cluster's key-value store."""
+        value: bytes | None = self._client.internal_kv_get(key)
+        return value
+
+    def put(self, key: bytes, value: bytes, *, overwrite: bool) -> None:
+        """Set a value."""
+        self._client.internal_kv_put(key, value, overwrite)
+
+    def get_all(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those of these keys that have one."""
+        return dict(self._client.internal_kv_multi_get(keys))
+
+
+def metrics_interval() -> float:
+    """Return every how many seconds Ray's processes report their metrics; Ray's agent forgets a
+    gauge after twice that.
+    """
+    milliseconds: int = ray._config.metrics_report_interval_ms()
+    return max(milliseconds / 1000, 1.0)
+
+
+def metrics_exporter(address: str) -> Callable[[Any], None]:
+    """Return what sends Ray's agent of a node an ExportMetricsServiceRequest of OpenTelemetry, as
+    all of Ray's processes do, with their token and certificates. It raises an RpcError.
+
+    Raises ImportError where gRPC or OpenTelemetry is missing: that agent has no endpoint then.
+    """
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
+    from ray._private.grpc_utils import init_grpc_channel
+
+    stub = MetricsServiceStub(init_grpc_channel(address))
+    return lambda request: stub.Export(request, timeout=_METRICS_SECONDS)
+
+
+def session_name() -> str:
+    """Return the name of this Ray, by which its metrics are told from another one's."""
+    name: str = ray._private.worker._global_node.session_name
+    return name
 
 
 def is_client() -> bool:

@@ -12,12 +12,10 @@ from typing import Any
 
 import ray
 from ray.remote_function import RemoteFunction
-from ray.util.metrics import Counter
 
 from zerrow_ray import ray_compat
-from zerrow_ray.session import node_actor
+from zerrow_ray.reading import node_client
 from zerrow_store import sandbox
-from zerrow_store.errors import SandboxMemoryError, SandboxTimeoutError
 from zerrow_store.forks import Lock
 from zerrow_store.sandbox import SandboxOptions, SandboxStats
 
@@ -60,21 +58,12 @@ def confined(
     @functools.wraps(function)
     def run(*arguments: Any, **keywords: Any) -> Any:
         whose = tenant or f"ray-job-{ray.get_runtime_context().get_job_id()}"
-        outcome = "failed"
         try:
-            result = sandbox.run(
+            return sandbox.run(
                 function, *arguments, tenant=whose, options=options, keywords=keywords
             )
-            outcome = "finished"
-        except SandboxMemoryError:
-            outcome = "out_of_memory"
-            raise
-        except SandboxTimeoutError:
-            outcome = "timeout"
-            raise
         finally:
-            _report(outcome)
-        return result
+            _report()
 
     return run
 
@@ -83,31 +72,11 @@ _reporting = Lock()
 _reported: dict[str, int] = SandboxStats().as_dict()
 
 
-def _report(outcome: str) -> None:
-    """Tell Ray's metrics and the node's actor what has been done since the last report."""
+def _report() -> None:
+    """Tell the node's store what has been done since the last report."""
     with _reporting:
         counts = sandbox.stats().as_dict()
         increments = {name: count - _reported[name] for name, count in counts.items()}
         _reported.update(counts)
-    calls, copied, started = _metrics()
-    calls.inc(tags={"outcome": outcome})
-    if increments["bytes_copied"]:
-        copied.inc(increments["bytes_copied"])
-    if increments["started"]:
-        started.inc(increments["started"])
-    _actor(ray.get_runtime_context().get_node_id()).count_sandbox.remote(increments)
-
-
-@functools.lru_cache(maxsize=1)
-def _actor(node_id: str) -> Any:
-    return node_actor(node_id)
-
-
-@functools.cache
-def _metrics() -> tuple[Counter, Counter, Counter]:
-    calls = Counter(
-        "zerrow_sandbox_calls", "Sandboxed calls of this worker by outcome", tag_keys=("outcome",)
-    )
-    copied = Counter("zerrow_sandbox_bytes_copied", "Bytes of inputs copied to isolate them")
-    started = Counter("zerrow_sandbox_started", "Sandboxes that this worker has started")
-    return calls, copied, started
+    if (client := node_client()) is not None:
+        client.count_sandbox(increments)

@@ -29,12 +29,14 @@ class Serialization:
     published: the values of a put, by object id.
     buffers: the object of a put that holds the buffers of its frames.
     frames_open: how many frames the pickler is inside of.
+    bytes_stored: those of all that was published.
     """
 
     purpose: Purpose
     published: dict[bytes, Published] = field(default_factory=dict)
     buffers: bytes | None = None
     frames_open: int = 0
+    bytes_stored: int = 0
 
     def object_ids(self) -> list[bytes]:
         """Return the objects of a put."""

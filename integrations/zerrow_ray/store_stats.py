@@ -4,7 +4,7 @@ from typing import Any
 
 import ray
 
-from zerrow_ray.session import node_actor
+from zerrow_ray import transfers
 from zerrow_store.sandbox import SandboxStats
 
 _SUMMED = (
@@ -24,15 +24,24 @@ def stats() -> dict[str, Any]:
     byte once) and the running counts `bytes_shared` (published where they lay), `bytes_reshared`
     (referred to in somebody else's segment) and `bytes_copied`. `sandbox` holds the running counts
     of `zerrow_store.sandbox.SandboxStats` for all workers, but for the last call of a worker that
-    was killed; a node's start again from 0 with its actor. Raises RayError if a node's actor
-    cannot be asked.
+    was killed; a node's start again from 0 with its store's server. Raises RayError or
+    StoreUnavailableError if this node has no store and cannot get one.
     """
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    answers = ray.get([node_actor(node).stats.remote() for node in nodes])
-    total: dict[str, Any] = {key: sum(answer[key] for answer in answers) for key in _SUMMED}
-    sandbox = [answer["sandbox"] for answer in answers]
-    total["sandbox"] = {key: sum(each[key] for each in sandbox) for key in SandboxStats().as_dict()}
-    return {
-        "total": total,
-        "nodes": dict(zip(nodes, answers, strict=True)),
+    nodes = {
+        node["NodeID"]: transfers.stats(node["NodeID"]) for node in ray.nodes() if node["Alive"]
     }
+    answers = {node_id: answer or _nothing() for node_id, answer in nodes.items()}
+    total: dict[str, Any] = {key: sum(a[key] for a in answers.values()) for key in _SUMMED}
+    total["sandbox"] = _sandbox([answer["sandbox"] for answer in answers.values()])
+    for answer in answers.values():
+        answer["sandbox"] = _sandbox([answer["sandbox"]])
+    return {"total": total, "nodes": answers}
+
+
+def _nothing() -> dict[str, Any]:
+    """What a node has whose store nobody has needed yet."""
+    return dict.fromkeys(_SUMMED, 0) | {"sandbox": {}}
+
+
+def _sandbox(counts: list[dict[str, int]]) -> dict[str, int]:
+    return {key: sum(each.get(key, 0) for each in counts) for key in SandboxStats().as_dict()}

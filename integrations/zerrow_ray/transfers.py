@@ -1,66 +1,126 @@
-"""Objects between nodes: each node's transfer agent serves its store's, on Ray's own address."""
+"""Objects between nodes, and what else one node asks of another one's store: by its agent."""
 
-import os
-import secrets
+import contextlib
+import logging
+import threading
+import time
 from typing import Any
 
 import ray
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+from ray.experimental.internal_kv import _internal_kv_get
 
-from zerrow_ray.config import NAMESPACE
+from zerrow_ray import cluster
+from zerrow_ray.session import current_session
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.node.client import Allocations, Client
-from zerrow_store.transfer import local
-from zerrow_store.transfer.security import Security, Tls
+from zerrow_store.transfer import local, remote
+from zerrow_store.transfer.channel import is_listening
+from zerrow_store.transfer.security import Security
 
-_SECRET_KEY = b"zerrow_ray:transfer_secret"
+logger = logging.getLogger("zerrow_ray")
 
+_PAUSE_SECONDS = 0.05
+_PATIENCE_SECONDS = 120.0
 
-def serve(store: str) -> str:
-    """Return where other nodes fetch this node's objects. A node opens no port before that."""
-    return local.serve(store, security(), ray.util.get_node_ip_address())
+_locations: dict[str, str] = {}
+"""Where agents served when they were last fetched from: Ray need not be asked then."""
 
 
 def fetch(client: Client, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
-    """Bring another node's object to this node's store; once, however many ask.
+    """Bring another node's object to this node's store; once, however many ask. Where that node is
+    gone, from any other one that has a copy.
 
     Returns (where each allocation lies here, an owner that keeps it there). Raises ObjectLostError
-    if the other node is gone.
+    if it is on no node any more.
     """
-    location = _location(node_id, object_id)
     try:
-        return local.fetch(client, security(), location, object_id, allocations)
+        return _fetch_from(client, node_id, object_id, allocations)
     except ObjectLostError:
-        # That node's agent may have been killed; another one listens elsewhere.
-        again = _location(node_id, object_id)
-        if again == location:
+        if _is_alive(node_id):
             raise
-        return local.fetch(client, security(), again, object_id, allocations)
+        with contextlib.suppress(ObjectLostError):
+            return local.fetch(client, None, "", object_id, allocations)
+        raise
 
 
-def security() -> Security:
-    """Return the cluster's secret, made by the first node that asks, and Ray's own TLS settings."""
-    _internal_kv_put(_SECRET_KEY, secrets.token_bytes(32), overwrite=False)
-    return Security(secret=_internal_kv_get(_SECRET_KEY), tls=_tls())
+def _fetch_from(client: Client, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
+    location = _locations.get(node_id) or _location(node_id)
+    while True:
+        try:
+            landed = local.fetch(client, None, location, object_id, allocations)
+            _locations[node_id] = location
+            return landed
+        except ObjectLostError:
+            _locations.pop(node_id, None)
+            # That node's agent may have been killed; another one listens elsewhere.
+            location, failed = _other_location(node_id, location), location
+            if location == failed:
+                raise
 
 
-def _tls() -> Tls | None:
-    # As ray._common.tls_utils has it.
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+def stats(node_id: str) -> dict[str, Any] | None:
+    """Return the figures of a node's store; None if it has none, or if it does not answer."""
+    session = current_session()
+    if node_id == session.node_id:
+        return session.client.stats().as_dict()
+    location = _said_location(node_id)
+    if not location:
         return None
-    return Tls(
-        certificate=os.environ["RAY_TLS_SERVER_CERT"],
-        key=os.environ["RAY_TLS_SERVER_KEY"],
-        authority=os.environ["RAY_TLS_CA_CERT"],
-    )
-
-
-def _location(node_id: str, object_id: bytes) -> str:
     try:
-        actor = ray.get_actor(f"node-{node_id}", namespace=NAMESPACE)
-        location: str = ray.get(actor.location.remote())
-    except (ValueError, ray.exceptions.RayActorError) as error:
-        raise ObjectLostError(
-            f"object {object_id.hex()} is lost: its node {node_id} is gone"
-        ) from error
-    return location
+        return remote.stats(location, cluster.security(_internal_kv_get))
+    except ObjectLostError as error:
+        logger.warning("a node's figures are missing: %s", error)
+        return None
+
+
+def ahead(node_id: str, object_ids: list[bytes], *, spill: bool) -> None:
+    """Have objects of a node's store spilled as soon as nobody reads them, or read back, before
+    that is needed. Does not wait.
+    """
+    session = current_session()
+    if node_id == session.node_id:
+        tell = session.client.spill_ahead if spill else session.client.read_ahead
+        tell(object_ids)
+    elif location := _said_location(node_id):
+        # Here and not in the thread, which Ray may be shut down under.
+        security = cluster.security(_internal_kv_get)
+        arguments = [location, security, object_ids, spill]
+        threading.Thread(target=_ahead, args=arguments, name="zerrow-ahead", daemon=True).start()
+
+
+def _ahead(location: str, security: Security, object_ids: list[bytes], spill: bool) -> None:
+    try:
+        remote.ahead(location, security, object_ids, spill=spill)
+    except ObjectLostError as error:
+        logger.warning("a node was not told what is wanted soon: %s", error)
+
+
+def _other_location(node_id: str, failed: str) -> str:
+    """Return where another agent of a node serves; where it has failed, if somebody is there."""
+    if is_listening(failed):
+        return _said_location(node_id) or failed
+    return _location(node_id, but=failed)
+
+
+def _location(node_id: str, *, but: str = "") -> str:
+    """Return where a node's agent serves; waits for one that has not begun, as long as the node is
+    alive. but: where one has ended. Raises ObjectLostError.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        location = _said_location(node_id)
+        if location not in ("", but):
+            return location
+        if not _is_alive(node_id) or time.monotonic() > deadline:
+            raise ObjectLostError(f"it was on node {node_id}, which is gone")
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _is_alive(node_id: str) -> bool:
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+
+
+def _said_location(node_id: str) -> str:
+    """Return where a node's agent has said that it serves; nothing if it has not, or has ended."""
+    location: bytes | None = _internal_kv_get(cluster.location_key(node_id))
+    return "" if location is None else location.decode()

@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-TESTED = {"ray": ((2, 60), (2, 60)), "pyarrow": ((26, 0), (26, 0)), "numpy": ((2, 0), (2, 4))}
+TESTED = {"ray": ((2, 57), (2, 60)), "pyarrow": ((19, 0), (26, 0)), "numpy": ((1, 26), (2, 4))}
 """By package, the first and the last (major, minor) that the tests run with."""
 
 
@@ -18,8 +18,6 @@ def untested() -> list[str]:
             continue
         numbers = tuple(int(part) for part in installed.split(".")[:2])
         if not first <= numbers <= last:
-            known = ".".join(map(str, first))
-            if first != last:
-                known += " to " + ".".join(map(str, last))
+            known = " to ".join(".".join(map(str, each)) for each in (first, last))
             found.append(f"{package} {installed} (tested: {known})")
     return found

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import ray
+import ray._private.services
 
 import zerrow_ray
 
@@ -21,6 +22,25 @@ RAY_OPTIONS = {
     "_node_ip_address": "127.0.0.1",
     "object_store_memory": 1 << 30,
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patient_start() -> Iterator[None]:
+    """Ray gives a node 30 seconds to start, which are not enough on a machine that is very busy."""
+    get_node = ray._private.services.get_node
+
+    def get_node_patiently(*arguments: Any) -> Any:
+        deadline = time.monotonic() + 240
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray._private.services, "get_node", get_node_patiently)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +73,7 @@ class Moved:
         return self
 
     def _is_settled(self) -> bool:
-        time.sleep(0.3)  # Ray and the node's actor tell of the last references by and by
+        time.sleep(0.3)  # Ray and the owners tell of the last references by and by
         last, self._before = self._before, total()
         return self._before["bytes_stored"] == last["bytes_stored"]
 
@@ -75,13 +95,22 @@ def eventually(condition: Callable[[], Any], what: str) -> None:
 
 def store_pids() -> list[int]:
     """Pids of the node stores that watch this driver's raylets."""
+    return _watching("zerrow_store.node.server")
+
+
+def supervisor_pids() -> list[int]:
+    """Pids of those stores' supervisors."""
+    return _watching("zerrow_store.node.supervisor")
+
+
+def _watching(module: str) -> list[int]:
     import psutil
 
     raylets = {p.pid for p in psutil.Process().children(recursive=True) if p.name() == "raylet"}
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if "zerrow_store.node.server" not in command or "--watch-pid" not in command:
+        if module not in command or "--watch-pid" not in command:
             continue
         if int(command[command.index("--watch-pid") + 1]) in raylets:
             found.append(process.pid)

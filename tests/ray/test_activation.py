@@ -11,7 +11,7 @@ import ray
 import ray.cloudpickle
 
 import zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS, Moved
+from tests.ray.conftest import RAY_OPTIONS, Moved, total
 from zerrow_ray import ray_compat
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -272,9 +272,9 @@ print("done")
 @pytest.mark.parametrize(
     ("package", "installed", "said"),
     [
-        ("ray", "2.61.0", ["ray 2.61.0 (tested: 2.60)"]),
-        ("numpy", "3.0.0rc1", ["numpy 3.0.0rc1 (tested: 2.0 to 2.4)"]),
-        ("pyarrow", "27.0.0", ["pyarrow 27.0.0 (tested: 26.0)"]),
+        ("ray", "2.61.0", ["ray 2.61.0 (tested: 2.57 to 2.60)"]),
+        ("numpy", "3.0.0rc1", ["numpy 3.0.0rc1 (tested: 1.26 to 2.4)"]),
+        ("pyarrow", "27.0.0", ["pyarrow 27.0.0 (tested: 19.0 to 26.0)"]),
         ("numpy", "2.1.3", []),
     ],
 )
@@ -310,3 +310,41 @@ def test_the_store_logs_into_rays_session():
     logs = ray_compat.logs_directory()
     (log,) = logs.glob("zerrow-store-*[0-9a-f].log")
     assert "started" in log.read_text()
+
+
+ANOTHER_VERSION = """
+import logging, time
+import numpy as np, pyarrow as pa, ray
+from zerrow_store.node import protocol
+from zerrow_ray import warnings
+import zerrow_ray
+protocol.PROTOCOL_VERSION += 1
+said = []
+warnings.logger.warning = lambda text, *parts: said.append(text % parts)
+
+@ray.remote
+def rows(table):
+    return table.num_rows
+
+@ray.remote
+def make(n):
+    return pa.table({{"x": np.arange(n)}})
+
+zerrow_ray.init(address={address!r}, log_to_driver=False, logging_level="error")
+table = pa.table({{"x": np.arange(1_000_000)}})
+begin = time.monotonic()
+for _ in range(20):
+    assert ray.get(ray.put(table)).equals(table)
+    assert ray.get(rows.remote(table)) == 1_000_000
+    assert ray.get(make.remote(1_000_000)).equals(table)
+print(len(said), "version" in said[0])
+"""
+
+
+def test_a_job_of_another_version_of_the_plugin_takes_rays_own_path(cluster):
+    before = total()
+    address = ray.get_runtime_context().gcs_address
+    code = ANOTHER_VERSION.format(address=address)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "1 True\n", ran.stderr[-5000:]
+    assert total()["bytes_shared"] == before["bytes_shared"]

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 import ray
 
-from tests.ray.conftest import RAY_OPTIONS, eventually, store_pids, total
+from tests.ray.conftest import RAY_OPTIONS, eventually, store_pids, supervisor_pids, total
 
 ROWS = 1_000_000
 
@@ -92,17 +92,18 @@ def test_store_killed(cluster):
     eventually(lambda: total()["bytes_stored"] < before, "objects from before the crash are freed")
 
 
-def test_supervising_actor_killed(cluster):
-    from zerrow_ray.session import current_session
-
+def test_supervisors_killed(cluster):
     worker = Worker.remote()
     refs = [ray.put(make(1)), worker.make.remote(2)]
     ray.wait(refs, num_returns=2)
-    actor = current_session().actor
-    pid = ray.get(actor.pid.remote())
-    kill(pid)
+    eventually(lambda: len(supervisor_pids()) == 2, "both are there")
+    pids = supervisor_pids()
+    for pid in pids:
+        kill(pid)
     assert ray.get(refs[0]).equals(make(1))
-    eventually(lambda: ray.get(actor.pid.remote()) != pid, "Ray has restarted the actor")
+    eventually(
+        lambda: len(set(supervisor_pids()) - set(pids)) == 2, "the server has started others"
+    )
     assert ray.get(refs[1]).equals(make(2))
     fresh = Worker.remote()
     assert ray.get(fresh.keep.remote(refs[0])) == pc.sum(make(1)["x"]).as_py()
@@ -115,7 +116,7 @@ def test_supervising_actor_killed(cluster):
     assert ray.get(ref).equals(make(3))
     assert ray.get(ray.put(make(4))).equals(make(4))
     del ref
-    eventually(lambda: total()["bytes_stored"] <= before, "objects of the new actor are freed")
+    eventually(lambda: total()["bytes_stored"] <= before, "objects of the time after are freed")
 
 
 def test_producers_killed_soon_after_their_tasks(cluster):
@@ -177,4 +178,24 @@ def test_nothing_remains_of_a_driver(killed):
 
     eventually(lambda: all(map(gone, pids)), "all of the driver's processes are gone")
     # An abstract socket is gone with its last process; memfds are, too: they have no name.
-    assert node not in Path("/proc/net/unix").read_text()
+    unix = Path("/proc/net/unix")
+    eventually(lambda: node not in unix.read_text(), "nobody listens any more")
+
+
+def test_all_of_the_store_killed(cluster):
+    """What was stored is lost, what is read is not; and there is a store again."""
+    view = ray.get(ray.put(make(1)))
+    pids = [*supervisor_pids(), *store_pids()]
+    for pid in pids:
+        kill(pid)
+    assert view.equals(make(1))
+
+    def is_back() -> bool:
+        return bool(set(store_pids()) - set(pids))
+
+    eventually(is_back, "somebody has started another one")
+    before = total()["bytes_shared"]
+    ref = Worker.remote().make.remote(2)
+    assert ray.get(ref).equals(make(2))
+    assert ray.get(ray.put(make(3))).equals(make(3))
+    assert total()["bytes_shared"] >= before + 8 * ROWS

@@ -85,7 +85,6 @@ ENDINGS = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_results_outlive_their_workers(ending):
-    """Ray may forget who has the leases that it lent to a worker when that ends."""
     before = total()["objects"]
     scope = {"__name__": "__main__", "ray": ray, "pc": pc}
     exec(f"def body(table):\n    {ENDINGS[ending]}", scope)

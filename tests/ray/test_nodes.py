@@ -10,12 +10,15 @@ import pyarrow.compute as pc
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_get
 
 import zerrow_ray
 from tests.capabilities import needs_openssl
 from tests.node.helpers import kill, processes
 from tests.ray.conftest import eventually
 from tests.transfer.test_tls import Authority
+from zerrow_ray import transfers
+from zerrow_ray.cluster import location_key
 from zerrow_ray.config import store_name
 from zerrow_store.errors import ProtocolError
 from zerrow_store.transfer.channel import connect
@@ -33,6 +36,11 @@ def make(n: int = 0) -> pa.Table:
 @ray.remote
 def born(n):
     return make(n)
+
+
+@ray.remote
+def born_of(table):
+    return pa.table({"x": pc.add(table["x"], 0), "s": table["s"]})
 
 
 @ray.remote
@@ -58,6 +66,9 @@ def two_nodes():
         log_to_driver=False,
         logging_level="error",
     )
+    ray.get(on(born, "other").remote(0))  # which starts the store there
+    for node in ray.nodes():
+        eventually(lambda node=node: location_of(node["NodeID"]), "both agents serve")
     yield cluster, other
     ray.shutdown()
     cluster.shutdown()
@@ -74,10 +85,16 @@ def stored(node_id):
 def agents():
     """The pids of this cluster's transfer agents."""
     stores = [store_name(node["NodeID"]) for node in ray.nodes()]
-    return [pid for store in stores for pid in processes("zerrow_store.transfer.agent", store)]
+    return [pid for store in stores for pid in processes("zerrow_ray.agent", store)]
 
 
-def test_fetched_once_and_dropped_when_unused(two_nodes):
+def location_of(node_id):
+    """Where a node's agent serves; None as long as it does not."""
+    location = _internal_kv_get(location_key(node_id))
+    return None if location is None else location.decode()
+
+
+def test_fetched_once_and_kept_as_long_as_the_reference(two_nodes):
     ref = ray.put(make())
     size = make().nbytes
     sums = ray.get([on(total_of, "other").remote(ref) for _ in range(4)])
@@ -96,7 +113,12 @@ def test_fetched_once_and_dropped_when_unused(two_nodes):
     assert size <= stored(there) < 1.1 * size
     for keeper in keepers:
         ray.kill(keeper)
-    eventually(lambda: stored(there) == 0, "the landed copy is dropped")
+    for pid in processes("zerrow_ray.agent", store_name(here)):
+        kill(pid)  # nobody can send it again
+    assert ray.get(on(total_of, "other").remote(ref)) == ROWS * (ROWS - 1) // 2
+    assert size <= stored(there) < 1.1 * size
+    del ref
+    eventually(lambda: stored(there) == stored(here) == 0, "the copy goes with the reference")
 
 
 def test_results_come_back_and_landed_copies_are_reshared(two_nodes):
@@ -115,6 +137,31 @@ def test_results_of_a_dead_node_are_recomputed(two_nodes):
     assert ray.get(ref).equals(make(3))
 
 
+def run_once(path):
+    """Make a table, and write down that it was made."""
+    with open(path, "a") as file:
+        file.write("x")
+    return make(3)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_was_read_elsewhere_survives_its_node(two_nodes, tmp_path, levels):
+    cluster, other = two_nodes
+    path = tmp_path / "runs"
+    ref = on(ray.remote(run_once), "other").remote(str(path))
+    for _ in range(levels - 1):
+        ref = on(born_of, "other").remote(ref)
+    assert ray.get(ref).equals(make(3))  # and let go of
+    cluster.remove_node(other, allow_graceful=False)
+    last = cluster.add_node(num_cpus=1, resources={"last": 100})
+    assert ray.get(ref).equals(make(3))
+    assert ray.get(on(total_of, "last").remote(ref)) == ray.get(on(total_of, "head").remote(ref))
+    assert path.read_text() == "x"
+    here = ray.get_runtime_context().get_node_id()
+    del ref
+    eventually(lambda: stored(here) == stored(last.node_id) == 0, "nothing is left")
+
+
 def test_a_lost_put_names_what_was_lost(two_nodes):
     cluster, other = two_nodes
 
@@ -129,11 +176,9 @@ def test_a_lost_put_names_what_was_lost(two_nodes):
 
 
 def test_other_nodes_are_authenticated(two_nodes):
-    from zerrow_ray.session import current_session
-
     ref = ray.put(make())
     ray.get(on(total_of, "other").remote(ref))
-    location = ray.get(current_session().actor.location.remote())
+    location = location_of(ray.get_runtime_context().get_node_id())
     assert not location.startswith("0.0.0.0")
     with pytest.raises(ProtocolError, match="secret"):
         connect(location, Security(secret=b"another cluster's secret"))
@@ -149,15 +194,31 @@ def test_a_killed_transfer_agent_is_replaced(two_nodes):
     assert ray.get(refs[1]).equals(make(1))
     assert first.equals(make(0))
     assert ray.get(refs[2]).equals(make(2))
-    assert len(agents()) == 2
+    eventually(lambda: len(agents()) == 2, "there are two again")
+
+
+def test_an_agent_that_has_not_been_replaced_yet_is_waited_for(two_nodes, monkeypatch):
+    """Where the killed one served is what is said until the next one says otherwise."""
+    ref = on(born, "other").remote(1)
+    ray.wait([ref], fetch_local=False)
+    mine = ray.get_runtime_context().get_node_id()
+    (there,) = (node["NodeID"] for node in ray.nodes() if node["NodeID"] != mine)
+    killed = location_of(there)
+    for pid in processes("zerrow_ray.agent", store_name(there)):
+        kill(pid)
+    eventually(lambda: location_of(there) not in (None, "", killed), "there is another one")
+    said = iter([killed] * 5)
+    monkeypatch.setattr(transfers, "_said_location", lambda node: next(said, location_of(node)))
+    assert ray.get(ref).equals(make(1))
+    assert next(said, None) is None
 
 
 ENCRYPTED = """
 import pyarrow as pa, ray, zerrow_ray
 from ray.cluster_utils import Cluster
-from tests.ray.test_nodes import born, make, on
-from zerrow_ray import transfers
-from zerrow_ray.session import current_session
+from tests.ray.test_nodes import born, location_of, make, on
+from ray.experimental.internal_kv import _internal_kv_get
+from zerrow_ray import cluster as nodes
 from zerrow_store.transfer.channel import connect
 from zerrow_store.transfer.security import Security
 
@@ -165,8 +226,8 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resource
 cluster.add_node(num_cpus=1, resources={"other": 1})
 zerrow_ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
 assert ray.get(on(born, "other").remote(1)).equals(make(1))
-location = ray.get(current_session().actor.location.remote())
-encrypted = transfers.security()
+location = location_of(ray.get_runtime_context().get_node_id())
+encrypted = nodes.security(_internal_kv_get)
 connect(location, encrypted).close()
 try:
     connect(location, Security(secret=encrypted.secret))

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +14,6 @@ import pytest
 import ray
 
 from tests.ray.conftest import eventually, total
-from zerrow_ray import session
-from zerrow_ray.leases import LeasePool
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -33,35 +29,25 @@ def first(table: pa.Table) -> int:
     return value
 
 
-def without_leases(make: Callable[..., Any], *args: Any) -> Any:
-    """Return what `make` returns, and have leases refused while that is published."""
-
-    def refused(self: LeasePool) -> None:
-        raise AssertionError("a lease was asked for")
-
-    LeasePool.take = refused
-    return make(*args)
-
-
 @ray.remote
 def one(n: int) -> pa.Table:
-    return without_leases(make, n)
+    return make(n)
 
 
 @ray.remote(num_returns=3)
 def several():
-    return without_leases(lambda: (make(1), [make(2), "text", make(3)], 4))
+    return make(1), [make(2), "text", make(3)], 4
 
 
 @ray.remote
 def same(value):
-    return without_leases(lambda: value)
+    return value
 
 
 @ray.remote
 class Actor:
     def one(self, n):
-        return without_leases(make, n)
+        return make(n)
 
     async def none(self):
         pass
@@ -70,7 +56,7 @@ class Actor:
 @ray.remote
 class AsyncActor:
     async def one(self, n):
-        return without_leases(make, n)
+        return make(n)
 
 
 @pytest.fixture
@@ -193,26 +179,117 @@ def test_a_task_that_is_run_again_returns_the_same(nothing_is_left, tmp_path):
 
 KILLED = """
     import os, signal, time, ray, zerrow_ray
-    from tests.ray.conftest import RAY_OPTIONS, eventually, total
+    from tests.ray.conftest import RAY_OPTIONS, eventually, supervisor_pids, total
     from tests.ray.test_owners import first, one
-    from zerrow_ray.session import current_session
     zerrow_ray.init(**RAY_OPTIONS)
     refs = [one.remote(n) for n in range(4)]
     ray.wait(refs, num_returns=4)
-    actor = current_session().actor
-    pid = ray.get(actor.pid.remote())
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: ray.get(actor.pid.remote()) != pid, "Ray has restarted the actor")
+    pids = supervisor_pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(set(supervisor_pids()) - set(pids)) == 2, "there are others")
     assert [first(table) for table in ray.get(refs)] == [0, 1, 2, 3]
     del refs
     eventually(lambda: total()["objects"] == 0, "nothing is left")
 """
 
 
-def test_lifetimes_do_not_depend_on_the_supervising_actor():
+def test_lifetimes_do_not_depend_on_the_supervisors():
     code = textwrap.dedent(KILLED)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_no_lease_was_asked_for_here():
-    assert session.current_session()._leases is None
+SHUT_DOWN = """
+    import os, threading, ray, zerrow_ray
+    from tests.ray.conftest import RAY_OPTIONS
+    from zerrow_ray import ownership
+    from zerrow_ray.session import current_session
+
+    def ask(owner, ended):
+        while not ended.is_set():
+            owner.claims(b"object", os.urandom(24) + bytes([1, 0, 0, 0]))
+            owner.adopts(b"object", os.urandom(24) + bytes([2, 0, 0, 0]))
+
+    zerrow_ray.init(**RAY_OPTIONS)
+    owner, ended = current_session().ownership, threading.Event()
+    thread = threading.Thread(target=ask, args=[owner, ended])
+    thread.start()
+    for _ in range(10_000):
+        ref = ray.put(1)
+        owner._queue.put(lambda ref=ref: None)  # as of an item that was taken
+    ray.shutdown()
+    print("shut down", flush=True)
+    ended.set()
+    thread.join()
+    os._exit(0)
+"""
+
+
+def test_ray_is_shut_down_while_owners_are_asked():
+    command = [sys.executable, "-c", textwrap.dedent(SHUT_DOWN)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ran.stdout, ran.returncode) == ("shut down\n", 0), ran.stderr[-3000:]
+
+
+SHUT_DOWN_AMID = """
+    import logging, os, threading, time, ray, zerrow_ray
+    from tests.ray.conftest import RAY_OPTIONS
+    from zerrow_ray import ownership, ray_compat, session, store
+
+    zerrow_ray.init(**RAY_OPTIONS)
+    mine, asked = session.current_session(), []
+
+    def ask(node_id=None):
+        asked.append(node_id)
+        time.sleep(0.5)
+        ray_compat.worker_id()
+
+    store.start = session.current_session = ask
+    thread = threading.Thread(target={whose})
+    thread.start()
+    while not asked:
+        time.sleep(0.01)
+    ray.shutdown()
+    thread.join()
+    {whose}()
+    assert len(asked) == 1
+    print("shut down", flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("whose", ["mine._start_again", "ownership._connect"])
+def test_ray_is_shut_down_while_a_thread_connects_or_starts_the_store(whose):
+    command = [sys.executable, "-c", textwrap.dedent(SHUT_DOWN_AMID.format(whose=whose))]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ran.stdout, ran.returncode) == ("shut down\n", 0), ran.stderr[-3000:]
+
+
+LEFT = """
+    import os, ray, zerrow_ray
+    from tests.ray.conftest import RAY_OPTIONS
+    from zerrow_ray import session, store
+
+    zerrow_ray.init(**RAY_OPTIONS)
+    left, asked = session.current_session(), []
+    start, store.start = store.start, asked.append
+    ray.shutdown()
+    left._start_again()
+    assert not ray.is_initialized() and not asked
+    ray.init(**RAY_OPTIONS)
+    left._start_again()
+    assert not asked
+    store.start = start
+    current = session.current_session()
+    store.start = asked.append
+    current._start_again()
+    assert asked == [ray.get_runtime_context().get_node_id()]
+    print("left", flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_ray_that_was_left_is_not_begun_again_for_its_store():
+    command = [sys.executable, "-c", textwrap.dedent(LEFT)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ran.stdout, ran.returncode) == ("left\n", 0), ran.stderr[-3000:]

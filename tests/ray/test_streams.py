@@ -1,8 +1,4 @@
-"""Items of streaming generators: readable as long as anybody refers to them.
-
-They belong to the owner of the stream. Where that is connected to another node's store, they have
-leases; here, some processes are made to believe that there is such a node.
-"""
+"""Items of streaming generators: readable as long as anybody refers to them."""
 
 import asyncio
 import os
@@ -16,8 +12,7 @@ import pytest
 import ray
 
 from tests.ray.conftest import eventually, total
-from zerrow_ray import ownership, session
-from zerrow_ray.session import current_session
+from zerrow_ray import ownership
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -33,28 +28,10 @@ def read_later(refs: list[ray.ObjectRef], first: int = 0) -> None:
         assert ray.get(ref).equals(make(i))
 
 
-def believe_in_other_nodes() -> None:
-    """Let this process give leases to what no process here owns."""
-    session.Session._has_other_nodes = lambda self: True
-
-
-def held_leases() -> set[bytes]:
-    """Objects in the store whose leases this process holds."""
-    counts = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
-    stored = {info.object_id for info in current_session().client.list()}
-    return {i for i in stored if counts.get(i.hex().encode(), {}).get("local", 0) > 0}
-
-
 def items(i: int):
-    """Yield a table; whether its lease is held long after; whether it goes when it is read."""
-    believe_in_other_nodes()
     yield make(i)
-    time.sleep(1.5)
-    yield bool(held_leases())
-    deadline = time.monotonic() + 60
-    while held_leases() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    yield bool(held_leases())
+    time.sleep(0.5)
+    yield i
 
 
 @ray.remote
@@ -84,35 +61,34 @@ class Stranger:
         return test(*args)
 
 
-def read_as_a_stranger(where):
+def begin_stream(where: str) -> ray.ObjectRefGenerator:
     if where == "task":
-        generator = stream.remote(1)
-    else:
-        actor = (Streaming if where == "actor" else AsyncStreaming).remote()
-        generator = actor.stream.options(num_returns="streaming").remote(1)
-    ref, unread = next(generator), next(generator)
-    assert ray.get(unread)
-    read_later([ref], first=1)
-    assert not ray.get(next(generator))
+        return stream.remote(1)
+    actor = (Streaming if where == "actor" else AsyncStreaming).remote()
+    return actor.stream.options(num_returns="streaming").remote(1)
+
+
+def read_as_a_stranger(where):
+    generator = begin_stream(where)
+    ref, number = next(generator), next(generator)
+    assert ray.get(number) == 1
     read_later([ref], first=1)
 
 
 @pytest.mark.parametrize("where", ["task", "actor", "async actor"])
-def test_the_producer_keeps_an_items_lease_until_the_item_is_read(where):
-    # Without, one item in some hundreds is lost, on a busy machine.
+def test_items_whose_owner_the_store_does_not_know(where):
     ray.get(Stranger.remote().run.remote(read_as_a_stranger, where))
 
 
 @pytest.mark.parametrize("where", ["task", "actor", "async actor"])
-def test_items_have_no_leases_where_their_owner_is_known(where):
-    if where == "task":
-        generator = stream.remote(1)
-    else:
-        actor = (Streaming if where == "actor" else AsyncStreaming).remote()
-        generator = actor.stream.options(num_returns="streaming").remote(1)
-    ref, kept = next(generator), next(generator)
-    assert not ray.get(kept)
+def test_items_go_with_their_references(where):
+    before = total()["objects"]
+    generator = begin_stream(where)
+    ref, _ = next(generator), next(generator)
+    assert total()["objects"] == before + 1
     read_later([ref], first=1)
+    del ref
+    eventually(lambda: total()["objects"] == before, "it is gone")
 
 
 def test_items_that_nobody_takes_go_with_their_stream():
@@ -175,26 +151,6 @@ class Several:
             yield make(i)
 
 
-def test_a_result_of_a_task_is_not_kept():
-    @ray.remote
-    class Plain:
-        def make(self):
-            believe_in_other_nodes()
-            return make(0)
-
-        def held(self):
-            return bool(held_leases())
-
-    def read():
-        actor = Plain.remote()
-        ref = actor.make.remote()
-        ray.wait([ref])
-        eventually(lambda: not ray.get(actor.held.remote()), "it goes at once")
-        assert ray.get(ref).equals(make(0))
-
-    ray.get(Stranger.remote().run.remote(read))
-
-
 @ray.remote
 class Recycling:
     """Is given what it has yielded."""
@@ -231,24 +187,20 @@ class Overlapping:
     """An async actor with a plain generator: its tasks share a thread."""
 
     def stream(self):
-        believe_in_other_nodes()
         for i in range(3):
             yield make(i)
-            yield len(held_leases())
 
     async def other(self):
         return 1
 
 
 def test_a_plain_generator_among_the_tasks_of_an_async_actor():
-    # Which of its tasks yields an item is not known: leases.
+    # Which of its tasks yields an item is not known: Ray's own path.
     actor = Overlapping.remote()
     generator = actor.stream.options(num_returns="streaming").remote()
     for i in range(3):
         ray.get(actor.other.remote())
-        ref, held = next(generator), next(generator)
-        assert ray.get(held) >= 1
-        read_later([ref], first=i)
+        read_later([next(generator)], first=i)
 
 
 def test_an_item_that_its_worker_is_given_next_is_not_lost():

@@ -17,6 +17,7 @@ import ray
 from ray.dag import DAGNode
 from ray.exceptions import RayError, RayTaskError
 
+from zerrow_ray import transfers
 from zerrow_ray.dag import nodes
 from zerrow_ray.dag.budget import Account, Budget
 from zerrow_ray.dag.disk import Disk, Speed
@@ -29,7 +30,7 @@ from zerrow_ray.dag.policy import ROLLBACK
 from zerrow_ray.dag.scheduler import Scheduler
 from zerrow_ray.jobs import announce_dags, jobs_that_run_dags
 from zerrow_ray.sandbox import confined
-from zerrow_ray.session import current_session, node_actor
+from zerrow_ray.session import current_session
 from zerrow_ray.settings import announced
 from zerrow_ray.store_stats import stats
 from zerrow_store.errors import ZerrowError
@@ -137,7 +138,7 @@ class _Execution:
                 for step in sorted(iter(self._next, None), key=self._peak, reverse=True):
                     self._submit(step)
                 for key in self._scheduler.read_ahead():
-                    self._tell_store(key, "read_ahead")
+                    self._tell_store(key, spill=False)
                 self._collect()
         except BaseException:
             self._cancel()
@@ -172,16 +173,16 @@ class _Execution:
                 run.expected_again = candidate.ways[way]
             else:
                 run.left_to_disk = True
-                self._tell_store(run.key, "spill_ahead")
+                self._tell_store(run.key, spill=True)
         return step
 
-    def _tell_store(self, key: str, what: str) -> None:
+    def _tell_store(self, key: str, *, spill: bool) -> None:
         """Have the store write a result to disk, or read it from there, while steps run: before
         they want its memory, or it.
         """
         report = self._reports.get(key)
         if report is not None and report.objects:
-            getattr(node_actor(report.node_id), what).remote(report.objects)
+            transfers.ahead(report.node_id, report.objects, spill=spill)
 
     def _submit(self, step: Step) -> None:
         need = self._need(step)

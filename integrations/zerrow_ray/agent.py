@@ -1,0 +1,149 @@
+"""The transfer agent of a node's store, which knows the cluster: the store's companion.
+
+Run as `python -m zerrow_ray.agent`, by the store, for as long as that runs. It is no worker of
+Ray's, and nothing that it does keeps a node from being idle. While the node is the only one it does
+nothing but look whether that is still so, and report the store's metrics (`metrics`).
+"""
+
+import argparse
+import logging
+import os
+import queue
+import secrets
+import socket
+import threading
+import time
+
+from zerrow_ray import cluster, metrics
+from zerrow_ray.ray_compat import Gcs
+from zerrow_store import threads
+from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.node.companion import address
+from zerrow_store.transfer import agent
+from zerrow_store.transfer.channel import join_location
+
+logger = logging.getLogger("zerrow_ray")
+
+_PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS_FOR_EACH_NODE = 0.02
+_WITHDRAW_SECONDS = 2.0
+
+
+class Member:
+    """A node among those of a cluster. host: its address; node_id: in hexadecimal."""
+
+    def __init__(self, gcs: Gcs, node_id: str, host: str) -> None:
+        self._gcs = gcs
+        self._node = bytes.fromhex(node_id)
+        self._key = cluster.location_key(node_id)
+        self._host = host
+        self._location = ""
+        self._known: dict[bytes, str] = {}
+        self._pause = _PAUSE_SECONDS
+
+    def metrics_address(self) -> str | None:
+        """Return where Ray's agent of this node takes metrics; None if it does not."""
+        found = self._gcs.metrics_address(self._node)
+        return None if found is None else join_location(*found)
+
+    def is_alone(self) -> bool:
+        """Whether there is no other node."""
+        return set(self._gcs.nodes()) <= {self._node}
+
+    def serve(self, store: str, listener: socket.socket) -> agent.Agent:
+        """Be the agent of a store; say where. Raises StoreUnavailableError."""
+        self._gcs.put(cluster.SECRET_KEY, secrets.token_bytes(32), overwrite=False)
+        served = agent.make(store, cluster.security(self._gcs.get), listener)
+        self._location = served.serve_on(self._host)
+        served.update(self._others())
+        served.neighbours.take_up()
+        served.start()  # not before: it may be asked who has copies
+        return served
+
+    def follow(self, served: agent.Agent) -> None:
+        """Tell the agent of nodes that come and go, for ever."""
+        while True:
+            try:
+                served.update(self._others())
+            except Exception as error:  # whatever Ray raises while its control store is away
+                logger.warning("cannot ask for the cluster's nodes: %s", error)
+            self.pause()
+
+    def pause(self) -> None:
+        """Wait until it is time to look again: the more nodes look, the longer."""
+        time.sleep(self._pause)
+
+    def withdraw(self) -> None:
+        """The store has ended: nothing belongs to its processes any more."""
+        if self._location:
+            self._gcs.put(self._key, cluster.NOWHERE, overwrite=True)
+
+    def _others(self) -> dict[bytes, str]:
+        """Return where the agents of the other nodes serve; say where this one does, unless that is
+        known: a control store that was started anew knows nothing.
+
+        Such a one may not know of other nodes, either. What it does not know is as it was.
+        """
+        alive = set(self._gcs.nodes())
+        if self._node not in alive:
+            return self._known
+        self._pause = _PAUSE_SECONDS + _PAUSE_SECONDS_FOR_EACH_NODE * len(alive)
+        keys = {cluster.location_key(node.hex()): node for node in alive}
+        values = self._gcs.get_all(list(keys))
+        if values.get(self._key) != self._location.encode():
+            self._gcs.put(self._key, self._location.encode(), overwrite=True)
+        ended = {keys[key] for key, value in values.items() if value == cluster.NOWHERE}
+        others = alive - ended - {self._node}
+        said = {keys[key]: value.decode() for key, value in values.items()}
+        self._known = {node: said.get(node, self._known.get(node, "")) for node in others}
+        return self._known
+
+
+def _end_with(store: str, members: "queue.SimpleQueue[Member]") -> None:
+    """End when the store does, whatever this process waits for: Ray may have ended, too."""
+    agent.wait_for_end(store)
+    threading.Timer(_WITHDRAW_SECONDS, os._exit, [0]).start()
+    try:
+        if not members.empty():
+            members.get().withdraw()
+    finally:
+        os._exit(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The transfer agent of a Ray node's store.")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--node-id", required=True)
+    parser.add_argument("--gcs-address", required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--session", required=True, help="the name of this Ray, for its metrics")
+    arguments = parser.parse_args()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(address(arguments.store))
+    except OSError:
+        return  # there is one already
+    members: queue.SimpleQueue[Member] = queue.SimpleQueue()
+    threads.start(_end_with, arguments.store, members, name="zerrow-agent-end")
+    member = Member(Gcs(arguments.gcs_address), arguments.node_id, arguments.host)
+    members.put(member)
+    labels = {
+        "Component": "zerrow_store",
+        "NodeAddress": arguments.host,
+        "SessionName": arguments.session,
+    }
+    reporting = (arguments.store, member.metrics_address, labels)
+    threads.start(metrics.report, *reporting, name="zerrow-metrics")
+    while member.is_alone():
+        member.pause()
+    listener.listen(512)
+    try:
+        served = member.serve(arguments.store, listener)
+    except StoreUnavailableError as error:
+        logger.warning("the transfer agent ends: %s", error)
+        os._exit(0)
+    member.follow(served)
+
+
+if __name__ == "__main__":
+    main()
