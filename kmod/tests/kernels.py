@@ -1,8 +1,9 @@
 """The kernels that guests boot: Debian's images, and a debug kernel built from Debian's source.
 
 Packages are downloaded into kmod/.cache and unpacked there; the host's own kernel and /usr/src are
-not touched. The debug kernel (debug.config: KASAN, lockdep, checks of memory management) is built
-once for each version of the source and of its configuration; that takes half an hour on two cores.
+not touched. The module is for Debian 12's kernels, and not for Debian 11's (debian11.py). The debug
+kernel (debug.config: KASAN, lockdep, checks of memory management) is built once for each version of
+the source and of its configuration; that takes half an hour on two cores.
 """
 
 import hashlib
@@ -13,6 +14,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import debian11
 
 KMOD = Path(__file__).resolve().parents[1]
 CACHE = KMOD / ".cache"
@@ -33,18 +36,23 @@ IMAGES = {
     "6.1": r"linux-image-(6\.1\.0-\d+)-amd64$",
     "6.12": r"linux-image-(6\.12\.[\d.]+\+deb12)-amd64$",
 }
+OLDEST = "5.10"
 DEBUG = "6.12-debug"
 SOURCE = "linux-source-6.12"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel. headers: what modules are built against; release: '' if it has no modules."""
+    """A kernel.
+
+    headers: what the module is built against, None if it is not for this kernel; release: '' if
+    the kernel has no modules of its own.
+    """
 
     name: str
     tree: Path
     image: Path
-    headers: Path
+    headers: Path | None
     release: str
 
     def modules(self, wanted: tuple[str, ...]) -> list[Path]:
@@ -65,19 +73,22 @@ class Kernel:
         """Compile module, its builds for the tests, and test program; return the directory."""
         out = self.tree / "build"
         shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        if self.headers is None:
+            return out
         for name, flags in BUILDS.items():
-            (out / name).mkdir()
-            self._compile_module(out / name, flags)
+            (out / name).mkdir(exist_ok=True)
+            self._compile_module(self.headers, out / name, flags)
         compile_program(out / "kztest", *sorted((KMOD / "tests").glob("*.c")))
         return out
 
-    def _compile_module(self, out: Path, flags: str) -> None:
+    def _compile_module(self, headers: Path, out: Path, flags: str) -> None:
         for pattern in SOURCES:
             for file in KMOD.glob(pattern):
                 if not file.name.endswith(".mod.c"):
                     shutil.copy(file, out)
         options = (f"M={out}", "CC=gcc-12", f"KCFLAGS={flags}", "modules")
-        log = run("make", "-C", self.headers, *options)
+        log = run("make", "-C", headers, *options)
         if "warning:" in log:
             sys.exit(f"the module compiles with warnings\n{log}")
         if "__x86_indirect_thunk" in run("nm", "-u", out / "kernelzero.ko"):
@@ -120,11 +131,27 @@ def need_tools(tools: dict[str, str] = TOOLS) -> None:
 
 
 def get(name: str) -> Kernel:
-    """Return a kernel, ready to boot: one of IMAGES, or DEBUG."""
-    return _debug() if name == DEBUG else _debian(name)
+    """Return a kernel, ready to boot: one of IMAGES, DEBUG or OLDEST.
+
+    Raises debian11.UnavailableError if OLDEST cannot be had.
+    """
+    return {DEBUG: _debug, OLDEST: _debian11}.get(name, lambda: _debian12(name))()
 
 
-def _debian(name: str) -> Kernel:
+def _debian11() -> Kernel:
+    cache = CACHE / OLDEST
+    package = debian11.image(cache)
+    release = package.name.split("_")[0].removeprefix("linux-image-")
+    version = release.removesuffix("-amd64")
+    tree = cache / version
+    if not (tree / "ready").exists():
+        shutil.rmtree(tree, ignore_errors=True)
+        run("dpkg", "-x", package, tree)
+        (tree / "ready").touch()
+    return Kernel(version, tree, tree / "boot" / f"vmlinuz-{release}", None, release)
+
+
+def _debian12(name: str) -> Kernel:
     tree, version = _unpacked(name)
     release = f"{version}-amd64"
     headers = tree / "usr/src" / f"linux-headers-{release}"

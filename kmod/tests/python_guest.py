@@ -7,6 +7,7 @@ MOVING runs over the module instead of the arena, which serves nothing but copie
 much of what they publish may have been copied: the edges. Left out is what takes minutes in
 emulation with data too small to be moved; tests/kernelzero/test_emulated.py has that too.
 HUGE asks for huge pages where they are forbidden or limited, and may change the machine's settings.
+It needs no module, so that it runs on the oldest kernel too.
 """
 
 import os
@@ -23,8 +24,8 @@ mkdir /host && mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize
 mount -t proc proc /host/proc; mount -t sysfs sys /host/sys; mount -t devtmpfs dev /host/dev
 mkdir -p /host/dev/shm /host/dev/pts; mount -t tmpfs tmpfs /host/dev/shm
 mount --bind /cg /host/sys/fs/cgroup
-insmod /kernelzero.ko
 """
+_MODULE = "insmod /kernelzero.ko", "rmmod kernelzero; echo KZ-RMMOD $?"
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/dev/shm",
@@ -38,11 +39,15 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Suite:
-    """What is run, with which settings. check: of `zerrow doctor`, this is shown."""
+    """What is run, with which settings. check: of `zerrow doctor`, this is shown.
+
+    module: whether it runs with KernelZero's module loaded.
+    """
 
     tests: tuple[str, ...]
     environment: dict[str, str]
     check: str
+    module: bool
 
 
 MOVING = Suite(
@@ -63,11 +68,13 @@ MOVING = Suite(
         "ZERROW_KERNELZERO": "on",
     },
     "kernelzero",
+    module=True,
 )
 HUGE = Suite(
     ("tests/memory/test_confined_huge_pages.py",),
     {"ZERROW_HUGE_PAGES": "auto", "ZERROW_TEST_GUEST": "1"},
     "huge pages",
+    module=False,
 )
 # The watchdog's patience is for a machine, not for an emulator.
 _PYTEST = "-m pytest -q -x -p no:cacheprovider --color=no -o timeout=900"
@@ -89,8 +96,9 @@ def script(python: Path, suite: Suite) -> str:
     doctor = f"{python} -m zerrow_store.cli.main doctor | grep '^{suite.check}'"
     tests = f"{python} {_PYTEST} {' '.join(suite.tests)}"
     command = shlex.quote(f"cd {ROOT} && {doctor} && {tests}")
+    load, unload = _MODULE if suite.module else ("", "")
     # Moved over the guest's own root: who is in a chroot may make no user namespace.
-    return f"""{_MOUNT}
+    return f"""{_MOUNT}{load}
 cd /host && mount --move . /
 chroot . /usr/bin/env -i {assignments} /bin/sh -c {command}; echo KZ-EXIT $?
-rmmod kernelzero; echo KZ-RMMOD $?"""
+{unload}"""
