@@ -1,7 +1,8 @@
 """`make bench-guest`: what the plugin costs and gives an ordinary Ray job.
 
 Rounds of two processes, one on plain Ray and one with the plugin on, each with a Ray of its own;
-who comes first changes with the round. Prints medians, quartiles and their ratio, and writes JSON.
+who comes first changes with the round. Prints medians, quartiles and their ratio, and writes JSON
+and a plot.
 A case of `calls` counts calls a second; all others count seconds.
 """
 
@@ -9,23 +10,26 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.hop import RESULTS, environment
-from benchmarks.measure import PeakMemory, session_processes
+from benchmarks.measure import PeakMemory, resident_bytes, session_processes
+from benchmarks.sides import Found, ratio_plot, run_rounds
 
 Case = Callable[[], None]
 
-FRESH_WORKERS = 8
+FRESH_WORKERS = 15
+CALLS = 1000
+PAUSE = 0.02
 PLASMA = 4 << 30
 
 
@@ -36,30 +40,54 @@ class Recorder:
         self.cases: dict[str, dict[str, float]] = {}
 
     @contextmanager
-    def measuring(self, name: str, *, calls: int = 0) -> Iterator[None]:
-        """Record what the block takes; `calls` a second instead, if it makes so many."""
+    def measuring(self, name: str) -> Iterator[None]:
+        """Record what the block takes."""
         cpu = cpu_seconds()
         start = time.perf_counter()
         with PeakMemory(0.2) as peak:
             yield
             seconds = time.perf_counter() - start
         self.cases[name] = {
-            "value": calls / seconds if calls else seconds,
+            "value": seconds,
             "cpu": cpu_seconds() - cpu,
             "pss": float(peak.bytes),
         }
-        print(f"    {name}: {self.cases[name]['value']:.4g}", file=sys.stderr, flush=True)
+        self._say(name)
 
-    def repeat(self, name: str, action: Callable[[], Any], count: int) -> None:
-        """Record the median of `count` calls, after one that warms up."""
+    def calls(self, name: str, call: Callable[[], Any]) -> None:
+        """Record how many calls are done in a second, of those that are made at once: the median of
+        seven times. Nothing else runs in this process meanwhile: it is what is measured.
+        """
+        import ray
+
+        cpu, rates = cpu_seconds(), []
+        for _ in range(7):
+            start = time.perf_counter()
+            ray.get([call() for _ in range(CALLS)])
+            rates.append(CALLS / (time.perf_counter() - start))
+        self.cases[name] = {
+            "value": statistics.median(rates),
+            "cpu": cpu_seconds() - cpu,
+            "pss": float(resident_bytes()),
+        }
+        self._say(name)
+
+    def repeat(self, name: str, action: Callable[[], Any], count: int, *, pause: float = 0) -> None:
+        """Record the median of `count` calls, after one that warms up.
+
+        pause: in seconds, after each one, in which Ray frees what it made.
+        """
         times = []
         for _ in range(count + 1):
             start = time.perf_counter()
             result = action()
             times.append(time.perf_counter() - start)
             del result
-            time.sleep(0.02)
+            time.sleep(pause)
         self.cases[name] = {"value": statistics.median(times[1:])}
+        self._say(name)
+
+    def _say(self, name: str) -> None:
         print(f"    {name}: {self.cases[name]['value']:.4g}", file=sys.stderr, flush=True)
 
 
@@ -105,29 +133,30 @@ def measure_calls(recorder: Recorder) -> None:
         def empty(self) -> None:
             return None
 
+    def called(function: Any, *values: Any) -> Any:
+        return ray.get(function.remote(*values))
+
     ray.get([empty.remote() for _ in range(100)])
     for name, function in (("fresh worker", fresh), ("fresh worker, pyarrow", fresh_with_arrow)):
         ray.get(function.remote())
         time.sleep(3)  # for the raylet to start workers ahead
-        recorder.repeat(name, lambda function=function: ray.get(function.remote()), FRESH_WORKERS)
-    with recorder.measuring("tasks, calls", calls=3000):
-        ray.get([empty.remote() for _ in range(3000)])
+        recorder.repeat(name, partial(called, function), FRESH_WORKERS, pause=PAUSE)
+    recorder.calls("tasks, calls", empty.remote)
     actor = Actor.remote()
     ray.get(actor.empty.remote())
-    with recorder.measuring("actor, calls", calls=3000):
-        ray.get([actor.empty.remote() for _ in range(3000)])
-    recorder.repeat("task and get", lambda: ray.get(empty.remote()), 300)
-    recorder.repeat("actor call and get", lambda: ray.get(actor.empty.remote()), 300)
-    recorder.repeat("put 0.1 KB", lambda: ray.put(b"x" * 100), 300)
+    recorder.calls("actor, calls", actor.empty.remote)
+    recorder.repeat("task and get", partial(called, empty), 1000)
+    recorder.repeat("actor call and get", partial(called, actor.empty), 1000)
+    recorder.repeat("put 0.1 KB", lambda: ray.put(b"x" * 100), 1000)
     small = np.zeros(25_000)
-    recorder.repeat("put 200 KB", lambda: ray.put(small), 100)
+    recorder.repeat("put 200 KB", lambda: ray.put(small), 300)
     ref = ray.put(small)
-    recorder.repeat("identity 200 KB", lambda: ray.get(identity.remote(ref)), 50)
+    recorder.repeat("identity 200 KB", partial(called, identity, ref), 50, pause=PAUSE)
     table = pa.table({f"c{i}": pc.add(pa.array(np.arange(12_500_000)), i) for i in range(4)})
     ref = ray.put(table)
-    recorder.repeat("identity 400 MB", lambda: ray.get(identity.remote(ref)), 20)
+    recorder.repeat("identity 400 MB", partial(called, identity, ref), 50, pause=PAUSE)
     large = pa.table({f"c{i}": pc.add(pa.array(np.arange(1 << 25)), i) for i in range(4)})
-    recorder.repeat("put 1 GiB", lambda: ray.put(large), 10)
+    recorder.repeat("put 1 GiB", lambda: ray.put(large), 10, pause=PAUSE)
 
 
 def write_files(directory: Path) -> None:
@@ -238,20 +267,6 @@ def run_side(plugin: bool, files: Path | None) -> dict[str, dict[str, float]]:
     return recorder.cases
 
 
-def run_rounds(rounds: int, files: Path | None) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Run both sides in processes of their own, in alternating order."""
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for number in range(rounds):
-        for side in ("plain", "zerrow") if number % 2 == 0 else ("zerrow", "plain"):
-            print(f"  round {number + 1}, {side}", file=sys.stderr, flush=True)
-            command = [sys.executable, "-m", "benchmarks.guest", "--side", side]
-            command += ["--files", str(files)] if files else []
-            printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            for case, figures in json.loads(printed.splitlines()[-1]).items():
-                found.setdefault(case, {}).setdefault(side, []).append(figures)
-    return found
-
-
 def summary(figures: list[dict[str, float]], what: str = "value") -> tuple[float, float, float]:
     """Return the median and the quartiles."""
     values = [each[what] for each in figures]
@@ -261,7 +276,7 @@ def summary(figures: list[dict[str, float]], what: str = "value") -> tuple[float
     return middle, low, high
 
 
-def print_report(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
+def print_report(found: Found) -> None:
     """Print a line a case. The ratio is above 1 where the plugin is better."""
     print(
         f"{'case':24}{'Ray':>10}{'quartiles':>18}{'zerrow':>10}{'quartiles':>18}{'better':>8}",
@@ -270,7 +285,7 @@ def print_report(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
     print(f"{'CPU s':>14}{'PSS MB':>14}")
     for case, sides in found.items():
         plain, zerrow = summary(sides["plain"]), summary(sides["zerrow"])
-        ratio = zerrow[0] / plain[0] if case.endswith("calls") else plain[0] / zerrow[0]
+        ratio = better(case, plain[0], zerrow[0])
         line = f"{case:24}"
         for middle, low, high in (plain, zerrow):
             line += f"{middle:>10.4g}{f'{low:.4g}-{high:.4g}':>18}"
@@ -280,6 +295,23 @@ def print_report(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
             pss = [summary(sides[side], "pss")[0] / 1e6 for side in ("plain", "zerrow")]
             line += f"{f'{cpu[0]:.1f}/{cpu[1]:.1f}':>14}{f'{pss[0]:.0f}/{pss[1]:.0f}':>14}"
         print(line)
+
+
+def better(case: str, plain: float, zerrow: float) -> float:
+    """Return how many times better the plugin is than plain Ray."""
+    return zerrow / plain if case.endswith("calls") else plain / zerrow
+
+
+def plot(found: Found, path: Path) -> None:
+    """Draw how many times better the plugin is, with the quartiles of both sides' rounds."""
+    names = list(found)[::-1]
+    with ratio_plot(names, "times better than plain Ray (right of the line: better)", path) as axes:
+        for line, case in enumerate(names):
+            plain, zerrow = summary(found[case]["plain"]), summary(found[case]["zerrow"])
+            middle = better(case, plain[0], zerrow[0])
+            ends = [better(case, a, b) for a in plain[1:] for b in zerrow[1:]]
+            error = [[middle - min(ends)], [max(ends) - middle]]
+            axes.errorbar(middle, line, xerr=error, fmt="o", color="tab:blue")
 
 
 def main() -> None:
@@ -296,11 +328,14 @@ def main() -> None:
         files = Path(directory) if arguments.data else None
         if files:
             write_files(files)
-        found = run_rounds(arguments.rounds, files)
+        side = [sys.executable, "-m", "benchmarks.guest"]
+        side += ["--files", str(files)] if files else []
+        found = run_rounds(arguments.rounds, lambda name: [*side, "--side", name])
     RESULTS.mkdir(exist_ok=True)
     name = "guest_data" if arguments.data else "guest"
     report = {"environment": environment(), "load": os.getloadavg(), "cases": found}
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1))
+    plot(found, RESULTS / f"{name}.svg")
     print_report(found)
 
 

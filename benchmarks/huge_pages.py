@@ -149,7 +149,7 @@ def rest(client: Client | None, nbytes: int, figures: Figures) -> None:
         if client is not None:
             client.delete(client.put(table))
     del table
-    time.sleep(2)
+    time.sleep(18)
     with open("/proc/self/smaps_rollup") as file:
         lines = dict(line.split(":", 1) for line in file if ":" in line)
     figures["idle"] = {"pss_mib": int(lines["Pss"].split()[0]) / 1024}
@@ -192,6 +192,18 @@ def command(store: str, step: str, side: str, nbytes: int, *more: str) -> list[s
     return [sys.executable, "-m", "benchmarks.huge_pages", *arguments, *more]
 
 
+@contextmanager
+def fresh_store(nbytes: int) -> Iterator[str]:
+    """A store that holds nothing yet: what a step leaves must not be in memory in the next."""
+    name = f"huge-pages-{uuid.uuid4().hex[:8]}"
+    supervisor = Supervisor(name, budget=8 * nbytes)
+    supervisor.start()
+    try:
+        yield name
+    finally:
+        supervisor.stop()
+
+
 def run_in_process(
     store: str, step: str, side: str, nbytes: int, parquet: str | None = None
 ) -> Figures:
@@ -232,7 +244,7 @@ def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
     return found
 
 
-def compare(store: str, steps: list[str], nbytes: int, repeat: int) -> dict[str, Any]:
+def compare(steps: list[str], nbytes: int, repeat: int) -> dict[str, Any]:
     """Run steps on all sides, alternately."""
     runs: defaultdict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
@@ -244,7 +256,9 @@ def compare(store: str, steps: list[str], nbytes: int, repeat: int) -> dict[str,
             sides = [side for side in SIDES if side != "ordinary" or not step.startswith("put")]
             for _ in range(repeat):
                 for side in sides:
-                    for what, figures in run_in_process(store, step, side, nbytes, path).items():
+                    with fresh_store(nbytes) as store:
+                        found = run_in_process(store, step, side, nbytes, path)
+                    for what, figures in found.items():
                         runs[what, side].append(figures)
     results: dict[str, Any] = {}
     for (what, side), each in runs.items():
@@ -253,15 +267,9 @@ def compare(store: str, steps: list[str], nbytes: int, repeat: int) -> dict[str,
 
 
 def compare_all(nbytes: int, put_sizes: list[int], repeat: int) -> dict[str, Any]:
-    name = f"huge-pages-{uuid.uuid4().hex[:8]}"
-    supervisor = Supervisor(name, budget=8 * max(nbytes, *put_sizes))
-    supervisor.start()
     puts = [step for step in STEPS if step.startswith("put")]
-    try:
-        results = compare(name, STEPS, nbytes, repeat)
-        results["puts"] = {size: compare(name, puts, size, repeat) for size in put_sizes}
-    finally:
-        supervisor.stop()
+    results = compare(STEPS, nbytes, repeat)
+    results["puts"] = {size: compare(puts, size, repeat) for size in put_sizes}
     return results
 
 

@@ -32,14 +32,16 @@ def _option(process: psutil.Process, name: str) -> str | None:
 
 def resident_bytes() -> int:
     """Return the session's proportional set size (PSS): shared pages count once."""
-    total = 0
-    for process in session_processes():
-        # A process may end while it is looked at.
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-    return total
+    return sum(map(proportional_bytes, session_processes()))
+
+
+def proportional_bytes(process: psutil.Process) -> int:
+    """Return a process's proportional set size (PSS); 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class PeakMemory:

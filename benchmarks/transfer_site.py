@@ -24,6 +24,8 @@ from zerrow_store.connection import connect
 from zerrow_store.native import _native
 from zerrow_store.node.supervisor import Supervisor
 from zerrow_store.transfer import local, reading
+from zerrow_store.transfer.followers import Followers
+from zerrow_store.transfer.neighbours import Neighbours
 from zerrow_store.transfer.receiver import Receiver
 from zerrow_store.transfer.security import Security, Tls
 from zerrow_store.transfer.segment_files import FileClient
@@ -52,7 +54,9 @@ class Site:
             self._supervisors.append(supervisor)
             self._sites[way] = connect(name), Security(secret=SECRET, tls=used)
         self._client, self._security = self._sites["plain"]
-        self._receiver = Receiver(FileClient(self._client.name), self._security)
+        agent_client = FileClient(self._client.name)
+        neighbours = Neighbours(agent_client, self._security, Followers(agent_client))
+        self._receiver = Receiver(agent_client, self._security, neighbours)
         self._flight = _Flight(f"grpc://{address}:0", self._client)
         self._objects = 0
 
