@@ -6,15 +6,28 @@ STAMP := $(VENV)/.installed
 CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*.h)
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
+PYTHONS ?= $(PYTHON)
 
-.PHONY: demo test test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
-	bench-pressure bench-pipelines bench-sandbox bench-transfer nightly sanitize clean
+.PHONY: demo test test-rays test-metrics wheels test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
+	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster nightly sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# A part of them over the older versions of Ray.
+test-rays: $(STAMP)
+	VENV=$(VENV) sh tools/rays.sh
+
+# Metrics at Ray's own endpoint, which takes what ray[default] installs.
+test-metrics: $(STAMP)
+	VENV=$(VENV) sh tools/metrics.sh
+
+# Wheels for these Pythons, into dist/: PYTHONS="python3.10 python3.13". PYARROWS="19 26": not for every libarrow.
+wheels:
+	PYTHONS="$(PYTHONS)" PYARROWS="$(PYARROWS)" sh tools/wheels.sh
 
 # Boots Debian's kernels in QEMU; wants apt, and root if packages are missing. KERNEL_TESTS="--fast"
 test-kernel: $(STAMP)
@@ -65,6 +78,14 @@ bench-sandbox: $(STAMP)
 bench-transfer: $(STAMP)
 	$(BIN)/python -m benchmarks.transfer $(TRANSFER)
 
+# Between the nodes of a cluster, as root; CLUSTER="--address HOST:PORT": of one that is there.
+bench-cluster: $(STAMP)
+	$(BIN)/python -m benchmarks.cluster $(CLUSTER)
+
+# Between the stores of many nodes, by measured costs.
+bench-control: $(STAMP)
+	$(BIN)/python -m benchmarks.control_traffic
+
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite
 	$(BIN)/python -m tests.nightly.sandbox_calls
@@ -82,4 +103,4 @@ $(STAMP): $(NATIVE) tools/setup.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) build data results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist data results .pytest_cache .mypy_cache .ruff_cache .hypothesis

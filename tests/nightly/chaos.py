@@ -1,11 +1,13 @@
 """Random DAGs of tasks over tables, while everything around them is killed.
 
-    python -m tests.nightly.chaos [--seconds 120] [--seed 0] [--plain]
+    python -m tests.nightly.chaos [--seconds 120] [--seed 0] [--nodes 0] [--plain]
 
 Rounds of a few steps each (tasks, actor calls, generators, puts; tables, slices, containers) are
 submitted, and their results read, some of them again in later rounds. Meanwhile workers, the
-store's server, the actor that supervises it, or both are killed with SIGKILL. Everything may be
-retried, so plain Ray gives no error: `--plain` shows it, with workers alone to kill. The sums of
+store's server, its supervisors, or any two of these three are killed with SIGKILL; with `--nodes`
+beside the driver's own, over which the tasks are spread, so is a node with all that is on it, and
+another one comes in its place. Everything may be retried, so plain Ray gives no error: `--plain`
+shows it, without the store's processes to kill. The sums of
 all results are compared with those of the same functions called here. Prints rounds, kills, wrong
 results, errors, and what the stores still hold when the last reference is gone, as JSON; exits 1
 unless there is none of the last three. A seed decides on the DAGs and on whom to kill in which
@@ -17,6 +19,7 @@ import collections
 import contextlib
 import functools
 import gc
+import itertools
 import json
 import os
 import random
@@ -33,11 +36,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
 import zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS, store_pids
-from zerrow_store.errors import ZerrowError
+from tests.ray.conftest import RAY_OPTIONS, store_pids, supervisor_pids
+from zerrow_ray.ray_compat import raylet_pid
+from zerrow_ray.session import current_session
+from zerrow_store.errors import StoreUnavailableError, ZerrowError
 
 ROWS = 600_000
 """4.8 MB for each column: by reference, but for what is cut from it."""
@@ -47,7 +53,6 @@ _GET_SECONDS = 120
 _LEFT_SECONDS = 60
 _BETWEEN_KILLS = (0.5, 3.0)
 _AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-_SUPERVISOR = "ray::NodeActor"
 
 
 @dataclass
@@ -162,7 +167,7 @@ class Submission:
     """The same through Ray."""
 
     def __init__(self) -> None:
-        remote = ray.remote(max_retries=-1)
+        remote = ray.remote(max_retries=-1, scheduling_strategy="SPREAD")
         self._tasks = {what: remote(function) for what, function in STEPS.items()}
         self._series = remote(series)
         forever = {"max_restarts": -1, "max_task_retries": -1, "num_cpus": 0}
@@ -189,29 +194,61 @@ class Submission:
         ray.kill(self._keeper)
 
 
+class Nodes:
+    """The driver's node, and others that are killed and replaced."""
+
+    def __init__(self, count: int) -> None:
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        self._count = count
+        self._others: list[Any] = []
+        self.fill_up()
+        self.options = {"address": self._cluster.address, "log_to_driver": False}
+
+    def fill_up(self) -> None:
+        """Have as many others as at first. For the main thread: Ray sets signal handlers."""
+        while len(self._others) < self._count:
+            self._others.append(self._cluster.add_node(num_cpus=1))
+
+    def kill(self, chance: random.Random) -> bool:
+        """Kill one of the others; False if there is none."""
+        if not self._others:
+            return False
+        node = self._others.pop(chance.randrange(len(self._others)))
+        self._cluster.remove_node(node, allow_graceful=False)
+        return True
+
+
 def targets(raylet: int) -> dict[str, list[tuple[int, ...]]]:
     """Pids of what may be killed at once, by kind. All that knows how these are found."""
     children = {child.pid: child.name() for child in psutil.Process(raylet).children()}
     named = {pid: name for pid, name in children.items() if name.startswith("ray::")}
-    servers = store_pids()
-    supervisors = [pid for pid, name in named.items() if name == _SUPERVISOR]
+    # Of its three processes any two may be killed; the last one has all that is stored.
+    stores = [*store_pids(), *supervisor_pids()] if is_complete() else []
     return {
-        "worker": [(p,) for p, name in named.items() if name not in (*_AGENTS, _SUPERVISOR)],
-        "server": [(pid,) for pid in servers],
-        "supervisor": [(pid,) for pid in supervisors],
-        "both": [*zip(servers, supervisors, strict=False)],
+        "worker": [(pid,) for pid, name in named.items() if name not in _AGENTS],
+        "store": [(pid,) for pid in stores],
+        "two of the store": [*itertools.combinations(stores, 2)],
     }
+
+
+def is_complete() -> bool:
+    """Whether the store's server has two supervisors that know all that it does."""
+    try:
+        return current_session().client.stats().supervisors == 2
+    except StoreUnavailableError:
+        return False
 
 
 class Killer:
     """A thread that kills one process after the other, for as long as it is entered."""
 
-    def __init__(self, report: Report, kinds: list[str], chance: random.Random) -> None:
-        self._report, self._kinds, self._chance = report, kinds, chance
+    def __init__(
+        self, report: Report, kinds: list[str], chance: random.Random, nodes: Nodes | None
+    ) -> None:
+        self._report, self._kinds, self._chance, self._nodes = report, kinds, chance, nodes
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="killer")
-        children = psutil.Process().children(recursive=True)
-        (self._raylet,) = (child.pid for child in children if child.name() == "raylet")
+        self._raylet = raylet_pid()
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -221,13 +258,24 @@ class Killer:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(self._chance.uniform(*_BETWEEN_KILLS)):
-            kind = self._chance.choice(self._kinds)
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if found := targets(self._raylet)[kind]:
-                    for pid in self._chance.choice(found):
-                        os.kill(pid, signal.SIGKILL)
+        try:
+            while not self._ended.wait(self._chance.uniform(*_BETWEEN_KILLS)):
+                kind = self._chance.choice(self._kinds)
+                if self._kill(kind):
                     self._report.kills[kind] = self._report.kills.get(kind, 0) + 1
+        except Exception as error:  # nothing would be killed any more
+            self._report.errors.append(f"the killer: {error!r}")
+
+    def _kill(self, kind: str) -> bool:
+        if kind == "node":
+            assert self._nodes is not None
+            return self._nodes.kill(self._chance)
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if found := targets(self._raylet)[kind]:
+                for pid in self._chance.choice(found):
+                    os.kill(pid, signal.SIGKILL)
+                return True
+        return False
 
 
 class Reader:
@@ -261,13 +309,18 @@ class Reader:
 
 
 def run(
-    *, seconds: float, seed: int, kinds: list[str], held: Callable[[], dict[str, int]]
+    *,
+    seconds: float,
+    seed: int,
+    kinds: list[str],
+    nodes: Nodes | None,
+    held: Callable[[], dict[str, int]],
 ) -> Report:
     """Run rounds for some time; `held` says what the stores hold."""
     report, chance = Report(seed), random.Random(seed)
     submission, reader = Submission(), Reader(report, chance)
     end = time.monotonic() + seconds
-    with Killer(report, kinds, random.Random(seed + 1)):
+    with Killer(report, kinds, random.Random(seed + 1), nodes):
         while time.monotonic() < end:
             steps = plan(chance)
             refs, right = submission.submit(steps), expected(steps)
@@ -276,6 +329,8 @@ def run(
             del refs
             reader.read_again()
             report.rounds += 1
+            if nodes is not None:
+                nodes.fill_up()
     del reader
     submission.close()
     report.left = _settled(held)
@@ -307,15 +362,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nodes", type=int, default=0, help="besides the driver's")
     parser.add_argument("--plain", action="store_true", help="Ray without the plugin")
     given = parser.parse_args()
-    rounds = functools.partial(run, seconds=given.seconds, seed=given.seed)
+    nodes = Nodes(given.nodes) if given.nodes else None
+    options = RAY_OPTIONS if nodes is None else nodes.options
+    kinds = ["worker"] if nodes is None else ["worker", "node"]
+    rounds = functools.partial(run, seconds=given.seconds, seed=given.seed, nodes=nodes)
     if given.plain:
-        ray.init(**RAY_OPTIONS)
-        report = rounds(kinds=["worker"], held=dict)
+        ray.init(**options)
+        report = rounds(kinds=kinds, held=dict)
     else:
-        zerrow_ray.init(**RAY_OPTIONS)
-        report = rounds(kinds=["worker", "server", "supervisor", "both"], held=_held_by_stores)
+        zerrow_ray.init(**options)
+        report = rounds(kinds=[*kinds, "store", "two of the store"], held=_held_by_stores)
     print(json.dumps(asdict(report)))
     ray.shutdown()
     return 0 if report.is_good else 1
