@@ -40,8 +40,11 @@ class Probe:
         self._thread = threading.Thread()
 
     def begin(self) -> dict[str, float]:
-        """Begin to sample memory; returns what was used until now."""
-        self._peak, self._done = 0, threading.Event()
+        """Begin to sample memory; returns what was used until now.
+
+        Sampling takes processor time, so a short case is between two samples.
+        """
+        self._peak, self._done = self._memory(), threading.Event()
         self._thread = threading.Thread(target=self._sample, args=[self._done])
         self._thread.start()
         return self._used()
@@ -50,7 +53,8 @@ class Probe:
         """End the samples; returns what was used until now, and the most memory."""
         self._done.set()
         self._thread.join()
-        return self._used() | {"peak_memory": self._peak}
+        used = self._used()
+        return used | {"peak_memory": max(self._peak, self._memory())}
 
     def _used(self) -> dict[str, float]:
         received, sent = 0, 0
@@ -65,10 +69,11 @@ class Probe:
         return {"received": received, "sent": sent, "cpu_seconds": cpu}
 
     def _sample(self, done: threading.Event) -> None:
-        while True:
-            self._peak = max(self._peak, sum(map(proportional_bytes, self._processes())))
-            if done.wait(_SAMPLE_SECONDS):
-                return
+        while not done.wait(_SAMPLE_SECONDS):
+            self._peak = max(self._peak, self._memory())
+
+    def _memory(self) -> int:
+        return sum(map(proportional_bytes, self._processes()))
 
     def _processes(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():

@@ -11,7 +11,7 @@ import pytest
 
 import zerrow_store
 from tests.node.conftest import alive, eventually, pinned, table
-from tests.node.helpers import memory_files
+from tests.node.helpers import memory_files, supervisors_of
 
 PRODUCER = """
 import sys, time, zerrow_store, pyarrow as pa
@@ -114,14 +114,7 @@ def test_again_and_again(client):
 
 
 def supervisor_of(name: str) -> int | None:
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = status.read_text().split("\0")
-        except OSError:
-            continue
-        if "zerrow_store.node.supervisor" in command and name in command:
-            return int(status.parent.name)
-    return None
+    return next(iter(supervisors_of(name)), None)
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":

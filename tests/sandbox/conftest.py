@@ -1,6 +1,7 @@
 """Sandboxes end with the module that used them, and then nothing of them is left."""
 
 import gc
+import glob
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -71,17 +73,15 @@ def where() -> str:
 
 def below(pid: int) -> list[int]:
     """Pids of a process's descendants, each after its parent."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *below(int(child))]
-    return found
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def groups(pid: int | None = None) -> list[str]:
-    """Control groups that a process, by default this one, has made."""
-    pattern = f"zerrow-sandbox-{pid or os.getpid()}-*"
-    return [str(path) for path in Path("/sys/fs/cgroup").rglob(pattern)]
+    """Control groups that a process, by default this one, has made.
+
+    Any group may go while this looks, which ``glob`` allows and ``Path.rglob`` does not.
+    """
+    return glob.glob(f"/sys/fs/cgroup/**/zerrow-sandbox-{pid or os.getpid()}-*", recursive=True)
 
 
 def eventually(condition: Callable[[], Any], what: str) -> None:
