@@ -151,12 +151,13 @@ def measure_calls(recorder: Recorder) -> None:
     small = np.zeros(25_000)
     recorder.repeat("put 200 KB", lambda: ray.put(small), 300)
     ref = ray.put(small)
+    recorder.repeat("put 200 KB, paused", lambda: ray.put(small), 50, pause=PAUSE)
     recorder.repeat("identity 200 KB", partial(called, identity, ref), 50, pause=PAUSE)
     table = pa.table({f"c{i}": pc.add(pa.array(np.arange(12_500_000)), i) for i in range(4)})
     ref = ray.put(table)
     recorder.repeat("identity 400 MB", partial(called, identity, ref), 50, pause=PAUSE)
     large = pa.table({f"c{i}": pc.add(pa.array(np.arange(1 << 25)), i) for i in range(4)})
-    recorder.repeat("put 1 GiB", lambda: ray.put(large), 10, pause=PAUSE)
+    recorder.repeat("put 1 GiB, paused", lambda: ray.put(large), 50, pause=PAUSE)
 
 
 def write_files(directory: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_copy_that_is_killed_amid_a_transfer(there, here, copy, link, size):
     kill(copy.agent())
     way.set_limit(None)
     assert fetching.result().equals(table(size))
-    assert here.connected().stats().objects == 1
+    wait_until(lambda: here.connected().stats().objects == 1)
     assert place(there.serve(), fetching.wanted) == ""
     del fetching
     wait_until(here.is_empty)
@@ -194,7 +194,7 @@ def test_a_receiver_that_is_killed_while_it_reads_a_copy(there, here, copy, link
     way.set_limit(None)
     arrived = fetching.result()
     assert arrived.equals(table(size))
-    assert here.connected().stats().objects == 1
+    wait_until(lambda: here.connected().stats().objects == 1)
     del arrived, fetching, kept
     wait_until(here.is_empty)
     wait_until(copy.is_empty)

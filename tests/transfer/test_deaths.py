@@ -90,7 +90,7 @@ def test_a_receiver_that_is_killed_amid_a_transfer(there, here, link, size):
     way.set_limit(None)
     arrived = fetching.result()
     assert arrived.equals(table(size))
-    assert here.connected().stats().objects == 1
+    wait_until(lambda: here.connected().stats().objects == 1)
     del arrived, fetching
     wait_until(here.is_empty)
     wait_until(lambda: here.memory() < MIB)

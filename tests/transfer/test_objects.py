@@ -60,7 +60,7 @@ def test_parts_are_the_whole():
 def test_a_landed_object_goes_with_its_last_reader(there, here):
     wanted = there.publish(table(MIB))
     arrived = here.fetch(there.serve(), wanted)
-    assert here.connected().stats().objects == 1
+    wait_until(lambda: here.connected().stats().objects == 1)  # the copy, not what landed
     column = arrived.column("x")
     del arrived
     assert column.to_pylist()[:2] == [0, 1]
@@ -74,11 +74,11 @@ def test_who_asks_again_gets_what_is_there(there, here, link):
     first = here.land(way.location, wanted)
     again = here.land(way.location, wanted)
     assert first[0] == again[0]
-    assert way.connections == 1
+    assert MIB < way.forwarded < 2 * MIB
     del first, again
     wait_until(here.is_empty)
     assert here.fetch(way.location, wanted).equals(table(MIB))
-    assert way.connections == 2
+    assert way.forwarded > 2 * MIB
 
 
 def test_many_who_ask_at_once_share_a_transfer(there, here, link):
@@ -104,7 +104,7 @@ def test_many_who_ask_at_once_share_a_transfer(there, here, link):
     assert total == sum(range(MIB))
     assert all(each[0] == places for each in landed)
     assert way.connections == 1
-    assert here.connected().stats().objects == 1
+    wait_until(lambda: here.connected().stats().objects == 1)
 
 
 def test_many_objects_from_several_machines_at_once(machine, here):

@@ -13,6 +13,7 @@ is a link that is down for so long.
 import contextlib
 import hmac
 import os
+import select
 import socket
 import ssl
 import struct
@@ -71,6 +72,12 @@ class Channel:
         """Close the connection. No other thread may be using it: have it end by `cut`."""
         self._socket.close()
 
+    def is_readable(self, seconds: float) -> bool:
+        """Whether there is something to receive, or the end, within a time."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def cut(self) -> None:
         """End the connection under whichever thread is using it, which sees an OSError."""
         with contextlib.suppress(OSError):
@@ -123,6 +130,11 @@ class Channel:
 
 class TlsChannel(Channel):
     """One end of an encrypted connection. TLS has checksums of its own; it needs copies."""
+
+    _socket: ssl.SSLSocket
+
+    def is_readable(self, seconds: float) -> bool:
+        return self._socket.pending() > 0 or super().is_readable(seconds)
 
     def send_files(self, ranges: list[Range]) -> bytes:
         for each in ranges:

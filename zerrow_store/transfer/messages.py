@@ -53,6 +53,10 @@ class Sent(Message, tag="sent"):
     checksum: Annotated[bytes, Meta(max_length=8)]
 
 
+class Taken(Message, tag="taken"):
+    """What `Read` asked for is here. There is no answer; the connection may be used again."""
+
+
 class Refused(Message, tag="refused"):
     """It cannot be had."""
 
@@ -189,8 +193,8 @@ class Decoder(Generic[M]):
             raise ProtocolError(f"a malformed message: {error}") from None
 
 
-REQUEST: Decoder[Read | Seek | Figures | Ahead | Follow] = Decoder(
-    Read | Seek | Figures | Ahead | Follow
+REQUEST: Decoder[Read | Taken | Seek | Figures | Ahead | Follow] = Decoder(
+    Read | Taken | Seek | Figures | Ahead | Follow
 )
 FIGURED: Decoder[Figured] = Decoder(Figured)
 DONE: Decoder[Done] = Decoder(Done)

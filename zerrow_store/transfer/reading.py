@@ -4,15 +4,17 @@ The object's bytes, one allocation after the other, are cut into as many parts a
 connections. Memory is written to by no thread any more when `read_object` returns or raises.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 from zerrow_store.errors import ObjectLostError, ProtocolError
 from zerrow_store.forks import Lock
 from zerrow_store.transfer import messages as m
-from zerrow_store.transfer.channel import Channel, connect
-from zerrow_store.transfer.security import Security
+from zerrow_store.transfer.channel import Channel
+from zerrow_store.transfer.connections import Connections
 
 _PART_BYTES = 16 << 20
 """What a connection of its own is worth."""
@@ -35,7 +37,7 @@ class Part:
 
 def read_object(
     location: str,
-    security: Security,
+    connections: Connections,
     object_id: bytes,
     allocations: list[m.Allocation],
     targets: list[memoryview],
@@ -48,7 +50,7 @@ def read_object(
     """
     total = sum(len(target) for target in targets)
     parts = split(allocations, targets, streams_for(total))
-    reads = [_Read(location, security, object_id, part) for part in parts]
+    reads = [_Read(location, connections, object_id, part) for part in parts]
     failure = reads[0].run() if len(reads) == 1 else _run_all(reads)
     if failure:
         raise ObjectLostError(
@@ -95,9 +97,11 @@ def _run_all(reads: "list[_Read]") -> str:
 class _Read:
     """One connection, and what is read over it. node: as `messages.Sending` says."""
 
-    def __init__(self, location: str, security: Security, object_id: bytes, part: Part) -> None:
+    def __init__(
+        self, location: str, connections: Connections, object_id: bytes, part: Part
+    ) -> None:
         self._location = location
-        self._security = security
+        self._connections = connections
         self._object_id = object_id
         self._part = part
         self._lock = Lock()
@@ -110,12 +114,10 @@ class _Read:
         frames that it refers to, until Python next collects cycles.
         """
         try:
-            with connect(self._location, self._security) as channel:
-                self._enter(channel)
-                try:
-                    self._read(channel)
-                finally:
-                    self._enter(None)
+            channel, sending = self._begin()
+            with self._using(channel):
+                self._read(channel, sending)
+            self._connections.give_back(self._location, channel)
         except (OSError, ProtocolError) as error:
             return str(error) or type(error).__name__
         return ""
@@ -127,14 +129,42 @@ class _Read:
             if self._channel is not None:
                 self._channel.cut()
 
+    @contextlib.contextmanager
+    def _using(self, channel: Channel) -> Iterator[None]:
+        """Have `abort` end what is done over a connection, which is closed if that fails."""
+        try:
+            self._enter(channel)
+            yield
+        except BaseException:
+            self._enter(None)
+            channel.close()
+            raise
+        self._enter(None)
+
     def _enter(self, channel: Channel | None) -> None:
         with self._lock:
             self._channel = channel
             if self._aborted and channel is not None:
                 channel.cut()
 
-    def _read(self, channel: Channel) -> None:
-        channel.send(m.Read(self._object_id, self._part.pieces))
+    def _begin(self) -> tuple[Channel, m.Sending]:
+        channel = self._connections.idle(self._location)
+        if channel is not None:
+            try:
+                return channel, self._ask(channel)
+            except TimeoutError:
+                raise
+            except OSError:
+                pass  # the other end was just closing it
+        channel = self._connections.open(self._location)
+        return channel, self._ask(channel)
+
+    def _ask(self, channel: Channel) -> m.Sending:
+        with self._using(channel):
+            channel.send(m.Read(self._object_id, self._part.pieces))
+            return self._answer(channel)
+
+    def _answer(self, channel: Channel) -> m.Sending:
         answer = channel.receive(m.ANSWER)
         while isinstance(answer, m.Working):
             answer = channel.receive(m.ANSWER)
@@ -142,7 +172,11 @@ class _Read:
             raise ProtocolError(answer.reason)
         if not isinstance(answer, m.Sending) or answer.nbytes != self._part.nbytes:
             raise ProtocolError("the other end sends something else than it was asked for")
-        self.node = answer.node
+        return answer
+
+    def _read(self, channel: Channel, sending: m.Sending) -> None:
+        self.node = sending.node
         checksum = channel.receive_into(self._part.targets)
         if channel.receive(m.ANSWER) != m.Sent(checksum):
             raise ProtocolError("what came is not what was sent")
+        channel.send(m.Taken())

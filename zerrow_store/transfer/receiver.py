@@ -18,6 +18,7 @@ import msgspec
 from zerrow_store.errors import ObjectExistsError, ObjectLostError
 from zerrow_store.forks import Lock
 from zerrow_store.transfer import messages as m
+from zerrow_store.transfer.connections import Connections
 from zerrow_store.transfer.landing import Landed, Landing
 from zerrow_store.transfer.neighbours import Neighbours
 from zerrow_store.transfer.reading import read_object
@@ -42,6 +43,7 @@ class Receiver:
         self.served_at = ""
         self._client = client
         self._security = security
+        self._connections = Connections(security)
         self._neighbours = neighbours
         self._lock = Lock()
         self._landing: dict[bytes, Future[Landed]] = {}
@@ -99,7 +101,7 @@ class Receiver:
 
         def read(place: str) -> Landed:
             targets = landing.targets
-            node = read_object(place, self._security, object_id, allocations, targets)
+            node = read_object(place, self._connections, object_id, allocations, targets)
             nbytes = sum(len(target) for target in targets)
             self._client.count_transfer(received_objects=1, received_bytes=nbytes)
             return self._keep(landing.conclude(), object_id, allocations, place, node)

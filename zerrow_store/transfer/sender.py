@@ -1,8 +1,8 @@
 """The sending side: serves a store's objects to other machines, a thread for each connection.
 
 What a peer asks for is checked as hostile: only allocations that its object refers to are sent, and
-only of an object that is there. The object is held until the peer asks for something else or has
-hung up: what the network has taken from a segment is read there once more when it gets lost on the
+only of an object that is there. The object is held until the peer says that it has it, or has hung
+up: what the network has taken from a segment is read there once more when it gets lost on the
 way, and must not have become something else by then.
 
 A peer that has not proved yet to know the secret costs a thread and a descriptor. There are
@@ -37,6 +37,9 @@ _MOST_PEERS = 1024
 _MOST_STRANGERS = 32
 _WORKERS = 8
 _PAUSE_SECONDS = 0.1
+
+_IDLE_SECONDS = 5
+"""How long a connection is kept over which nothing is said: a thousand machines may have some."""
 
 
 class Sender:
@@ -126,12 +129,18 @@ class Sender:
             self._room.release()
 
     def _answer(self, channel: Channel) -> None:
-        """Answer requests until the peer hangs up."""
-        while True:
+        """Answer requests until the peer hangs up, or wants nothing more."""
+        plan: _Plan | None = None
+        idle = False
+        while not idle or channel.is_readable(_IDLE_SECONDS):
             try:
                 request = channel.receive(m.REQUEST)
             except OSError:  # it has what it wanted, or is gone
                 return
+            plan = None  # which holds the object until here: see the module
+            idle = isinstance(request, m.Taken)
+            if isinstance(request, m.Taken):
+                continue
             if isinstance(request, m.Follow):
                 self._followers.serve(channel, request)
                 return
@@ -155,7 +164,6 @@ class Sender:
             channel.send(m.Sending(sum(each.size for each in plan.ranges), plan.node))
             channel.send(m.Sent(channel.send_files(plan.ranges)))
             self._client.count_transfer(sent_bytes=sum(each.size for each in plan.ranges))
-            # `plan` holds the object until the next message: see the module.
 
     def _patiently(self, channel: Channel, work: Callable[[], T]) -> T:
         """Do what may take long, and keep telling the peer so."""

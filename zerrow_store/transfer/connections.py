@@ -1,0 +1,53 @@
+"""Connections to other machines' senders, kept for a while for what is asked there next."""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from zerrow_store.forks import Lock
+from zerrow_store.transfer.channel import Channel, connect
+from zerrow_store.transfer.security import Security
+
+_MOST_IDLE = 64
+
+
+class Connections:
+    """Connections that this machine has opened. Safe to use from any thread."""
+
+    def __init__(self, security: Security) -> None:
+        self._security = security
+        self._lock = Lock()
+        self._idle: OrderedDict[Channel, str] = OrderedDict()  # the one used last comes last
+        weakref.finalize(self, _close_all, self._idle)
+
+    def open(self, location: str) -> Channel:
+        """Return a new connection. Raises OSError, ProtocolError."""
+        return connect(location, self._security)
+
+    def idle(self, location: str) -> Channel | None:
+        """Return a connection that is not used; None if there is none.
+
+        The other end may be closing it just now: what fails on it has to be tried on a new one.
+        """
+        while True:
+            with self._lock:
+                channels = reversed(self._idle)
+                channel = next((each for each in channels if self._idle[each] == location), None)
+                if channel is None:
+                    return None
+                del self._idle[channel]
+            if not channel.is_readable(0):  # else it has been closed: nothing is to come
+                return channel
+            channel.close()
+
+    def give_back(self, location: str, channel: Channel) -> None:
+        """Keep a connection over which all has been said that was begun."""
+        with self._lock:
+            self._idle[channel] = location
+            surplus = [self._idle.popitem(last=False)[0]] if len(self._idle) > _MOST_IDLE else []
+        _close_all(surplus)
+
+
+def _close_all(channels: Iterable[Channel]) -> None:
+    for channel in channels:
+        channel.close()
