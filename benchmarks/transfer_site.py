@@ -133,9 +133,7 @@ class Site:
                     target[filled : filled + len(piece)] = piece
                     filled += len(piece)
         encoded = _native.encode_buffers(b"", buffers)
-        landed = os.urandom(16)
-        self._client.publish(landed, encoded, transient=True)
-        return self._client.hold(landed)
+        return self._client.publish_transient(os.urandom(16), encoded)
 
 
 class _Flight(flight.FlightServerBase):  # type: ignore[misc]

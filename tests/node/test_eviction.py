@@ -134,16 +134,18 @@ def test_none_refuses_what_does_not_fit(store: Make, tmp_path: Path) -> None:
     assert all(client.get(object_id).equals(make(n)) for n, object_id in enumerate(ids))
 
 
-def test_what_is_published_for_somebody_waits_for_them(store: Make) -> None:
-    """A transient object is there for whoever is about to hold it, who may still write to it."""
+def test_a_transient_object_is_held_from_the_beginning(store: Make) -> None:
+    """Who put it may still write to it."""
     client = store("adaptive").connect()
     encoded = _native.encode(make(0))
-    client.publish(b"transient", encoded, transient=True)
+    hold = client.publish_transient(b"transient", encoded)
     fits = BUDGET // NBYTES - 1
     for n in range(fits + 3):
         client.put(make(1 + n))
     assert client.stats().bytes_spilled > 0
     assert client.hold(b"transient").moved == {}
+    del hold
+    wait_until(lambda: all(each.object_id != b"transient" for each in client.list()))
 
 
 def test_cost_and_outcome_are_recorded(store: Make) -> None:

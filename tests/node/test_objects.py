@@ -15,6 +15,7 @@ from tests import arrow_strategies
 from tests.node.conftest import BUDGET, eventually, pinned, table
 from tests.sipc.conftest import MOVING
 from zerrow_store.native import _native
+from zerrow_store.node.client import Client
 from zerrow_store.node.supervisor import Supervisor
 
 EDGES = 2 * 4096 if MOVING else 0
@@ -135,9 +136,11 @@ def test_putting_twice_stores_once_and_frees_once(client):
 
 def test_transient_and_owned_objects(client, name):
     encoded = _native.encode(table())
-    client.publish(b"transient", encoded, encoded.message, transient=True)
-    view = client.get(b"transient")
+    hold = client.publish_transient(b"transient", encoded)
+    view = client.decode(encoded.message, hold, {})
+    del hold
     assert view.equals(table())
+    assert client.stats().objects == 1
     del view
     eventually(lambda: client.stats().objects == 0, "the transient object is gone")
     child = os.fork()
@@ -218,3 +221,20 @@ def test_all_arrow_types(client, data):
     assert got.equals(data)
     assert got.schema.equals(data.schema, check_metadata=True)
     client.delete(object_id)
+
+
+def test_a_transient_object_is_held_whose_answer_was_lost(client, monkeypatch):
+    """The store ended after the object was entered, and was asked again."""
+    send = Client._send
+    kept = client.publish_transient(b"transient", _native.encode(table()))
+
+    def sent_again(self, request):
+        request.hang_ups = 1
+        return send(self, request)
+
+    monkeypatch.setattr(Client, "_send", sent_again)
+    again = client.publish_transient(b"transient", _native.encode(table()))
+    del kept
+    eventually(lambda: client.list()[0].holds == 1, "the first hold is gone")
+    del again
+    eventually(lambda: client.stats().objects == 0, "the object is gone")

@@ -186,7 +186,8 @@ class Admission:
                 raise
         return self._wait_for_room(put)
 
-    def _put(self, put: Put) -> None:
+    def _put(self, put: Put) -> bool:
+        """Enter an object; returns whether who puts it holds it now."""
         request, transient = put.request, put.request.transient
         event = self.admit(put.call.connection, request, transient=transient, owner=put.owner)
         carrier = request.carrier
@@ -194,6 +195,9 @@ class Admission:
         event.append(carrier is not None and put.call.connection.role == "agent")
         self._lives.change("put", event)
         self._lives.entered(request.object_id)
+        if transient:
+            self._lives.take_hold(put.call.connection, request.object_id)
+        return transient
 
     def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """Take over sealed segments, which have no process; returns their ids, to be settled."""

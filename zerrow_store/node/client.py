@@ -171,21 +171,17 @@ class Client(StoreLink, CacheCalls):
         encoded: _native.Encoded,
         message: bytes | None = None,
         *,
-        transient: bool = False,
         owned: bool = False,
         carrier: Carrier | None = None,
     ) -> None:
         """Enter an encoded message's allocations into the books.
 
-        message: kept for `get`, if given. A transient object goes when its last hold does, an owned
-        one when this process ends, one with a carrier when the process does that owns that, if they
-        were not deleted before.
+        message: kept for `get`, if given. An owned object goes when this process ends, one with a
+        carrier when the process does that owns that, if they were not deleted before.
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
         ObjectLostError, NoOwnerError.
         """
-        self.begin_publish(
-            object_id, encoded, message, transient=transient, owned=owned, carrier=carrier
-        ).wait()
+        self.begin_publish(object_id, encoded, message, owned=owned, carrier=carrier).wait()
 
     def begin_publish(
         self,
@@ -193,22 +189,24 @@ class Client(StoreLink, CacheCalls):
         encoded: _native.Encoded,
         message: bytes | None = None,
         *,
-        transient: bool = False,
         owned: bool = False,
         carrier: Carrier | None = None,
     ) -> Publication:
         """Do as `publish` does, but leave it to the caller to wait."""
-        put = m.Put(
-            object_id,
-            encoded.own,
-            encoded.foreign,
-            message,
-            transient,
-            owned,
-            (encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied),
-            carrier=carrier,
-        )
+        put = _put(object_id, encoded, message, owned=owned, carrier=carrier)
         return Publication(self, self._begin_publication(put))
+
+    def publish_transient(self, object_id: bytes, encoded: _native.Encoded) -> Hold:
+        """Enter an encoded message's allocations as an object that goes with its last hold; return
+        the first one. On failure the allocations are unpinned. Raises as `publish` does.
+        """
+        request = self._begin_publication(_put(object_id, encoded, None, transient=True))
+        return self._held_now(request, object_id)
+
+    def _held_now(self, request: Request, object_id: bytes) -> Hold:
+        """Wait for what enters an object and holds it; return that hold."""
+        # Where it counted already before a crash of the store, the answer and the hold are lost.
+        return self._held_by(object_id) if self._wait(request) else self.hold(object_id)
 
     def discard(self, encoded: Iterable[_native.Encoded]) -> None:
         """Unpin what was encoded and is not going to be published."""
@@ -293,6 +291,20 @@ class Client(StoreLink, CacheCalls):
     def shutdown(self) -> None:
         """End the store."""
         self._request(m.Shutdown())
+
+
+def _put(
+    object_id: bytes,
+    encoded: _native.Encoded,
+    message: bytes | None,
+    *,
+    transient: bool = False,
+    owned: bool = False,
+    carrier: Carrier | None = None,
+) -> m.Put:
+    counters = encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied
+    parts = object_id, encoded.own, encoded.foreign, message
+    return m.Put(*parts, transient, owned, counters, carrier=carrier)
 
 
 def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:

@@ -169,7 +169,7 @@ class Handlers:
         self._lives.watched.update(set(request.object_ids).difference(missing))
         return missing
 
-    def _land(self, call: Call, request: m.Land) -> None:
+    def _land(self, call: Call, request: m.Land) -> bool:
         if call.connection.role != "agent" or not call.connection.holds[request.landed]:
             raise ProtocolError("objects are landed by the agent, in what it holds")
         objects = self._lives.books.objects
@@ -182,6 +182,8 @@ class Handlers:
             raise ObjectExistsError(f"object {request.object_id.hex()} is here already")
         moved = [list(places) for places in request.moved]
         self._lives.land(request.object_id, request.landed, moved, request.node or None)
+        self._lives.take_hold(call.connection, request.object_id)
+        return True
 
     def _elsewhere(self, call: Call, request: m.Elsewhere) -> list[Any]:
         by_node = defaultdict(list)

@@ -115,24 +115,15 @@ class Lives:
         """An object is new, and nobody holds it yet."""
         self._tell_owner(object_id)
         if not self.books.objects[object_id].is_elsewhere:
-            self._nobody_holds(object_id)
-
-    def _nobody_holds(self, object_id: bytes) -> None:
-        """Nobody holds a new object yet. A transient one is there for somebody who is about to:
-        until then it is not evicted.
-        """
-        held_until = 0.0
-        if self.books.objects[object_id].transient:
-            held_until = self._orphaned[object_id] = time.monotonic() + GRACE_SECONDS
-        self.evictor.idle(object_id, held_until)
+            self.evictor.idle(object_id, 0.0)
 
     def land(
         self, object_id: bytes, landed: bytes, moved: list[list[Any]], node: bytes | None
     ) -> None:
-        """Another machine's object is here, in the bytes of `landed`."""
+        """Another machine's object is here, in the bytes of `landed`, and nobody holds it yet."""
         allocations = self.books.objects[landed].allocations
         self.change("land", [object_id, allocations, moved, node, time.time()])
-        self._nobody_holds(object_id)
+        self.evictor.idle(object_id, 0.0)
 
     def _drop_copy(self, object_id: bytes) -> None:
         """Give up the bytes of another machine's object, which nobody holds."""

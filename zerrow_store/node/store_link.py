@@ -180,6 +180,10 @@ class StoreLink(Link):
         elif isinstance(message, m.Put):
             # One pin for each allocation in the books is enough.
             _native.unpin(self._registered.add(request.own))
+        if isinstance(message, m.Put | m.Land):
+            if body:  # as from now on it holds what it has put
+                with self._lock:
+                    self._held[message.object_id] += 1
         elif isinstance(message, m.Get | m.Hold):
             with self._lock:
                 self._held[message.object_id] += 1
@@ -229,7 +233,9 @@ class StoreLink(Link):
 
     def _undo(self, request: Request) -> None:
         message = request.message
-        if isinstance(message, m.Put):
+        if isinstance(message, m.Put | m.Land) and request.future.result():
+            self._releases.put(message.object_id)
+        elif isinstance(message, m.Put):
             self._send_quietly(m.Delete([message.object_id], True))
         elif isinstance(message, m.Get | m.Hold):
             self._releases.put(message.object_id)

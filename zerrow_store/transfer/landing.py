@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from zerrow_store.errors import ObjectLostError
 from zerrow_store.native import _native
 from zerrow_store.node.books import Place
 from zerrow_store.node.client import Client
@@ -40,10 +39,7 @@ class Landing:
         self.targets = [
             memoryview(buffer)[:size] for buffer, size in zip(buffers, sizes, strict=True)
         ]
-        client.publish(self._object_id, encoded, transient=True)
-        self._hold = client.hold(self._object_id)
-        if self._hold.moved:  # it was evicted: what is written here would be seen by nobody
-            raise ObjectLostError("memory for an object was evicted before it could be used")
+        self._hold = client.publish_transient(self._object_id, encoded)
 
     def conclude(self) -> Landed:
         """Return the object, whose bytes are all there."""

@@ -140,9 +140,9 @@ class Receiver:
             for (segment_id, offset, _), place in zip(allocations, landed.places, strict=True)
         ]
         try:
-            self._client.land(object_id, landed.object_id, moved, keeper)
+            hold = self._client.land(object_id, landed.object_id, moved, keeper)
         except ObjectExistsError:
             return landed
         if keeper:
             self._neighbours.follow(keeper, [object_id])
-        return self._found(object_id, allocations) or landed
+        return Landed(object_id, landed.places, hold)

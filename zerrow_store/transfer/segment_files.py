@@ -14,7 +14,7 @@ from zerrow_store.errors import ObjectLostError
 from zerrow_store.node import messages as m
 from zerrow_store.node.client import Allocations, Client, unpacked
 from zerrow_store.node.link import Call
-from zerrow_store.node.requests import Hold, check_id, moved_places
+from zerrow_store.node.requests import Hold, Request, check_id, moved_places
 
 
 class SegmentFile:
@@ -69,14 +69,17 @@ class FileClient(Client):
         landed: bytes,
         moved: list[tuple[bytes, int, bytes, int]],
         node: bytes,
-    ) -> None:
+    ) -> Hold:
         """Enter a copy of another machine's object, in the bytes of an object that this client
-        holds. It stays until it is deleted, or memory is short.
+        holds; return a hold of it. The copy stays until it is deleted, or memory is short.
 
         node: whose store says when it is to go; empty: this one, if it has a proxy; else the copy
         goes with its last hold. Raises ObjectExistsError if there is a copy.
         """
-        self._request(m.Land(object_id, landed, moved, node))
+        request = self._send(Request(m.Land(object_id, landed, moved, node)))
+        hold = self._held_now(request, object_id)
+        hold.moved = moved_places(moved)
+        return hold
 
     def owned_elsewhere(self) -> dict[bytes, list[bytes]]:
         """Return, by the owner's machine, the objects whose owners are on other machines."""
