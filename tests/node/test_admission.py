@@ -35,6 +35,7 @@ class Peer:
     def __init__(self, segment: bytes) -> None:
         self.segment = segment
         self.holds: Counter[bytes] = Counter()
+        self.identity = b""
         self.asked: dict[int, int] = {}
         self.free = set(range(SIZE // PAGE))
 

@@ -107,6 +107,8 @@ class Moody:
                 frame = reader.read(connection)
             except OSError:
                 return
+            if frame.kind == "returned":
+                continue
             if frame.kind != "hello":
                 return
             body = [protocol.PROTOCOL_VERSION, os.getpid(), b"epoch"]

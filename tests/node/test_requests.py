@@ -30,6 +30,8 @@ COLUMN = [["v", "c"], [[0, 1]], 1.0, b"column", b"", [], b"message", [0, 0, 0]]
 
 WELL_FORMED: dict[str, list[Any]] = {
     "hello": [protocol.PROTOCOL_VERSION, "supervisor", b"id"],
+    "returned": [],
+    "goodbye": [],
     "take_over": [],
     "attach": [SEGMENT, 1 << 20, False, b"owner"],
     "put": [*PUT, [[SEGMENT, 7]], [b"reference", b"owner", b"node", b"group"]],

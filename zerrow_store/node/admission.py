@@ -175,7 +175,7 @@ class Admission:
         except StoreFullError as error:
             if error.needed > self._budget:
                 raise
-            if not self._lives.all_returned():
+            if self._lives.some_return_soon():
                 return self._wait_for_room(put)
             if not self._lives.evictor.make_room(error.needed):
                 raise

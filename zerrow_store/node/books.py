@@ -102,16 +102,17 @@ class Object:
 
 
 class Books:
-    """Segments, objects and counters; see the module.
+    """Segments, objects, readers and counters; see the module.
 
     epoch: what these books are known by. Whoever connects again sees by it whether the store knows
-    what it knew.
+    what it knew. readers: by what a client is known by, its process's pid and start.
     """
 
     def __init__(self) -> None:
         self.epoch = b""
         self.segments: dict[bytes, Segment] = {}
         self.objects: dict[bytes, Object] = {}
+        self.readers: dict[bytes, tuple[int, int]] = {}
         self.cache = CacheIndex()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.bytes_stored = 0
@@ -125,6 +126,8 @@ class Books:
     def snapshot(self) -> Iterator[tuple[str, list[Any]]]:
         """Iterate over events that make equal books out of empty ones."""
         yield "epoch", [self.epoch]
+        for identity, (pid, started) in self.readers.items():
+            yield "reader", [identity, pid, started]
         for segment_id, segment in self.segments.items():
             yield "segment", [segment_id, segment.size, segment.pid, segment.started]
             if segment.shared:
@@ -166,6 +169,12 @@ class Books:
 
     def _epoch(self, epoch: bytes) -> None:
         self.epoch = epoch
+
+    def _reader(self, identity: bytes, pid: int, started: int) -> None:
+        self.readers[identity] = pid, started
+
+    def _reader_gone(self, identity: bytes) -> None:
+        del self.readers[identity]
 
     def _segment(self, segment_id: bytes, size: int, pid: int, started: int) -> None:
         self.segments[segment_id] = Segment(size, pid, started)

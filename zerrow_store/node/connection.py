@@ -17,7 +17,8 @@ DEFERRED = object()
 class Connection:
     """A client or the supervisor at the other end of a socket.
 
-    `holds` counts this connection's views of each object; `segment` is its process's, if attached.
+    `identity` is what a client is known by, `holds` counts its views of each object; `segment` is
+    its process's, if attached.
     `owner_id`: what its process is known by as an owner of what others publish, if it may be one;
     `last_claimer`: who claimed what was last published here.
     Sending raises OSError when the peer is gone, ProtocolError when it does not read. An event of
@@ -37,6 +38,7 @@ class Connection:
         self.reader = protocol.FrameReader(protocol.MAX_REQUEST)
         self.greeted = False
         self.role = ""
+        self.identity = b""
         self.closed = False
         self.holds: Counter[bytes] = Counter()
         self.segment: bytes | None = None

@@ -8,7 +8,6 @@ that does not fit waits for that. Who knows that memory is going to be short, as
 does, has objects spilled ahead.
 """
 
-import itertools
 import os
 import time
 from collections import deque
@@ -92,7 +91,8 @@ class Records:
 
 class Evictor:
     """See the module. delete: ends an object; drop_copy: gives up the bytes of a copy.
-    all_returned: whether readers that a restarted store had before have had the time to come back.
+    all_returned: whether it is known what everybody holds: not before all readers that a restarted
+    store had before have come back.
     """
 
     def __init__(
@@ -114,7 +114,6 @@ class Evictor:
         self._drop_copy = drop_copy
         self._all_returned = all_returned
         self._idle: dict[bytes, float] = {}
-        self._readable: dict[bytes, float] = {}
         self._copies: dict[bytes, int] = {}  # how many bytes of each, in the order they were left
         self._queue = EvictionQueue(policy)
         # To be spilled as soon as they are idle; in order, the values say nothing.
@@ -125,13 +124,9 @@ class Evictor:
 
     # --- what is idle ---
 
-    def idle(self, object_id: bytes, readable_until: float = 0.0) -> None:
-        """An object is idle; but somebody who lost the connection may read it until then."""
-        now = time.monotonic()
-        if readable_until > now:
-            self._readable[object_id] = readable_until
-            return
-        self._idle[object_id] = now
+    def idle(self, object_id: bytes) -> None:
+        """An object is idle."""
+        self._idle[object_id] = time.monotonic()
         self._offer(object_id)
         if object_id in self._wanted_on_disk:
             self._spill_wanted()
@@ -141,7 +136,6 @@ class Evictor:
         if self._idle.pop(object_id, None) is not None:
             self._queue.discard(object_id)
             self._copies.pop(object_id, None)
-        self._readable.pop(object_id, None)
         self._wanted_on_disk.pop(object_id, None)
 
     def _offer(self, object_id: bytes) -> None:
@@ -161,13 +155,6 @@ class Evictor:
         """Keep the watermarks; `resident` is what all segments have in memory, unpublished bytes
         and all. Call it about once a second, and after each job.
         """
-        now = time.monotonic()
-        # In the order in which they were left: the first is due first.
-        for object_id in list(
-            itertools.takewhile(lambda o: self._readable[o] <= now, self._readable)
-        ):
-            del self._readable[object_id]
-            self.idle(object_id)
         if self._could_spill != self._spiller.is_usable:
             self._could_spill = self._spiller.is_usable
             for object_id in self._idle:

@@ -52,6 +52,8 @@ class Handlers:
         self._cache = cache
         self._budget = budget
         self._by_type: dict[type[m.Request], Handler] = {
+            m.Returned: self._returned,
+            m.Goodbye: self._goodbye,
             m.Attach: self._attach,
             m.Put: self._put,
             m.Claim: self._claim,
@@ -83,6 +85,14 @@ class Handlers:
     def handle(self, call: Call, request: m.Request) -> Any:
         """Return the answer to a request."""
         return self._by_type[type(request)](call, request)
+
+    # --- connections ---
+
+    def _returned(self, call: Call, request: m.Returned) -> None:
+        self._lives.readers.returned(call.connection)
+
+    def _goodbye(self, call: Call, request: m.Goodbye) -> None:
+        self._lives.readers.said_goodbye(call.connection)
 
     # --- segments ---
 

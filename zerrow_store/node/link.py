@@ -44,6 +44,7 @@ _PATIENCE_SECONDS = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 _MOST_HANG_UPS = 2
 _GREETING_ID = 0xFFFFFFFF
+_GOODBYE_SECONDS = 1.0
 
 
 class Link(ABC):
@@ -75,6 +76,8 @@ class Link(ABC):
         self._wanted = threading.Event()
         self._ended = threading.Event()
         self._silent = 0
+        self._identity = os.urandom(16)
+        self._left = False
 
     @property
     def name(self) -> str:
@@ -89,14 +92,21 @@ class Link(ABC):
     def close(self) -> None:
         """Disconnect. Views stay valid only as long as somebody else holds their objects."""
         with self._lock:
-            self._closed = True
+            first, self._closed = not self._closed, True
             self._releases.put(None)
             self._ended.set()
             self._wanted.set()
-            if self._socket is not None:
+            if first and self._socket is not None:
+                # The reading thread hears of it, and closes the socket.
+                goodbye, request_id = m.Goodbye(), next(self._ids)
+                self._requests[request_id] = Request(goodbye)
+                self._send_frame(protocol.pack(goodbye.kind, request_id, goodbye))
+        if self._thread is None or threading.current_thread() is self._thread:
+            return
+        self._thread.join(timeout=_GOODBYE_SECONDS)
+        with self._lock:
+            if self._socket is not None:  # of a store that hangs
                 _shut(self._socket)
-        if self._thread is not None and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=1.0)  # it closes the socket; a store that hangs is left alone
 
     # --- what a process has at the store, and what it is told of it ---
 
@@ -153,7 +163,7 @@ class Link(ABC):
 
         try:
             connection.settimeout(_PATIENCE_SECONDS)
-            _, _, epoch = call(m.Hello(protocol.PROTOCOL_VERSION, self._role))
+            _, _, epoch = call(m.Hello(protocol.PROTOCOL_VERSION, self._role, self._identity))
             self._enter_epoch(epoch)
             self._introduce(call)
             held = self._hold_again(call)
@@ -165,6 +175,7 @@ class Link(ABC):
                 if released:
                     ids = list(released.elements())
                     protocol.send(connection, protocol.pack("release", 0, m.Release(ids)))
+                protocol.send(connection, protocol.pack("returned", 0, m.Returned()))
                 self._resend(connection)
                 connection.settimeout(None)
                 self._socket, self._reader = connection, reader
@@ -311,6 +322,18 @@ class Link(ABC):
                 self._hang_up(self._follow())
             self._reconnect()
         self._fail(self._take_requests(), "this client is closed")
+        if not self._left:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Say goodbye to a store that has hung up, if there is one: else it would keep what was
+        held here until this process ends. There is no answer, nobody waits for one.
+        """
+        with contextlib.suppress(OSError, errors.ZerrowError), protocol.connect(self._name) as sock:
+            hello = m.Hello(protocol.PROTOCOL_VERSION, self._role, self._identity)
+            goodbye = m.Goodbye()
+            for message in hello, goodbye:
+                protocol.send(sock, protocol.pack(message.kind, 0, message))
 
     def _follow(self) -> Exception:
         """Handle what the store says until it hangs up; returns why."""
@@ -343,6 +366,10 @@ class Link(ABC):
             return
         with self._lock:
             request.future.set_result(result)
+        if isinstance(request.message, m.Goodbye):
+            self._left = True
+            assert self._socket is not None
+            _shut(self._socket)
         if request.abandoned:
             self._undo(request)
 

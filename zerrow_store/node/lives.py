@@ -2,8 +2,8 @@
 
 An object that is deleted while held goes with its last holder. A process that made a segment is
 watched through a pidfd: at its end its owned objects go, and what nothing refers to is punched.
-After a crash of the store, readers have some seconds to come back and say what they hold: until
-then nothing is evicted, and what is deleted goes later.
+After a crash of the store nothing is evicted, and nothing that was deleted goes, before all readers
+that live on have come back and said what they hold.
 """
 
 import os
@@ -19,11 +19,12 @@ from zerrow_store.node.connection import Connection
 from zerrow_store.node.eviction import HIGH_WATERMARK, Evictor
 from zerrow_store.node.page_cache import PageCache
 from zerrow_store.node.policy import Policy
+from zerrow_store.node.readers import Readers
 from zerrow_store.node.segments import open_pidfd, punch, resident_bytes, start_time
 from zerrow_store.node.spill import Spiller, spill_directory
 
-GRACE_SECONDS = 10.0
-"""For processes that lost the store, to connect again."""
+_SOON_SECONDS = 10.0
+"""So long those wait for readers to come back who need memory, or an owner."""
 
 
 class Lives:
@@ -60,7 +61,7 @@ class Lives:
             is_first_read=lambda file_id: self.evictor.asked_back(file_id),
         )
         self._high = int(HIGH_WATERMARK * budget)
-        self._orphaned: dict[bytes, float] = {}
+        self._orphaned: set[bytes] = set()
         self._returning_until = 0.0
         self._selector = selector
         self._replicate = replicate
@@ -85,19 +86,27 @@ class Lives:
             drop_copy=self._drop_copy,
             all_returned=self.all_returned,
         )
+        self.readers = Readers(
+            self.books,
+            selector,
+            change=self.change,
+            release=self.release,
+            all_returned=self._end_orphans,
+        )
 
     def restored(self) -> None:
         """The books have come from the supervisor, after a crash: readers are about to return."""
-        until = time.monotonic() + GRACE_SECONDS
-        if self.books.objects:
-            self._returning_until = until
+        self._returning_until = time.monotonic() + _SOON_SECONDS
         for object_id, entry in self.books.objects.items():
             if not entry.is_elsewhere:
-                self.evictor.idle(object_id, until)
+                self.evictor.idle(object_id)
             if entry.deleted or entry.transient:
-                self._orphaned[object_id] = until
+                self._orphaned.add(object_id)
+        self.readers.restored()
         for segment_id in list(self.books.segments):
             self._watch_again(segment_id)
+        if self.all_returned():
+            self._end_orphans()
 
     def enter_segment(self, segment_id: bytes, fd: int, size: int, pid: int) -> None:
         """Take a process's segment in; from then on the descriptor is the store's.
@@ -115,7 +124,7 @@ class Lives:
         """An object is new, and nobody holds it yet."""
         self._tell_owner(object_id)
         if not self.books.objects[object_id].is_elsewhere:
-            self.evictor.idle(object_id, 0.0)
+            self.evictor.idle(object_id)
 
     def land(
         self, object_id: bytes, landed: bytes, moved: list[list[Any]], node: bytes | None
@@ -123,7 +132,7 @@ class Lives:
         """Another machine's object is here, in the bytes of `landed`, and nobody holds it yet."""
         allocations = self.books.objects[landed].allocations
         self.change("land", [object_id, allocations, moved, node, time.time()])
-        self.evictor.idle(object_id, 0.0)
+        self.evictor.idle(object_id)
 
     def _drop_copy(self, object_id: bytes) -> None:
         """Give up the bytes of another machine's object, which nobody holds."""
@@ -158,20 +167,22 @@ class Lives:
     def take_hold(self, connection: Connection, object_id: bytes) -> Object:
         """Hold an object for a connection. Raises ObjectNotFoundError."""
         entry = self.books.objects.get(object_id)
-        # A reader that comes back after a crash of the store may hold what was deleted meanwhile.
-        if entry is None or (entry.deleted and object_id not in self._orphaned):
+        if entry is None or entry.is_elsewhere:
             raise ObjectNotFoundError(object_id)
-        if entry.is_elsewhere:
+        # A reader that comes back may hold what was deleted meanwhile.
+        if entry.deleted and not (
+            object_id in self._orphaned or self.readers.may_hold(connection, object_id)
+        ):
             raise ObjectNotFoundError(object_id)
         connection.holds[object_id] += 1
         self.holders[object_id] += 1
-        self._orphaned.pop(object_id, None)
+        self._orphaned.discard(object_id)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
         return entry
 
-    def release(self, object_id: bytes, count: int, readable_until: float = 0.0) -> None:
-        """Note that holds of an object have ended; until then its readers may still read it."""
+    def release(self, object_id: bytes, count: int) -> None:
+        """Note that holds of an object have ended."""
         self.holders[object_id] -= count
         if self.holders[object_id] > 0:
             return
@@ -180,9 +191,9 @@ class Lives:
         if entry is None:
             return
         if entry.deleted or entry.transient:
-            self._remove(object_id)
+            self._end(object_id)
         else:
-            self.evictor.idle(object_id, readable_until)
+            self.evictor.idle(object_id)
             self.page_cache.left(object_id)
             if self.page_cache.nbytes:
                 self.trim_page_cache(self.resident())
@@ -206,11 +217,10 @@ class Lives:
             self._tell_agents(object_id)
         if self.holders[object_id]:
             self.change("hide", [object_id])
-        elif not self.all_returned():
+            return
+        if not self.all_returned():
             self.change("hide", [object_id])
-            self._orphaned[object_id] = self._returning_until
-        else:
-            self._remove(object_id)
+        self._end(object_id)
 
     def _tell_agents(self, object_id: bytes) -> None:
         """Other machines have an object, or copies of it, which are to go there."""
@@ -218,8 +228,19 @@ class Lives:
             if connection.role == "agent":
                 self._tell(connection, "removed", object_id)
 
+    def _end(self, object_id: bytes) -> None:
+        """Remove an object that nobody is known to hold, as soon as that is known of everybody."""
+        if self.all_returned():
+            self._remove(object_id)
+        else:
+            self._orphaned.add(object_id)
+
+    def _end_orphans(self) -> None:
+        while self._orphaned:
+            self._remove(self._orphaned.pop())
+
     def _remove(self, object_id: bytes) -> None:
-        self._orphaned.pop(object_id, None)
+        self._orphaned.discard(object_id)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
         self.give_back(self.change("remove", [object_id]))
@@ -236,8 +257,12 @@ class Lives:
                 self._tell(owner, "freed", offsets)
 
     def all_returned(self) -> bool:
-        """Whether the readers that a restarted store had before have had the time to come back."""
-        return time.monotonic() >= self._returning_until
+        """Whether all readers that a restarted store had before have come back, or ended."""
+        return self.readers.are_known
+
+    def some_return_soon(self) -> bool:
+        """Whether it is worth waiting for readers that a restarted store had before."""
+        return not self.all_returned() and time.monotonic() < self._returning_until
 
     def _is_idle(self, object_id: bytes) -> bool:
         return object_id in self.books.objects and not self.holders[object_id]
@@ -254,18 +279,6 @@ class Lives:
     def resident_of(self, segment_id: bytes) -> int:
         """Bytes that a segment has in memory, published or not."""
         return resident_bytes(self.descriptors[segment_id])
-
-    def tick(self) -> None:
-        """End what nobody has claimed in time."""
-        now = time.monotonic()
-        # In the order in which they were orphaned: most often the first is not due.
-        while (object_id := next(iter(self._orphaned), None)) is not None:
-            if self._orphaned[object_id] >= now:
-                break
-            del self._orphaned[object_id]
-            entry = self.books.objects.get(object_id)
-            if entry is not None and not self.holders[object_id]:
-                self._remove(object_id)
 
     # --- processes that end ---
 

@@ -50,12 +50,28 @@ class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Hello(Request):
-    """The first request of a connection. identity: a supervisor's. An observer asks for figures."""
+    """The first request of a connection. An observer asks for figures.
+
+    identity: what a supervisor is known by, or a client, when it connects again; a client without
+    one has lost all when its connection ends.
+    """
 
     kind: ClassVar[str] = "hello"
     version: int
     role: Literal["client", "supervisor", "agent", "observer"]
     identity: Annotated[bytes, Meta(max_length=64)] = b""
+
+
+class Returned(Request):
+    """A client that has connected, or connected again, holds now all that it holds."""
+
+    kind: ClassVar[str] = "returned"
+
+
+class Goodbye(Request):
+    """A client reads nothing any more, and ends its connection."""
+
+    kind: ClassVar[str] = "goodbye"
 
 
 class TakeOver(Request):

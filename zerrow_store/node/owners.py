@@ -177,7 +177,7 @@ class Owners:
     def _somebody_may_return(self) -> bool:
         """Whether the store has been started again, and is not connected to all processes yet."""
         away = self._lives.living - self._lives.owners.keys()
-        return bool(away) and not self._lives.all_returned()
+        return bool(away) and self._lives.some_return_soon()
 
     def _enter(self, object_id: bytes, owner: Connection) -> None:
         put = self._asked.pop(object_id).put

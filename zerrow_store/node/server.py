@@ -33,7 +33,7 @@ from zerrow_store.node.connection import DEFERRED, Call, Connection, WithDescrip
 from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.handlers import Handlers
 from zerrow_store.node.launch import store_command
-from zerrow_store.node.lives import GRACE_SECONDS, Lives
+from zerrow_store.node.lives import Lives
 from zerrow_store.node.owners import Owners
 from zerrow_store.node.policy import load_policy
 from zerrow_store.node.producers import Producers
@@ -251,10 +251,7 @@ class Server:
             self._lives.owners[connection.segment].discard(connection)
             if not self._lives.owners[connection.segment]:
                 del self._lives.owners[connection.segment]
-        # A process that lives on may read what it held until it has connected again.
-        readable_until = time.monotonic() + GRACE_SECONDS
-        for object_id, count in connection.holds.items():
-            self._lives.release(object_id, count, readable_until)
+        self._lives.readers.dropped(connection)
         self._cache.dropped(connection)
         self._owners.dropped(connection)
         self._admission.dropped(connection)
@@ -366,8 +363,14 @@ class Server:
         connection.greeted, connection.role = True, request.role
         if request.role == "supervisor":
             self._replication.hand_over(connection, request.identity)
-        elif request.role == "agent":
+            return self._greeting()
+        connection.identity = request.identity
+        self._lives.readers.came(connection)
+        if request.role == "agent":
             self._owners.agent_came(connection)
+        return self._greeting()
+
+    def _greeting(self) -> list[Any]:
         return [protocol.PROTOCOL_VERSION, os.getpid(), self._lives.books.epoch]
 
     def _take_over(self, call: Call, request: m.TakeOver) -> None:
@@ -409,10 +412,10 @@ class Server:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._lives.tick()
         self._producers.share_changed()
         if now - self._ticked >= 1.0:
             self._ticked = now
+            self._lives.readers.tick()
             resident = self._lives.resident()
             self._producers.share()
             # Time for producers to give up freed memory first; what is left then is used.
