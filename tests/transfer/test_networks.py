@@ -85,16 +85,35 @@ def begin(network: Network) -> None:
     """)
 
 
-def test_a_link_that_is_down_for_a_second(network):
+@pytest.mark.parametrize("seconds", [1.0, 10.0])
+def test_a_link_that_is_down_for_a_while(network, seconds):
     begin(network)
     network.here.start("machine.fetch(location, wanted).equals(table(24 * MIB))")
     wait_until(lambda: network.received() > 4 * MIB)
     network.set_link("down")
     received = network.received()
-    time.sleep(1.0)
+    time.sleep(seconds)
     assert network.received() == received < NBYTES
     network.set_link("up")
     assert network.here.finish() is True
+
+
+def test_a_link_that_is_down_for_a_minute(network):
+    """What was on its way is given up, and can be had as soon as there is a link again."""
+    begin(network)
+    network.here.start("""
+        try:
+            machine.fetch(location, wanted)
+        except Exception as error:
+            outcome = type(error).__name__
+        outcome
+    """)
+    wait_until(lambda: network.received() > 4 * MIB)
+    network.set_link("down")
+    time.sleep(60.0)
+    assert network.here.finish() == "ObjectLostError"
+    network.set_link("up")
+    assert network.here.do("machine.fetch(location, wanted).equals(table(24 * MIB))") is True
 
 
 def test_a_link_that_is_down_for_good(network):
