@@ -1,7 +1,7 @@
 """Forks: what a forked child needs of this package, in one place.
 
 Only the thread that forks lives on in the child. A lock that another one held would stay locked
-there for ever, so every lock is a `Lock` or `RLock` of this module, which the child finds free,
+there for ever, so every lock is a `Lock` of this module, which the child finds free,
 unless it is the forking thread's own. What a lock guards may be half changed then: whoever has it
 says with `register` how it begins anew, or changes it by single operations only.
 
@@ -14,55 +14,30 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
-_locks: "weakref.WeakSet[Lock | RLock]" = weakref.WeakSet()
+_CLock: Any = type(threading.RLock())
+_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 _before: list[Callable[[], None]] = []
 _in_parent: list[Callable[[], None]] = []
 _in_child: list[Callable[[], None]] = []
 
 
-class Lock:
-    """A lock for `with` statements that a forked child finds free; see the module."""
+class Lock(_CLock):  # type: ignore[misc]  # C has it, typing has not
+    """A lock for `with` statements that a forked child finds free, and that its thread may take
+    again; see the module.
+
+    `with` enters and leaves it in C: a signal's handler, or an exception that another thread has
+    sent (Ray cancels tasks by that), comes before or after, and never leaves it locked.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner = 0
         _locks.add(self)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._owner = threading.get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        self._owner = 0
-        self._lock.release()
 
     def renew(self) -> None:
         """In a child: be free, unless this thread has it."""
-        if self._owner != threading.get_ident():
-            self._lock, self._owner = threading.Lock(), 0
-
-
-class RLock:
-    """One that its thread may take again."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._owners: list[int] = []
-        _locks.add(self)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._owners.append(threading.get_ident())
-
-    def __exit__(self, *_: object) -> None:
-        self._owners.pop()
-        self._lock.release()
-
-    def renew(self) -> None:
-        """In a child: be free, unless this thread has it."""
-        if threading.get_ident() not in self._owners:
-            self._lock, self._owners = threading.RLock(), []
+        if not self._is_owned():
+            self._at_fork_reinit()
 
 
 def register(

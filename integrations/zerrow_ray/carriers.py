@@ -4,10 +4,16 @@ Ray names what a task returns after the task, in the order in which it serialize
 result is number 1. Of a stream that is the stream itself, and the items begin with 2. Nothing says
 which one is being serialized, so they are counted here, from the beginning of the task on.
 
+Tasks of an async actor share a thread. What an async generator yields is told apart; what a plain
+one does may come after another task's end, and would be taken for what that one returns. So an
+actor that has plain generators has no other carriers than those of async ones.
+
 A task that is run again has no carriers: Ray may do so after its references were gone, and nobody
 says then when they are gone once more.
 """
 
+import functools
+import inspect
 import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -101,7 +107,20 @@ def _current() -> _Task | None:
     streaming = ray_compat.streaming_task()
     if streaming is not None:
         return _async_tasks.get(streaming)
-    return _thread.body or _thread.results
+    task = _thread.body or _thread.results
+    return None if task is not None and _may_be_of_another_task() else task
+
+
+def _may_be_of_another_task() -> bool:
+    if not ray_compat.is_async_actor():
+        return False
+    return _has_plain_generators(type(ray_compat.actor()))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _has_plain_generators(cls: type) -> bool:
+    methods = (inspect.unwrap(method) for _, method in inspect.getmembers(cls, callable))
+    return any(inspect.isgeneratorfunction(method) for method in methods)
 
 
 def starting(task_id: bytes, attempt: int) -> None:

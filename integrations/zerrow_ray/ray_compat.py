@@ -44,7 +44,8 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray._private.worker:Worker.record_task_log_start": ["self", "task_id", "attempt_number"],
     "ray._private.worker:Worker.record_task_log_end": ["self", "task_id", "attempt_number"],
     "ray._private.worker:_post_init_hooks": None,
-    "ray._private.worker:global_worker": None,
+    "ray._private.worker:global_worker.actors": None,
+    "ray._private.worker:Worker.actor_id": None,
     "ray._private.worker:_global_node": None,
     "ray._private.serialization:SerializationContext.serialize": ["self", "value"],
     "ray._private.serialization:SerializationContext._serialize_to_pickle5": [
@@ -354,6 +355,12 @@ def is_async_actor() -> bool:
     """Whether this process is an actor with async methods."""
     asyncio: bool = ray._private.worker.global_worker.core_worker.current_actor_is_asyncio()
     return asyncio
+
+
+def actor() -> Any:
+    """Return the actor that this process is; None before it has been made."""
+    worker = ray._private.worker.global_worker
+    return worker.actors.get(worker.actor_id)
 
 
 def when_out_of_scope(ref: ray.ObjectRef, action: Callable[[bytes], None]) -> bool:

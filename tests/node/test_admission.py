@@ -4,6 +4,7 @@ import gc
 import os
 import select
 import selectors
+import struct
 import tempfile
 from collections import Counter
 from typing import Any
@@ -74,11 +75,9 @@ class Admissions(RuleBasedStateMachine):
         self.lives.owners[segment].add(peer)  # type: ignore[arg-type]
         return peer
 
-    def told(self, peer: Any, kind: str, body: Any) -> None:
-        assert kind == "freed"
-        peer.free |= {
-            int.from_bytes(body[i : i + 8], "little") // PAGE for i in range(0, len(body), 8)
-        }
+    def told(self, peer: Any, notice: m.Notice) -> None:
+        assert isinstance(notice, m.Freed)
+        peer.free |= {offset // PAGE for (offset,) in struct.iter_unpack("<Q", notice.offsets)}
 
     # --- answers ---
 

@@ -1,5 +1,6 @@
 """What a client is given and cannot be: it says so, and the store hears nothing of it."""
 
+import contextlib
 import math
 import os
 import socket
@@ -97,16 +98,13 @@ class Moody:
             except OSError:
                 return
             self.times.append(time.monotonic())
-            with connection:
+            with connection, contextlib.suppress(OSError):  # it has hung up
                 self._talk(connection)
 
     def _talk(self, connection: socket.socket) -> None:
         reader = protocol.FrameReader()
         while True:
-            try:
-                frame = reader.read(connection)
-            except OSError:
-                return
+            frame = reader.read(connection)
             if frame.kind == "returned":
                 continue
             if frame.kind != "hello":

@@ -1,12 +1,11 @@
 """Forks while a lock is held: the child is never stuck."""
 
 import os
+import random
 import re
 import signal
 import threading
 from pathlib import Path
-
-import pytest
 
 import zerrow_store
 from tests.node.helpers import Store
@@ -90,9 +89,8 @@ def test_all_locks_of_the_package_are_renewed_at_forks() -> None:
     assert [path.name for path in files if handler.search(path.read_text())] == []
 
 
-@pytest.mark.parametrize("kind", [forks.Lock, forks.RLock])
-def test_a_thread_that_forks_keeps_its_own_lock(kind: "type[forks.Lock | forks.RLock]") -> None:
-    lock = kind()
+def test_a_thread_that_forks_keeps_its_own_lock() -> None:
+    lock = forks.Lock()
     with lock:
         child = os.fork()
         if child == 0:
@@ -108,3 +106,37 @@ def test_a_thread_that_forks_keeps_its_own_lock(kind: "type[forks.Lock | forks.R
             lock.__exit__()
             os._exit(0 if held and taken.wait(5) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_no_interrupt_leaves_a_lock_taken() -> None:
+    """As control-C, or Ray's cancellation, at any moment."""
+    lock = forks.Lock()
+    interrupted = 0
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def is_free() -> bool:
+        free = threading.Event()
+
+        def take() -> None:
+            with lock:
+                free.set()
+
+        threading.Thread(target=take, daemon=True).start()
+        return free.wait(20)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        while interrupted < 2000:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-4))
+                while True:
+                    with lock:
+                        pass
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert is_free()

@@ -171,3 +171,69 @@ def test_a_subclass_stays_what_it_is() -> None:
     got = ray.get(ray.put(made))
     assert type(got) is Subclass
     assert got.unit == "m"
+
+
+LONG = 200_000
+
+
+def arrow_born() -> pa.Table:
+    nulls = pa.array([None if i % 3 else float(i) for i in range(LONG)])
+    chunks = pa.chunked_array([pa.array(range(LONG // 2)), pa.array(range(LONG // 2))])
+    return pa.table({"chunks": chunks, "nulls": nulls, "words": pa.array(map(str, range(LONG)))})
+
+
+def in_table(column: np.ndarray) -> pa.Table:
+    return pa.table({"x": column})
+
+
+def first_of(column: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"x": column}, copy=False)
+
+
+WRITABLE = [
+    lambda: arrow_born()["chunks"].to_numpy(),
+    lambda: arrow_born()["nulls"].to_numpy(),
+    lambda: arrow_born()["nulls"].combine_chunks().to_numpy(zero_copy_only=False),
+    lambda: np.asarray(arrow_born()["chunks"]),
+    lambda: pa.array(range(LONG)).to_numpy(zero_copy_only=False, writable=True),
+    lambda: np.arange(LONG),
+    lambda: np.frombuffer(pa.allocate_buffer(8 * LONG), "i8"),
+]
+
+
+@pytest.mark.parametrize("make", WRITABLE)
+@pytest.mark.parametrize("wrap", [in_table, first_of])
+def test_what_is_put_does_not_change_with_the_array_below(make, wrap) -> None:
+    """Also where Arrow has allocated the array, and pyarrow has made it writable."""
+    column = make()
+    column[:] = 1
+    ref = ray.put(wrap(column))
+    column[:] = -1
+    got = ray.get(ref)
+    assert set(np.unique(np.asarray(got["x"]))) == {1}
+
+
+def test_a_frame_of_arrow_changes_after_it_was_put() -> None:
+    frame = arrow_born().to_pandas()
+    expected = frame.copy(deep=True)
+    ref = ray.put(frame)
+    for column in ("chunks", "nulls"):
+        frame.loc[5, column] = -1  # in place, as nobody else has the frame
+    pd.testing.assert_frame_equal(ray.get(ref), expected)
+
+
+def test_an_actor_changes_what_it_has_returned() -> None:
+    @ray.remote
+    class Holder:
+        def frame(self) -> pd.DataFrame:
+            self.kept = pa.table({"x": pa.chunked_array([range(LONG), range(LONG)])}).to_pandas()
+            return self.kept
+
+        def change(self) -> None:
+            self.kept.iloc[:, 0] = -1
+
+    actor = Holder.options(runtime_env={"env_vars": {"ZERROW_THRESHOLD": "1"}}).remote()
+    got = ray.get(actor.frame.remote())
+    before = got.copy(deep=True)
+    ray.get(actor.change.remote())
+    pd.testing.assert_frame_equal(got, before)

@@ -203,6 +203,15 @@ def test_a_plain_generator_among_the_tasks_of_an_async_actor():
         read_later([next(generator)], first=i)
 
 
+def test_many_plain_generators_of_an_async_actor():
+    """One's items come after the end of another one, in the same thread."""
+    actor = Overlapping.options(max_concurrency=8).remote()
+    calls = [actor.stream.options(num_returns="streaming").remote() for _ in range(40)]
+    for generator in calls:
+        for i, ref in enumerate(generator):
+            assert ray.get(ref).equals(make(i))
+
+
 def test_an_item_that_its_worker_is_given_next_is_not_lost():
     @ray.remote(num_cpus=0)
     def stream_of_one():

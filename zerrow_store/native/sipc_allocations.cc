@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <typeinfo>
 
 namespace zerrow {
 namespace {
@@ -12,6 +13,15 @@ namespace {
 constexpr uint64_t kInlineAlignment = 16;
 
 uint64_t Size(const arrow::Buffer& buffer) { return static_cast<uint64_t>(buffer.size()); }
+
+// Whether the memory is that of a Python object that can be written to, such as a NumPy array: pyarrow has
+// classes of its own for these buffers. Arrow's are mutable until they are filled, which is before this.
+bool IsWritableInPython(const arrow::Buffer& buffer) {
+  for (const arrow::Buffer* each = &buffer; each != nullptr; each = each->parent().get()) {
+    if (each->is_mutable() && std::strstr(typeid(*each).name(), "5arrow2py") != nullptr) return true;
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -30,9 +40,18 @@ Place AllocationTable::Add(const arrow::Buffer& buffer) {
 }
 
 bool AllocationTable::IsOutside(const arrow::Buffer& buffer) const {
-  if (arena_ != nullptr && arena_->Contains(buffer.data())) return false;
+  if (arena_ != nullptr && arena_->Contains(buffer.data())) {
+    Allocation found;
+    return arena_->Find(buffer.data(), Size(buffer), &found) && MayChange(buffer, found);
+  }
   if (move_ && Movable::Find(buffer.data(), Size(buffer)).has_value()) return false;
   return !Segments::Find(buffer).has_value();
+}
+
+// NumPy's own memory becomes private to its process when it is published. Arrow's lies beside what is
+// still to be filled, and arrays over it that can be written to come from `to_pandas` and `to_numpy`.
+bool AllocationTable::MayChange(const arrow::Buffer& buffer, const Allocation& allocation) {
+  return allocation.origin == Origin::kArrow && IsWritableInPython(buffer);
 }
 
 bool AllocationTable::AddOwn(const arrow::Buffer& buffer, Place* place) {
@@ -41,9 +60,11 @@ bool AllocationTable::AddOwn(const arrow::Buffer& buffer, Place* place) {
   // Slices and columns of one allocation tend to come one after the other.
   bool again = last_own_index_ >= 0 && offset >= last_own_.offset &&
                offset - last_own_.offset + Size(buffer) <= last_own_.size;
+  if (again && MayChange(buffer, last_own_)) return false;
   if (!again) {
     Allocation found;
     if (!arena_->Find(buffer.data(), Size(buffer), &found) || written_.count(found.offset) != 0) return false;
+    if (MayChange(buffer, found)) return false;
     int64_t index = Lookup(OwnSegment(), found.offset);
     if (index < 0) {
       if (!arena_->Pin(found.offset)) {

@@ -59,6 +59,8 @@ class AllocationTable {
   template <typename Value>
   using PairMap = std::unordered_map<std::pair<uint64_t, uint64_t>, Value, PairHash>;
 
+  // Whether somebody may write to a buffer's memory in the arena after this.
+  static bool MayChange(const arrow::Buffer& buffer, const Allocation& allocation);
   bool AddOwn(const arrow::Buffer& buffer, Place* place);
   bool AddHeld(const arrow::Buffer& buffer, Place* place);
   bool AddMovable(const arrow::Buffer& buffer, Place* place);

@@ -135,8 +135,8 @@ class Link(ABC):
         """Take back what a request has done for which nobody waits any more."""
 
     @abstractmethod
-    def _note(self, kind: str, body: Any) -> None:
-        """Do what an event of the store entails."""
+    def _note(self, notice: m.Notice) -> None:
+        """Do what a notice of the store entails."""
 
     @abstractmethod
     def _unmap_gone(self, *segment_ids: bytes) -> None:
@@ -248,7 +248,7 @@ class Link(ABC):
                 return answer.body
             if answer.kind == "error":
                 raise make_error(*answer.body)
-            self._note(answer.kind, answer.body)
+            self._note(messages.decode_notice(answer.kind, answer.raw))
 
     # --- requests ---
 
@@ -353,7 +353,7 @@ class Link(ABC):
 
     def _handle(self, frame: protocol.Frame) -> None:
         if frame.kind not in ("reply", "error"):
-            self._note(frame.kind, frame.body)
+            self._note(messages.decode_notice(frame.kind, frame.raw))
             return
         self._silent = 0
         with self._lock:

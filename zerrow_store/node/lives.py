@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
+from zerrow_store.node import messages as m
 from zerrow_store.node.books import NO_PROCESS, Books, Freed, Object
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.eviction import HIGH_WATERMARK, Evictor
@@ -33,7 +34,7 @@ class Lives:
     owners: the connections of the process that made a segment. living: the segments of processes
     that have not ended; dead: those whose memory is this server's to give back. watched: objects
     of which the transfer agent hears when they go, beside those that have a proxy here. replicate:
-    tells the supervisor of an event; tell: sends one to a connection; clients: all that are
+    tells the supervisor of an event; tell: sends a notice to a connection; clients: all that are
     connected; freeing: called before owners are told of what is free.
     """
 
@@ -44,7 +45,7 @@ class Lives:
         selector: selectors.BaseSelector,
         *,
         replicate: Callable[[str, list[Any], Sequence[int]], None],
-        tell: Callable[[Connection, str, Any], None],
+        tell: Callable[[Connection, m.Notice], None],
         clients: Callable[[], Iterable[Connection]],
         freeing: Callable[[], None],
     ) -> None:
@@ -156,7 +157,7 @@ class Lives:
             return
         for connection in self.owners.get(entry.owner, ()):
             if connection.owner_id:
-                self._tell(connection, "adopt", [object_id, entry.carrier])
+                self._tell(connection, m.Adopt(object_id, entry.carrier))
 
     def change(self, kind: str, body: list[Any]) -> Freed:
         """Apply an event here and at the supervisor."""
@@ -226,7 +227,7 @@ class Lives:
         """Other machines have an object, or copies of it, which are to go there."""
         for connection in self._clients():
             if connection.role == "agent":
-                self._tell(connection, "removed", object_id)
+                self._tell(connection, m.Removed(object_id))
 
     def _end(self, object_id: bytes) -> None:
         """Remove an object that nobody is known to hold, as soon as that is known of everybody."""
@@ -254,7 +255,7 @@ class Lives:
                 continue
             # Each client of the owning process unpins what it has pinned itself.
             for owner in list(self.owners.get(segment_id, ())):
-                self._tell(owner, "freed", offsets)
+                self._tell(owner, m.Freed(offsets))
 
     def all_returned(self) -> bool:
         """Whether all readers that a restarted store had before have come back, or ended."""
@@ -328,7 +329,7 @@ class Lives:
             os.close(self.descriptors.pop(segment_id))
             self.dead.discard(segment_id)
             for connection in self._clients():
-                self._tell(connection, "segment_gone", segment_id)
+                self._tell(connection, m.SegmentGone(segment_id))
             return
         # Another store may refer to what this one does not; what is sealed goes as a whole.
         if segment.shared or segment.sealed:

@@ -1,12 +1,12 @@
-"""The requests to a node store: every kind, with its fields and what these may be.
+"""The requests to a node store, and its notices: every kind, with its fields and what these may be.
 
-A request is an array of its fields. The server decodes it here, before any handler sees it: a
-number is finite and within bounds, a list has what it should have, nothing is missing or left over.
-What is malformed raises ProtocolError, which is the answer. A request whose id is 0 is a notice: it
-has no answer.
+Each is an array of its fields. It is decoded here, before any handler sees it: a number is finite
+and within bounds, a list has what it should have, nothing is missing or left over. A request that
+is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer, as notices
+have none.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -356,6 +356,73 @@ class CacheDrop(Request):
     path: Name | None
 
 
+class Notice(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What the store tells a process unasked."""
+
+    kind: ClassVar[str]
+
+
+class Freed(Notice):
+    """Nothing refers any more to what lies at these offsets of the process's arena: packed
+    little-endian uint64.
+    """
+
+    kind: ClassVar[str] = "freed"
+    offsets: bytes
+
+
+class SegmentGone(Notice):
+    """A segment is not in the store any more."""
+
+    kind: ClassVar[str] = "segment_gone"
+    segment_id: SegmentId
+
+
+class Unpublished(Notice):
+    """So many bytes the process may have beside objects: in use, or freed and kept warm."""
+
+    kind: ClassVar[str] = "unpublished"
+    bound: Size
+
+
+class HoldBack(Notice):
+    """Large allocations are to wait so long, or until the next one of these: memory is short."""
+
+    kind: ClassVar[str] = "hold_back"
+    seconds: Seconds
+
+
+class Adopt(Notice):
+    """An item of a stream of this process carries an object, which is to go with it."""
+
+    kind: ClassVar[str] = "adopt"
+    object_id: ObjectId
+    reference: bytes
+
+
+class Whose(Notice):
+    """Does the process own the reference that carries an object? The answer is a `Claim`."""
+
+    kind: ClassVar[str] = "whose"
+    object_id: ObjectId
+    reference: bytes
+
+
+class WhoseElsewhere(Notice):
+    """To the transfer agent: does a process of another machine own it? The answer is a `Claim`."""
+
+    kind: ClassVar[str] = "whose_elsewhere"
+    object_id: ObjectId
+    carrier: Carrier
+
+
+class Removed(Notice):
+    """To the transfer agent: an object, or a proxy, that concerns other machines has gone."""
+
+    kind: ClassVar[str] = "removed"
+    object_id: ObjectId
+
+
 def _check_packed(publication: Put | Column) -> None:
     if any(len(packed) % 16 for packed in (publication.own, *(p for _, p in publication.foreign))):
         raise ValueError("allocations are pairs of 8 bytes each")
@@ -364,15 +431,30 @@ def _check_packed(publication: Put | Column) -> None:
 REQUESTS: dict[str, type[Request]] = {each.kind: each for each in Request.__subclasses__()}
 """All requests, by kind."""
 
-_decoders = {kind: msgspec.msgpack.Decoder(each) for kind, each in REQUESTS.items()}
+NOTICES: dict[str, type[Notice]] = {each.kind: each for each in Notice.__subclasses__()}
+"""All notices, by kind."""
+
+_requests = {kind: msgspec.msgpack.Decoder(each) for kind, each in REQUESTS.items()}
+_notices = {kind: msgspec.msgpack.Decoder(each) for kind, each in NOTICES.items()}
+
+M = TypeVar("M", Request, Notice)
 
 
 def decode(kind: str, body: msgspec.Raw) -> Request:
     """Return a request. Raises ProtocolError for one that is unknown or malformed."""
-    if kind not in _decoders:
-        raise ProtocolError(f"there is no request {kind!r}")
+    return _decode(_requests, kind, body)
+
+
+def decode_notice(kind: str, body: msgspec.Raw) -> Notice:
+    """Return a notice. Raises ProtocolError for one that is unknown or malformed."""
+    return _decode(_notices, kind, body)
+
+
+def _decode(decoders: "dict[str, msgspec.msgpack.Decoder[M]]", kind: str, body: msgspec.Raw) -> M:
+    if kind not in decoders:
+        raise ProtocolError(f"nobody knows of {kind!r}")
     try:
-        return _decoders[kind].decode(body)
+        return decoders[kind].decode(body)
     except msgspec.MsgspecError as error:
         raise ProtocolError(f"a malformed {kind!r}: {error}") from None
 

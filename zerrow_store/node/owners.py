@@ -42,7 +42,7 @@ class _Question:
 
 
 class Owners:
-    """See the module. tell: sends an event to a connection; retry: enters a put that was deferred,
+    """See the module. tell: sends a notice to a connection; retry: enters a put that was deferred,
     and answers it.
     """
 
@@ -51,7 +51,7 @@ class Owners:
         admission: Admission,
         lives: Lives,
         *,
-        tell: Callable[[Connection, str, Any], None],
+        tell: Callable[[Connection, m.Notice], None],
         retry: Callable[[Put], None],
     ) -> None:
         self._admission = admission
@@ -164,9 +164,9 @@ class Owners:
         carrier = _carrier(question.put)
         for connection in processes:
             if connection is self._agent:
-                self._tell(connection, "whose_elsewhere", [object_id, carrier])
+                self._tell(connection, m.WhoseElsewhere(object_id, carrier))
             else:
-                self._tell(connection, "whose", [object_id, carrier.reference])
+                self._tell(connection, m.Whose(object_id, carrier.reference))
 
     def _denied(self, object_id: bytes, connection: Connection) -> None:
         question = self._asked[object_id]

@@ -10,8 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from zerrow_store.node import messages as m
 from zerrow_store.node.connection import Connection
 from zerrow_store.node.eviction import HIGH_WATERMARK
 from zerrow_store.node.lives import Lives
@@ -59,10 +59,10 @@ def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[byte
 
 
 class Producers:
-    """See the module. budget: bytes. tell: sends an event to a connection."""
+    """See the module. budget: bytes. tell: sends a notice to a connection."""
 
     def __init__(
-        self, lives: Lives, budget: int, *, tell: Callable[[Connection, str, Any], None]
+        self, lives: Lives, budget: int, *, tell: Callable[[Connection, m.Notice], None]
     ) -> None:
         self._lives = lives
         self._budget = budget
@@ -113,7 +113,7 @@ class Producers:
         for segment_id, bound in self._bounds.items():
             if bound != told.get(segment_id):
                 for owner in list(self._lives.owners.get(segment_id, ())):
-                    self._tell(owner, "unpublished", bound)
+                    self._tell(owner, m.Unpublished(bound))
 
     def hold_back(self, resident: int) -> None:
         """Let producers wait before they take more, if `resident` bytes are more than the budget
@@ -126,7 +126,7 @@ class Producers:
         self._held_back = full
         for owners in list(self._lives.owners.values()):
             for owner in list(owners):
-                self._tell(owner, "hold_back", _HOLD_BACK_SECONDS if full else 0.0)
+                self._tell(owner, m.HoldBack(_HOLD_BACK_SECONDS if full else 0.0))
 
     def room_was_made(self) -> None:
         """Look again at whether producers have to wait."""

@@ -23,13 +23,13 @@ logger = logging.getLogger("zerrow_store.server")
 _MOST = 2
 _OTHERS_SECONDS = 2.0
 
-Tell = Callable[[Connection, str, Any, Sequence[int]], None]
+Send = Callable[[Connection, str, Any, Sequence[int]], None]
 
 
 class Replication:
     """See the module. descriptors: of the segments, by id. listener_fd: on which clients connect;
     the supervisors have it, too, so that they wait while the server is started again. command:
-    starts a supervisor. tell: sends an event, with descriptors, to a connection; drop: ends one
+    starts a supervisor. send: sends an event, with descriptors, to a connection; drop: ends one
     soon, which has failed.
 
     _identities: those that are given every change, with what they are known by; _complete: those of
@@ -43,14 +43,14 @@ class Replication:
         *,
         listener_fd: int,
         command: list[str],
-        tell: Tell,
+        send: Send,
         drop: Callable[[Connection, Exception], None],
     ) -> None:
         self._books = books
         self._descriptors = descriptors
         self._listener_fd = listener_fd
         self._command = command
-        self._tell = tell
+        self._send = send
         self._drop = drop
         self._changes = ChangeCount()
         self._identities: dict[Connection, bytes] = {}
@@ -82,7 +82,7 @@ class Replication:
         """Tell of a change."""
         self._changes.count()
         for each in list(self._identities):
-            self._tell(each, kind, body, fds)
+            self._send(each, kind, body, fds)
 
     def hand_over(self, connection: Connection, identity: bytes) -> None:
         """Give a new supervisor all there is. Once it has that, it says so."""
@@ -90,7 +90,7 @@ class Replication:
         connection.outbox.limit = sys.maxsize  # the books may be larger than any limit
         for kind, body in self._books.snapshot():
             fds = [self._descriptors[body[0]]] if kind == "segment" else []
-            self._tell(connection, kind, body, fds)
+            self._send(connection, kind, body, fds)
         self._share(connection)
         connection.outbox.limit = connection.outbox.unsent + MOST_UNSENT
 
@@ -103,7 +103,7 @@ class Replication:
         self._complete.append(connection)
         spare = [each for each in self._complete if self._identities[each].startswith(SPARE)]
         if len(self._complete) > _MOST and spare:
-            self._tell(spare[0], "stopping", [], ())
+            self._send(spare[0], "stopping", [], ())
             self._drop(spare[0], ProtocolError("it is needed no more"))
 
     def dropped(self, connection: Connection) -> None:
@@ -130,7 +130,7 @@ class Replication:
         self._ended = True
         self._changes.end()  # for those that were left behind
         for each in self._identities:
-            self._tell(each, "stopping", [], ())
+            self._send(each, "stopping", [], ())
         for process in self._on_their_way():
             process.terminate()  # it would find no store, and start one
 
@@ -142,7 +142,7 @@ class Replication:
         """Let a supervisor that has all the books of now see whether it keeps up, and start a
         server at which those wait that are waiting here.
         """
-        self._tell(
+        self._send(
             supervisor, "following", self._changes.value, [self._listener_fd, self._changes.fd]
         )
 

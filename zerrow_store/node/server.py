@@ -94,7 +94,7 @@ class Server:
             self._lives.descriptors,
             listener_fd=listener.fileno(),
             command=[*command, "--spare"],
-            tell=self._tell,
+            send=self._send,
             drop=self._note_broken,
         )
         self._producers = Producers(self._lives, budget, tell=self._tell)
@@ -260,8 +260,13 @@ class Server:
         while self._broken:
             self._drop(self._broken.pop())
 
-    def _tell(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
-        """Send an event. Who cannot be told is dropped later: nothing ends amid a request."""
+    def _tell(self, connection: Connection, notice: m.Notice) -> None:
+        self._send(connection, notice.kind, notice)
+
+    def _send(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
+        """Send what nobody has asked for. Who does not take it is dropped later: nothing ends amid
+        a request.
+        """
         if connection in self._broken:
             return
         try:

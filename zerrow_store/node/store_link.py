@@ -90,24 +90,23 @@ class StoreLink(Link):
     def _pause(self) -> None:
         _native.bound_unpublished(None)
 
-    def _note(self, kind: str, body: Any) -> None:
-        if kind == "freed":
-            _native.unpin(self._registered.remove(body))
-        elif kind == "segment_gone":
-            read_back.forget(body)
-            self._unmap_gone(body)
-        elif kind == "unpublished":
-            _native.bound_unpublished(body)
-        elif kind == "hold_back":
-            _native.hold_back(body)
-        elif kind == "adopt":
-            assert self._owner is not None
-            self._owner.adopts(*body)
-        elif kind == "whose":
-            assert self._owner is not None
-            self._send_quietly(m.Claim(body[0], self._owner.claims(*body)))
+    def _note(self, notice: m.Notice) -> None:
+        if isinstance(notice, m.Freed):
+            _native.unpin(self._registered.remove(notice.offsets))
+        elif isinstance(notice, m.SegmentGone):
+            read_back.forget(notice.segment_id)
+            self._unmap_gone(notice.segment_id)
+        elif isinstance(notice, m.Unpublished):
+            _native.bound_unpublished(notice.bound)
+        elif isinstance(notice, m.HoldBack):
+            _native.hold_back(notice.seconds)
+        elif isinstance(notice, m.Adopt) and self._owner is not None:
+            self._owner.adopts(notice.object_id, notice.reference)
+        elif isinstance(notice, m.Whose) and self._owner is not None:
+            mine = self._owner.claims(notice.object_id, notice.reference)
+            self._send_quietly(m.Claim(notice.object_id, mine))
         else:
-            raise ProtocolError(f"the store sent {kind!r}")
+            raise ProtocolError(f"the store sent {notice.kind!r}, which is not for this process")
 
     # --- publishing ---
 

@@ -12,14 +12,14 @@ import cloudpickle
 import pyarrow as pa
 
 from zerrow_store import memory
-from zerrow_store.forks import RLock
+from zerrow_store.forks import Lock
 from zerrow_store.sandbox import inputs, pool, stats
 from zerrow_store.sandbox.inputs import Input
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.process import Request
 from zerrow_store.sandbox.values import ARROW_DATA
 
-_by_value = RLock()
+_by_value = Lock()
 
 
 def run(

@@ -8,7 +8,7 @@ fails, is an error then, where a mapping gives a signal that ends the process.
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.node import messages as m
@@ -126,24 +126,19 @@ class FileClient(Client):
     def _have_segment(self, segment_id: bytes, fd: int, size: int, *, sealed: bool) -> None:
         self._files[segment_id] = SegmentFile(os.dup(fd))
 
-    def _note(self, kind: str, body: Any) -> None:
-        if kind in ("whose_elsewhere", "removed"):
-            self._note_neighbourhood(kind, body)
-            return
-        if kind == "segment_gone":
-            self._files.pop(body, None)
-        super()._note(kind, body)
-
-    def _note_neighbourhood(self, kind: str, body: Any) -> None:
-        if kind == "removed":
+    def _note(self, notice: m.Notice) -> None:
+        if isinstance(notice, m.Removed):
             if self.neighbourhood is not None:
-                self.neighbourhood.removed(body)
-            return
-        object_id, carrier = body
-        if self.neighbourhood is None:
-            self.claim(object_id, None)
+                self.neighbourhood.removed(notice.object_id)
+        elif isinstance(notice, m.WhoseElsewhere):
+            if self.neighbourhood is None:
+                self.claim(notice.object_id, None)
+            else:
+                self.neighbourhood.whose(notice.object_id, notice.carrier)
         else:
-            self.neighbourhood.whose(object_id, m.Carrier(*carrier))
+            if isinstance(notice, m.SegmentGone):
+                self._files.pop(notice.segment_id, None)
+            super()._note(notice)
 
     def _lose(self) -> None:
         self._files = {}
