@@ -68,7 +68,8 @@ def test_bytes_are_right(machine, authority, link, size):
     wanted = there.publish(table(size, 0x5A65726F))
     way = link(there.serve(), change=change)
     assert here.fetch(way.location, wanted).equals(table(size, 0x5A65726F))
-    assert b"orez" not in b"".join(seen)  # the first word, as it would be on the wire
+    # The first word, as it would be on the wire.
+    assert (0x5A65726F).to_bytes(8, "little") not in b"".join(seen)
     wait_until(here.is_empty)
 
 

@@ -14,10 +14,13 @@ namespace zerrow {
   for (;;) pause();
 }
 
+// What glibc unwinds with is no object, so that what is caught is a reference to nothing.
+#define ZERROW_CATCHES_NO_OBJECT __attribute__((no_sanitize("null")))
+
 class GilReleased {
  public:
   GilReleased() : state_(PyEval_SaveThread()) {}
-  ~GilReleased() {
+  ZERROW_CATCHES_NO_OBJECT ~GilReleased() {
     try {
       PyEval_RestoreThread(state_);
     } catch (abi::__forced_unwind&) {
@@ -33,7 +36,7 @@ class GilReleased {
 
 class GilHeld {
  public:
-  GilHeld() noexcept {
+  ZERROW_CATCHES_NO_OBJECT GilHeld() noexcept {
     try {
       state_ = PyGILState_Ensure();
     } catch (abi::__forced_unwind&) {
