@@ -254,13 +254,14 @@ def test_what_is_left_of_a_limit_is_used_in_small_pages(group: Cgroup) -> None:
         kept = fill(100 << 20)
         assert 100 << 20 <= resident() <= 104 << 20
         assert abs(charged() - before - resident()) < 4 << 20, (charged() - before, resident())
-        # All but a huge page and a half, in pieces.
-        while {limit} - charged() > 3 << 20: kept = [kept, fill(64 << 10)]
+        # Whatever this process has taken for itself, most of a huge page is left in the end.
+        ballast = b"x" * (({limit} - charged() - (7 << 18)) % (2 << 20))
+        while {limit} - charged() > 2 << 20: kept = [kept, fill(64 << 10)]
         left = 0
         while {limit} - charged() > 1 << 19:
             kept = [kept, fill(64 << 10)]
             left += 1
-        assert left >= 30
+        assert left >= 15
         """
     )
     assert not group.killed()
