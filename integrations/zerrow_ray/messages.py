@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
+
 from zerrow_ray import serialization, transfers
 from zerrow_ray.kinds import Kind, Reduced
 from zerrow_ray.ray_compat import Purpose
@@ -31,12 +33,14 @@ def publish(
     return reduced
 
 
-def publish_buffers(buffers: list[Any]) -> Reduced:
-    """Publish contiguous buffers; return how pickle is to restore a list of them. Raises as
+def publish_buffers(buffers: list[memoryview]) -> Reduced:
+    """Publish contiguous bytes; return how pickle is to restore a list of them. Raises as
     `publish` does.
     """
+    # Arrow's own as such: what is only a memoryview that can be written to may change.
+    own = [view.obj if isinstance(view.obj, pa.Buffer) else view for view in buffers]
     reduced, object_id, publication = _begin(
-        lambda: _native.encode_buffers(b"", buffers, move=True), _buffers
+        lambda: _native.encode_buffers(b"", own, move=True), _buffers
     )
     if publication is not None:
         publication.wait()
