@@ -17,6 +17,7 @@ from zerrow_store import Client, StoreFullError
 from zerrow_store.node import readers
 from zerrow_store.node.books import Books
 from zerrow_store.node.readers import Readers
+from zerrow_store.node.segments import start_time
 
 __all__ = ["standalone"]  # a fixture
 
@@ -259,6 +260,28 @@ def test_a_pid_that_is_another_processs_now(make_readers) -> None:
     known.restored()
     assert known.are_known
     assert not books.readers
+
+
+def test_one_that_has_ended_is_not_taken_for_the_last_one() -> None:
+    """When the books come back, the first reader in them has ended, and the second lives."""
+    ended, told = Worker(), list[bool]()
+    books = Books()
+    for identity, pid in (b"ended", ended.pid), (b"lives", os.getpid()):
+        books.apply("reader", [identity, pid, start_time(pid)])
+    ended.kill()
+    known = Readers(
+        books,
+        selectors.DefaultSelector(),
+        change=books.apply,
+        release=lambda *_: None,
+        all_returned=lambda: told.append(True),
+    )
+    known.restored()
+    assert not known.are_known
+    assert told == []
+    known.said_goodbye(End(os.getpid(), b"lives"))
+    assert known.are_known
+    assert told == [True]
 
 
 @pytest.mark.parametrize("named", [False, True])

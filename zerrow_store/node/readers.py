@@ -52,19 +52,18 @@ class Readers:
         self._release = release
         self._all_returned = all_returned
         self._absent: dict[bytes, _Absent] = {}
-        self._unknown = 0
         self._present: dict[bytes, Connection] = {}
 
     @property
     def are_known(self) -> bool:
         """Whether it is known what everybody holds."""
-        return not self._unknown
+        return all(absent.holds is not None for absent in self._absent.values())
 
     def restored(self) -> None:
         """The books have come from a supervisor: all who live on are about to return."""
-        for identity in list(self._books.readers):
-            self._unknown += 1
-            self._absent[identity] = _Absent(None)
+        # All of them first: one that has ended must not be taken for the last one.
+        self._absent = {identity: _Absent(None) for identity in self._books.readers}
+        for identity in list(self._absent):
             self._watch(identity)
 
     def came(self, connection: Connection) -> None:
@@ -156,9 +155,7 @@ class Readers:
             os.close(absent.pidfd)
         if absent.holds is not None:
             self._release_all(absent.holds)
-            return
-        self._unknown -= 1
-        if not self._unknown:
+        elif self.are_known:
             self._all_returned()
 
     def _release_all(self, holds: Counter[bytes]) -> None:
