@@ -1,5 +1,5 @@
-"""What a store's books and evictor take of a processor, without sockets: microseconds for each
-event, and milliseconds to decide. Run as `python -m benchmarks.bookkeeping`, it prints JSON.
+"""What a store's object table and evictor take of a processor, without sockets: microseconds for
+each event, and milliseconds to decide. Run as `python -m benchmarks.bookkeeping`, it prints JSON.
 
 It runs in a process of its own, which imports what the server does and collects garbage as that
 one: Python's collector goes through all that there is, and Ray and pyarrow bring a lot.
@@ -16,9 +16,9 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-from zerrow_store.node.lives import Lives
-from zerrow_store.node.policy import load_policy
-from zerrow_store.node.server import collect_young_garbage
+from zerrow_store.policy import load_policy
+from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.server import collect_young_garbage
 
 _PAGE = 4096
 
@@ -37,7 +37,7 @@ def measure(count: int = 100_000, chosen: int = 1000) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         os.environ["ZERROW_SPILL_DIR"] = directory
-        lives = Lives(
+        lifetimes = Lifetimes(
             2 * count * _PAGE,
             load_policy("adaptive"),
             selectors.DefaultSelector(),
@@ -47,9 +47,9 @@ def measure(count: int = 100_000, chosen: int = 1000) -> dict[str, float]:
             freeing=lambda: None,
         )
         start = time.process_time()
-        _fill(lives, count)
+        _fill(lifetimes, count)
         event = (time.process_time() - start) / (3 * count)
-        queue = lives.evictor._queue
+        queue = lifetimes.evictor._queue
         start = time.process_time()
         popped = [queue.pop() for _ in range(chosen)]
         decision = time.process_time() - start
@@ -57,33 +57,33 @@ def measure(count: int = 100_000, chosen: int = 1000) -> dict[str, float]:
             queue.add(candidate)
         start = time.process_time()
         # Of entries whose decoding is quicker than any disk: none is spilled.
-        lives.evictor._evict(chosen * _PAGE)
+        lifetimes.evictor._evict(chosen * _PAGE)
         carried_out = time.process_time() - start
     return {
         "objects": count,
         "event_us": event * 1e6,
         "decide_1000_ms": decision * 1e3,
         "evict_1000_ms": carried_out * 1e3,
-        "evicted": count - len(lives.books.objects),
+        "evicted": count - len(lifetimes.table.objects),
     }
 
 
-def _fill(lives: Lives, count: int) -> None:
+def _fill(lifetimes: Lifetimes, count: int) -> None:
     """Put, hold and release `count` objects of a page, each that of one column."""
     segment, fd = b"s" * 16, os.memfd_create("bookkeeping")
     os.ftruncate(fd, (count + 1) * _PAGE)
-    lives.descriptors[segment] = fd
-    lives.change("segment", [segment, (count + 1) * _PAGE, os.getpid(), 0])
+    lifetimes.descriptors[segment] = fd
+    lifetimes.change("segment", [segment, (count + 1) * _PAGE, os.getpid(), 0])
     connection: Any = SimpleNamespace(holds=Counter())
     for n in range(count):
         object_id = n.to_bytes(16, "big")
         packed = (n * _PAGE).to_bytes(8, "little") + _PAGE.to_bytes(8, "little")
         body = [object_id, [(segment, packed)], b"", False, None, [_PAGE, 0, 0], 0.0]
         entry = [b"file", "path", ["", str(n)], [[0, 1]], 1e-9 * (n % 97), 0, 0.0]
-        lives.change("cache", [body, entry])
-        lives.entered(object_id, transient=False)
-        lives.take_hold(connection, object_id)
-        lives.release(object_id, 1)
+        lifetimes.change("cache", [body, entry])
+        lifetimes.entered(object_id, transient=False)
+        lifetimes.take_hold(connection, object_id)
+        lifetimes.release(object_id, 1)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
 from benchmarks.hop import RESULTS, environment
 from zerrow_ray.agent import _PAUSE_SECONDS, _PAUSE_SECONDS_FOR_EACH_NODE
-from zerrow_store.node.client import Client
-from zerrow_store.node.messages import Carrier
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.client.client import Client
+from zerrow_store.protocol.messages import Carrier
+from zerrow_store.server.supervisor import Supervisor
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import Channel, connect
 from zerrow_store.transfer.followers import Followers

@@ -56,7 +56,7 @@ class Side:
 
 def measure(path: Path) -> dict[str, Any]:
     """Return (seconds, CPU seconds, page faults) of each read, by kind and side, and of hits."""
-    from zerrow_store.node.supervisor import Supervisor
+    from zerrow_store.server.supervisor import Supervisor
 
     store = f"bench-{os.getpid()}"
     supervisor = Supervisor(store, budget=16 << 30, watch_pid=os.getpid())

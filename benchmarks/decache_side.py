@@ -138,7 +138,7 @@ def measure_dags(side: str, path: str, count: int, memory: "Memory") -> dict[str
 def measure_sharing(path: str) -> dict[str, Any]:
     """Plain strings against one dictionary for the file: memory, time, and a filter's output."""
     import zerrow_store
-    from zerrow_store.node.supervisor import Supervisor
+    from zerrow_store.server.supervisor import Supervisor
 
     supervisor = Supervisor(f"bench-{os.getpid()}", budget=16 << 30, watch_pid=os.getpid())
     supervisor.start()

@@ -40,11 +40,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from zerrow_store.client.client import Client
 from zerrow_store.connection import connect
 from zerrow_store.decache import read_parquet
 from zerrow_store.native import _native
-from zerrow_store.node.client import Client
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.server.supervisor import Supervisor
 from zerrow_store.sizes import parse_size
 
 SIDES = {"small": "off", "huge": "on", "ordinary": "off"}

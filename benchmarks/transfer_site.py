@@ -22,7 +22,7 @@ import pyarrow.flight as flight
 
 from zerrow_store.connection import connect
 from zerrow_store.native import _native
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.server.supervisor import Supervisor
 from zerrow_store.transfer import local, reading
 from zerrow_store.transfer.followers import Followers
 from zerrow_store.transfer.neighbours import Neighbours

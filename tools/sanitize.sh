@@ -21,7 +21,7 @@ build() { # build COPY FLAGS
         -DPython_EXECUTABLE="$bin/python" -Dpybind11_DIR="$("$bin/python" -m pybind11 --cmakedir)"
     "$bin/cmake" --build "$1/build"
     cp -r "$1"/build/libarrow_* "$1/build/_build_info.py" "$1/zerrow_store/native/"
-    cp "$1"/build/_ledger*.so "$1"/build/_disk*.so "$1/zerrow_store/node/"
+    cp "$1"/build/_ledger*.so "$1"/build/_disk*.so "$1/zerrow_store/"
     cp "$1"/build/_streams*.so "$1/zerrow_store/transfer/"
     # The finder of the editable installation comes before PYTHONPATH, in every process.
     cat >"$1/sitecustomize.py" <<'EOF'

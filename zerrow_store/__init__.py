@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zerrow_store.client.client import Client, ObjectInfo
     from zerrow_store.connection import connect
     from zerrow_store.decache import read_csv, read_feather, read_ipc, read_json, read_parquet
     from zerrow_store.errors import (
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         ZerrowError,
     )
-    from zerrow_store.node.client import Client, ObjectInfo
-    from zerrow_store.node.stats import StoreStats
+    from zerrow_store.protocol.reports import StoreStats
 
 __version__ = "0.1.0"
 
@@ -46,9 +46,9 @@ __all__ = [
 
 _MODULES = {
     "connect": "zerrow_store.connection",
-    "Client": "zerrow_store.node.client",
-    "ObjectInfo": "zerrow_store.node.client",
-    "StoreStats": "zerrow_store.node.stats",
+    "Client": "zerrow_store.client.client",
+    "ObjectInfo": "zerrow_store.client.client",
+    "StoreStats": "zerrow_store.client.observe",
 } | dict.fromkeys(
     ["read_csv", "read_feather", "read_ipc", "read_json", "read_parquet"], "zerrow_store.decache"
 )

@@ -1,7 +1,7 @@
 """Connecting to a store of this machine."""
 
 from zerrow_store import memory
-from zerrow_store.node.client import Client
+from zerrow_store.client.client import Client
 
 
 def connect(name: str = "default") -> Client:

@@ -18,7 +18,7 @@ from zerrow_ray import cluster, metrics
 from zerrow_ray.ray_compat import Gcs
 from zerrow_store import threads
 from zerrow_store.errors import StoreUnavailableError
-from zerrow_store.node.companion import address
+from zerrow_store.protocol.sockets import transfer_address
 from zerrow_store.transfer import agent
 from zerrow_store.transfer.channel import join_location
 
@@ -120,7 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listener.bind(address(arguments.store))
+        listener.bind(transfer_address(arguments.store))
     except OSError:
         return  # there is one already
     members: queue.SimpleQueue[Member] = queue.SimpleQueue()

@@ -28,7 +28,8 @@ _UNIQUE_BYTES = 8
 
 
 class Carrier(NamedTuple):
-    """A reference's id, and what is known of its owner: see `zerrow_store.node.messages.Carrier`.
+    """A reference's id, and what is known of its owner: see `Carrier` in
+    `zerrow_store.protocol.messages`.
 
     That one would load the store in every worker.
     """

@@ -1,11 +1,6 @@
 """The cluster's jobs, and which of them run DAGs at the moment: those share the stores' memory."""
 
 import ray
-from ray.experimental.internal_kv import (
-    _internal_kv_del,
-    _internal_kv_list,
-    _internal_kv_put,
-)
 
 from zerrow_ray import ray_compat
 
@@ -25,9 +20,9 @@ def announce_dags(running: bool) -> None:
     """Say that this job runs DAGs from now on, or no more."""
     key = _RUNS_DAGS + ray.get_runtime_context().get_job_id().encode()
     if running:
-        _internal_kv_put(key, b"", overwrite=True)
+        ray_compat.kv_put(key, b"", overwrite=True)
     else:
-        _internal_kv_del(key)
+        ray_compat.kv_del(key)
 
 
 def jobs_that_run_dags() -> int:
@@ -37,5 +32,5 @@ def jobs_that_run_dags() -> int:
 
 
 def _announced() -> list[bytes]:
-    keys: list[bytes] = _internal_kv_list(_RUNS_DAGS)
+    keys: list[bytes] = ray_compat.kv_list(_RUNS_DAGS)
     return keys

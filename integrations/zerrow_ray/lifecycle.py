@@ -28,7 +28,7 @@ def init(
     memory: what each node's store may hold, bytes or a text such as "8GiB"; by default
         ZERROW_MEMORY, or a share of what the machine or its cgroup has.
     eviction: what goes when it is full: "adaptive", "swap", "rollback", "lru", "none", or
-        "module:Class" for a policy of your own (`zerrow_store.node.policy`).
+        "module:Class" for a policy of your own (`zerrow_store.policy`).
     Both hold for the stores of the whole cluster, from the first driver that says them.
     Raises ValueError for a bad size or policy, before Ray is started.
     """

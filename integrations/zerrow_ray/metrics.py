@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from zerrow_ray import ray_compat
+from zerrow_store.client.observe import observe
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.metrics.figures import METRICS, has_begun
-from zerrow_store.node.stats import StoreStats, observe
+from zerrow_store.protocol.reports import StoreStats
 
 logger = logging.getLogger("zerrow_ray")
 

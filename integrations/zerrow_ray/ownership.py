@@ -25,7 +25,7 @@ logger = logging.getLogger("zerrow_ray")
 
 
 class Ownership:
-    """What the references of this process carry; see `zerrow_store.node.store_link.Owner`.
+    """What the references of this process carry; see `zerrow_store.client.session.Owner`.
 
     One thread does everything, in order; only `claims` and `taken` are called by others.
     _taken: by task, the number of the last item that was taken out of its stream. _waiting: by

@@ -35,6 +35,7 @@ from ray._private.serialization import SerializationContext
 from ray._private.worker import Worker
 from ray.core.generated.common_pb2 import Address
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.experimental import internal_kv
 
 _EXPECTED: dict[str, list[str] | None] = {
     "ray._private.worker:Worker.put_object": ["self", "value"],
@@ -85,12 +86,21 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray._raylet:InnerGcsClient.internal_kv_get": None,
     "ray._raylet:InnerGcsClient.internal_kv_put": None,
     "ray._raylet:InnerGcsClient.internal_kv_multi_get": None,
+    "ray.experimental.internal_kv:_internal_kv_get": ["key"],
+    "ray.experimental.internal_kv:_internal_kv_put": ["key", "value", "overwrite"],
+    "ray.experimental.internal_kv:_internal_kv_del": ["key"],
+    "ray.experimental.internal_kv:_internal_kv_list": ["prefix"],
 }
 """Private names by module, each with the first parameters it has to take."""
 
 _CREDENTIALS = struct.Struct("3i")
 
 _METRICS_SECONDS = 10.0
+
+kv_get = internal_kv._internal_kv_get
+kv_put = internal_kv._internal_kv_put
+kv_del = internal_kv._internal_kv_del
+kv_list = internal_kv._internal_kv_list
 
 ARROW_REDUCERS = "ray._private.arrow_serialization"
 """The module of Ray's own reducers of Arrow data."""

@@ -6,8 +6,8 @@ from ray.exceptions import RayError
 
 from zerrow_ray.session import current_session
 from zerrow_ray.warnings import warn_once
+from zerrow_store.client.client import Client
 from zerrow_store.errors import ZerrowError
-from zerrow_store.node.client import Client
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,10 +4,9 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-
-from zerrow_store.node.budget import default_budget, default_eviction
-from zerrow_store.node.policy import load_policy
+from zerrow_ray import ray_compat
+from zerrow_store.budget import default_budget, default_eviction
+from zerrow_store.policy import load_policy
 from zerrow_store.sizes import parse_size
 
 logger = logging.getLogger("zerrow_ray")
@@ -47,12 +46,12 @@ def announce(settings: StoreSettings) -> None:
     """Set the cluster's settings, unless a driver before this one has."""
     if settings == StoreSettings():
         return
-    _internal_kv_put(_KEY, json.dumps(asdict(settings)).encode(), overwrite=False)
+    ray_compat.kv_put(_KEY, json.dumps(asdict(settings)).encode(), overwrite=False)
     if announced() != settings:
         logger.warning("the cluster's stores run already: their settings are %s", announced())
 
 
 def announced() -> StoreSettings:
     """Return the cluster's settings."""
-    text = _internal_kv_get(_KEY)
+    text = ray_compat.kv_get(_KEY)
     return StoreSettings() if text is None else StoreSettings(**json.loads(text))

@@ -7,8 +7,8 @@ import ray
 from zerrow_ray import ray_compat
 from zerrow_ray.config import store_name
 from zerrow_ray.settings import announced
-from zerrow_store.node.companion import Lasting
-from zerrow_store.node.launch import launch
+from zerrow_store.server.companion import Lasting
+from zerrow_store.server.launch import launch
 
 _UNUSED_SECONDS = 60.0
 

@@ -7,12 +7,11 @@ import time
 from typing import Any
 
 import ray
-from ray.experimental.internal_kv import _internal_kv_get
 
-from zerrow_ray import cluster
+from zerrow_ray import cluster, ray_compat
 from zerrow_ray.session import current_session
+from zerrow_store.client.client import Allocations, Client
 from zerrow_store.errors import ObjectLostError
-from zerrow_store.node.client import Allocations, Client
 from zerrow_store.transfer import local, remote
 from zerrow_store.transfer.channel import is_listening
 from zerrow_store.transfer.security import Security
@@ -67,7 +66,7 @@ def stats(node_id: str) -> dict[str, Any] | None:
     if not location:
         return None
     try:
-        return remote.stats(location, cluster.security(_internal_kv_get))
+        return remote.stats(location, cluster.security(ray_compat.kv_get))
     except ObjectLostError as error:
         logger.warning("a node's figures are missing: %s", error)
         return None
@@ -83,7 +82,7 @@ def ahead(node_id: str, object_ids: list[bytes], *, spill: bool) -> None:
         tell(object_ids)
     elif location := _said_location(node_id):
         # Here and not in the thread, which Ray may be shut down under.
-        security = cluster.security(_internal_kv_get)
+        security = cluster.security(ray_compat.kv_get)
         arguments = [location, security, object_ids, spill]
         threading.Thread(target=_ahead, args=arguments, name="zerrow-ahead", daemon=True).start()
 
@@ -122,5 +121,5 @@ def _is_alive(node_id: str) -> bool:
 
 def _said_location(node_id: str) -> str:
     """Return where a node's agent has said that it serves; nothing if it has not, or has ended."""
-    location: bytes | None = _internal_kv_get(cluster.location_key(node_id))
+    location: bytes | None = ray_compat.kv_get(cluster.location_key(node_id))
     return "" if location is None else location.decode()

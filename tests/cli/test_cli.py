@@ -14,7 +14,7 @@ import zerrow_store
 from tests.node.conftest import table
 from tests.node.helpers import processes, wait_until
 from zerrow_store.memory import huge_pages
-from zerrow_store.node import protocol
+from zerrow_store.protocol import sockets
 
 
 def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -132,7 +132,7 @@ def test_doctor_says_where_the_logs_are(name, tmp_path):
     run("stop", "--name", name)
     log = tmp_path / "store.log"
     assert run("start", "--name", name, "--log", str(log)).returncode == 0
-    with protocol.listen(f"{name}-other") as of_another_version:
+    with sockets.listen(f"{name}-other") as of_another_version:
         threading.Thread(target=lambda: of_another_version.accept()[0].close()).start()
         checks = json.loads(run("doctor", "--format", "json").stdout)
     (finding,) = [row["finding"] for row in checks if row["check"] == "logs"]

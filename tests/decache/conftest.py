@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.node.helpers import Store
+from zerrow_store.client.client import Client
 from zerrow_store.decache import read_parquet
-from zerrow_store.node.client import Client
 
 Outcome = pa.Table | Exception
 

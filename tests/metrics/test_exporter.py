@@ -18,10 +18,10 @@ from tests.node.helpers import Store, kill, wait_until
 from tests.node.test_spill import NBYTES, disk, make, small
 from tests.transfer.conftest import here, machine, there
 from tests.transfer.helpers import MIB, table
+from zerrow_store.client.observe import observe
 from zerrow_store.decache import read_parquet
 from zerrow_store.errors import StoreFullError, StoreUnavailableError
 from zerrow_store.metrics.figures import METRICS, has_begun
-from zerrow_store.node.stats import observe
 from zerrow_store.sandbox import SandboxStats
 
 __all__ = ["disk", "here", "machine", "small", "there"]  # fixtures
@@ -228,7 +228,7 @@ def test_a_store_has_begun_when_anything_was_counted(store: Store) -> None:
 def test_an_observer_of_another_version_is_told(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zerrow_store.node.protocol.PROTOCOL_VERSION", 1)
+    monkeypatch.setattr("zerrow_store.protocol.framing.PROTOCOL_VERSION", 1)
     with pytest.raises(StoreUnavailableError, match="it speaks version 1"):
         observe(store.name)
     assert store.server_pid()

@@ -25,9 +25,9 @@ import pytest
 from tests.node.helpers import Store
 from tests.sandbox.conftest import below, groups, sandboxes
 from zerrow_store import memory, sandbox
+from zerrow_store.client.client import Client
 from zerrow_store.errors import SandboxError
 from zerrow_store.native import _native
-from zerrow_store.node.client import Client
 
 CALLS = 10_000
 _FIRST = 100

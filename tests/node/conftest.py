@@ -14,7 +14,7 @@ import pytest
 import zerrow_store
 from tests import arrow_strategies
 from zerrow_store.native import _native
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.server.supervisor import Supervisor
 
 BUDGET = 1 << 30
 

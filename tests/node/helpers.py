@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zerrow_store.client.client import Client
 from zerrow_store.connection import connect
-from zerrow_store.node.client import Client
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.server.supervisor import Supervisor
 
 MEMORY_FILES = ("/memfd:", "/zerrow (deleted)")
 """How the kernel names memory files: memfds, and those in huge pages."""
@@ -82,7 +82,7 @@ class Store:
 
     def remains(self) -> list[int]:
         """Return the pids of this store's servers."""
-        return processes("zerrow_store.node.server", self.name)
+        return processes("zerrow_store.server.server", self.name)
 
     def memory(self) -> int:
         """Return the bytes that the memory files of the server really take."""
@@ -99,7 +99,7 @@ class Store:
 
 def supervisors_of(name: str) -> list[int]:
     """Return the pids of a store's supervisors that are processes of their own."""
-    return processes("zerrow_store.node.supervisor", name)
+    return processes("zerrow_store.server.supervisor", name)
 
 
 class Worker:

@@ -29,8 +29,8 @@ from tests.node.helpers import (
 )
 from tests.node.test_ends import standalone, supervisors
 from zerrow_store import Client, ObjectNotFoundError, StoreUnavailableError, connect, threads
-from zerrow_store.node import link
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.client import connection
+from zerrow_store.server.supervisor import Supervisor
 
 __all__ = ["standalone"]  # a fixture
 
@@ -83,7 +83,7 @@ def test_who_comes_while_the_store_is_started_again_waits_for_it(standalone: str
 def test_a_store_that_was_away_for_long_is_found_again(
     standalone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0.3)
     client = connect(standalone)
     kept, unwanted = client.put(table()), client.put(table(start=7))
     view = client.get(kept)
@@ -104,7 +104,7 @@ def test_a_request_to_a_store_that_is_gone_waits_for_one_attempt(
     standalone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not for the whole patience once more, after which the store is missed again."""
-    monkeypatch.setattr(link, "_PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 3.0)
     missed: list[None] = []
     client = Client(standalone, missed=lambda: missed.append(None))
     Away(standalone).for_good()
@@ -116,7 +116,7 @@ def test_a_request_to_a_store_that_is_gone_waits_for_one_attempt(
 
 
 def test_a_client_outlives_its_store(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0.3)
     views = []
     supervisor = Supervisor(name, budget=1 << 30, watch_pid=os.getpid())
     supervisor.start()
@@ -253,7 +253,7 @@ def test_a_supervisor_that_is_killed_amid_taking_over_loses_nothing(standalone: 
     server = client.stats().pid
     code = """
 import os, signal, sys
-from zerrow_store.node import supervisor
+from zerrow_store.server import supervisor
 apply = supervisor.Supervisor._apply
 def die_amid_the_books(self, frame):
     apply(self, frame)

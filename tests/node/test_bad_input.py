@@ -14,8 +14,9 @@ import pytest
 from tests.node.conftest import table
 from tests.node.helpers import Store
 from zerrow_store import Client, StoreUnavailableError
+from zerrow_store.client import connection
 from zerrow_store.native import _native
-from zerrow_store.node import link, protocol
+from zerrow_store.protocol import framing, sockets
 
 NO_IDS: list[Any] = ["my-table", 7, None, 1.5, bytearray(b"x"), [b"x"], b"", b"x" * 2000]
 Calls = dict[str, Callable[[Client, Any], Any]]
@@ -86,7 +87,7 @@ class Moody:
     """A store that greets, answers `stats`, and hangs up on everything else; counts connections."""
 
     def __init__(self, name: str) -> None:
-        self._listener = protocol.listen(name)
+        self._listener = sockets.listen(name)
         self.times: list[float] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -102,15 +103,15 @@ class Moody:
                 self._talk(connection)
 
     def _talk(self, connection: socket.socket) -> None:
-        reader = protocol.FrameReader()
+        reader = framing.FrameReader()
         while True:
             frame = reader.read(connection)
             if frame.kind == "returned":
                 continue
             if frame.kind != "hello":
                 return
-            body = [protocol.PROTOCOL_VERSION, os.getpid(), b"epoch"]
-            protocol.send(connection, protocol.pack("reply", frame.request_id, body))
+            body = [framing.PROTOCOL_VERSION, os.getpid(), b"epoch"]
+            framing.send(connection, framing.pack("reply", frame.request_id, body))
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -140,5 +141,5 @@ def test_connecting_again_backs_off(moody: Moody, name: str) -> None:
             client.get(b"poison")
     # The first time it is connected to again at once.
     pauses = [b - a for a, b in zip(moody.times[1:], moody.times[2:], strict=False)]
-    assert all(pause >= link._FIRST_PAUSE * 2**i for i, pause in enumerate(pauses, 1))
+    assert all(pause >= connection._FIRST_PAUSE * 2**i for i, pause in enumerate(pauses, 1))
     client.close()

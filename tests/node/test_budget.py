@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zerrow_store.node.budget import default_budget, memory_limit
+from zerrow_store.budget import default_budget, memory_limit
 
 MIB = 1 << 20
 GROUPS = Path("/sys/fs/cgroup/memory")
@@ -63,7 +63,7 @@ def test_the_limit_of_a_real_group(monkeypatch: pytest.MonkeyPatch) -> None:
     group = GROUPS / f"zerrow-{os.urandom(4).hex()}"
     group.mkdir()
     (group / "below").mkdir()
-    code = "from zerrow_store.node.budget import default_budget; print(default_budget())"
+    code = "from zerrow_store.budget import default_budget; print(default_budget())"
     try:
         (group / "memory.limit_in_bytes").write_text(str(512 * MIB))
         done = subprocess.run(

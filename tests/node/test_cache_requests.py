@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.node.test_hostile import Peer, bystander, peer
-from zerrow_store.node import protocol
-from zerrow_store.node.books import Books
+from zerrow_store.protocol import framing
+from zerrow_store.server.object_table import ObjectTable
 
 __all__ = ["bystander", "peer"]  # fixtures
 
@@ -25,7 +25,7 @@ class IndexAgainstModel(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.books = Books()
+        self.table = ObjectTable()
         self.model = {}
 
     @rule(
@@ -37,27 +37,27 @@ class IndexAgainstModel(RuleBasedStateMachine):
     )
     def add(self, object_id, file, path, unit, parts):
         taken = {p for f, _, u, ps in self.model.values() if (f, u) == (file, unit) for p in ps}
-        if object_id in self.books.objects or taken & parts:
+        if object_id in self.table.objects or taken & parts:
             return
         put = [object_id, [], b"message", False, None, [0, 0, 0], 0.0]
         layout = [[part, 1] for part in sorted(parts)]
-        self.books.apply("cache", [put, [file, path, list(unit), layout, 1.0, 0, 0.0]])
+        self.table.apply("cache", [put, [file, path, list(unit), layout, 1.0, 0, 0.0]])
         self.model[object_id] = (file, path, unit, parts)
 
     @rule(data=st.data(), event=st.sampled_from(["remove", "hide"]))
     def take_out(self, data, event):
         if self.model:
             object_id = data.draw(st.sampled_from(sorted(self.model)))
-            self.books.apply(event, [object_id])
+            self.table.apply(event, [object_id])
             del self.model[object_id]
 
     @rule(data=st.data())
     def use(self, data):
         if self.model:
             object_id = data.draw(st.sampled_from(sorted(self.model)))
-            before = self.books.cache.entries[object_id].hits
-            self.books.apply("cache_used", [[object_id, b"unknown"], 7.0])
-            assert self.books.cache.entries[object_id].hits == before + 1
+            before = self.table.cache.entries[object_id].hits
+            self.table.apply("cache_used", [[object_id, b"unknown"], 7.0])
+            assert self.table.cache.entries[object_id].hits == before + 1
 
     @invariant()
     def the_index_finds_what_is_there(self):
@@ -69,21 +69,21 @@ class IndexAgainstModel(RuleBasedStateMachine):
                     if (f, u) == (file, unit)
                     for part in parts
                 }
-                assert self.books.cache.parts(file, unit) == expected
-        assert set(self.books.cache.objects_at(None)) == set(self.model)
+                assert self.table.cache.parts(file, unit) == expected
+        assert set(self.table.cache.objects_at(None)) == set(self.model)
         for path in PATHS:
             files = {f for f, p, _, _ in self.model.values() if p == path}
             expected = {o for o, (f, *_) in self.model.items() if f in files}
-            assert set(self.books.cache.objects_at(path)) == expected
+            assert set(self.table.cache.objects_at(path)) == expected
 
     @invariant()
     def a_snapshot_makes_an_equal_index(self):
-        copy = Books()
-        for kind, body in self.books.snapshot():
+        copy = ObjectTable()
+        for kind, body in self.table.snapshot():
             copy.apply(kind, body)
-        assert copy.objects == self.books.objects
-        assert copy.cache.entries == self.books.cache.entries
-        assert copy.cache._parts == self.books.cache._parts
+        assert copy.objects == self.table.objects
+        assert copy.cache.entries == self.table.cache.entries
+        assert copy.cache._parts == self.table.cache._parts
 
 
 TestIndex = IndexAgainstModel.TestCase
@@ -145,7 +145,7 @@ def test_random_requests(name, bystander):
         for _ in range(3):
             kind, body = rng.choice(kinds), [value() for _ in range(rng.randrange(6))]
             try:
-                protocol.send(raw.socket, protocol.pack(f"cache_{kind}", 1, body))
+                framing.send(raw.socket, framing.pack(f"cache_{kind}", 1, body))
             except OSError:
                 break
         raw.close()

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from tests.node.helpers import alive, kill, processes, supervisors_of, wait_until
+from zerrow_store.client.client import Client
 from zerrow_store.errors import StoreUnavailableError
-from zerrow_store.node.client import Client
-from zerrow_store.node.companion import Lasting
-from zerrow_store.node.launch import launch
+from zerrow_store.server.companion import Lasting
+from zerrow_store.server.launch import launch
 
 BUDGET = 64 << 20
 COMPANION = """
 import socket, sys, time
-from zerrow_store.node.companion import address
+from zerrow_store.protocol.sockets import transfer_address
 from zerrow_store.transfer.agent import wait_for_end
 mine = socket.socket(socket.AF_UNIX)
 try:
-    mine.bind(address(sys.argv[1]))
+    mine.bind(transfer_address(sys.argv[1]))
 except OSError:
     sys.exit()
 wait_for_end(sys.argv[1])
@@ -51,7 +51,7 @@ def started(name, tmp_path):
 
 
 def servers(name: str) -> list[int]:
-    return processes("zerrow_store.node.server", name)
+    return processes("zerrow_store.server.server", name)
 
 
 def companions(name: str) -> list[int]:
@@ -77,8 +77,8 @@ def test_its_processes_are_nobodys_and_hold_no_directory(started, name):
 def test_many_that_start_it_at_once_get_one(name, tmp_path):
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from zerrow_store.node.launch import launch
-        from zerrow_store.node.client import Client
+        from zerrow_store.server.launch import launch
+        from zerrow_store.client.client import Client
         launch({name!r}, budget={BUDGET}, eviction="lru", log=Path({str(tmp_path)!r}) / "log",
                watch_pid={os.getpid()})
         print(Client({name!r}).stats().pid)
@@ -157,7 +157,7 @@ def test_the_companion_stays_with_the_store(started, name):
 
 def test_a_supervisor_that_a_server_has_started_starts_no_store(name, tmp_path):
     """It comes when the store may have been ended on purpose, and knows nothing of it."""
-    command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", name, "--spare"]
+    command = [sys.executable, "-m", "zerrow_store.server.supervisor", "--name", name, "--spare"]
     command += ["--budget", str(BUDGET), "--log", str(tmp_path / "log")]
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode
     assert not servers(name)

@@ -23,7 +23,7 @@ from tests.node.helpers import (
     wait_until,
 )
 from zerrow_store import Client, StoreUnavailableError, connect
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.server.supervisor import Supervisor
 
 ROWS = 2_000_000
 MAKE = f"table = pa.table({{'x': pc.add(pa.array([1]).take(pa.array([0] * {ROWS})), 1)}})"
@@ -124,7 +124,7 @@ def test_puts_go_on_while_the_server_is_killed_again_and_again(store: Store) -> 
 def standalone() -> Iterator[str]:
     """A store with a supervisor of its own, as `zerrow start` makes it."""
     name = f"test-{uuid.uuid4().hex[:12]}"
-    command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", name]
+    command = [sys.executable, "-m", "zerrow_store.server.supervisor", "--name", name]
     supervisor = subprocess.Popen([*command, "--budget", str(1 << 30)], start_new_session=True)
     wait_until(lambda: _answers(name))
     yield name
@@ -237,7 +237,7 @@ def test_a_store_ends_with_the_process_it_watches() -> None:
     watched = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     code = f"""
 import time
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.server.supervisor import Supervisor
 supervisor = Supervisor({name!r}, budget=1 << 20, watch_pid={watched.pid})
 supervisor.start()
 print("started", flush=True)
@@ -246,7 +246,7 @@ supervisor.wait()
     supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert supervisor.stdout is not None
     assert supervisor.stdout.readline() == "started\n"
-    (server,) = processes("zerrow_store.node.server", name)
+    (server,) = processes("zerrow_store.server.server", name)
     watched.kill()
     watched.wait()
     wait_until(lambda: not alive(server))

@@ -18,11 +18,11 @@ import pytest
 
 from tests.node.helpers import Store, Worker, kill, spilled_files, supervisors_of, wait_until
 from tests.node.test_spill import BUDGET, NBYTES, disk, make
+from zerrow_store.client.client import Client
 from zerrow_store.decache import read_parquet
 from zerrow_store.errors import ObjectLostError, StoreFullError
 from zerrow_store.native import _native
-from zerrow_store.node.client import Client
-from zerrow_store.node.protocol import running_stores
+from zerrow_store.protocol.sockets import running_stores
 
 __all__ = ["disk"]  # a fixture
 
@@ -297,8 +297,8 @@ def test_producers_keep_warm_what_the_budget_has_left(store: Make) -> None:
 
 def producers_that_keep_warm(store: Store) -> tuple[Worker, Worker]:
     """Two of them: work(tables) makes tables, publishes one and deletes it."""
-    producers = store.worker(), store.worker()
-    for producer in producers:
+    quota = store.worker(), store.worker()
+    for producer in quota:
         producer.do(f"""
             from zerrow_store.native import _native
             def fill(tables):
@@ -311,7 +311,7 @@ def producers_that_keep_warm(store: Store) -> tuple[Worker, Worker]:
                 work = fill(tables)
                 client.delete([put(work[0])])
         """)
-    return producers
+    return quota
 
 
 def test_a_producer_that_rests_makes_way_for_one_that_works(
@@ -341,20 +341,20 @@ def test_who_made_what_stays_keeps_as_much_warm_as_another(
     monkeypatch.setenv("ZERROW_DECAY_MS", "600000")
     roomy = store("none")
     client = roomy.connected()
-    producers = producers_that_keep_warm(roomy)
+    quota = producers_that_keep_warm(roomy)
     # With two tables for each, one of which is published, this fits.
-    producers[0].do("stay = [put(table) for table in fill(3)]")
+    quota[0].do("stay = [put(table) for table in fill(3)]")
 
     def take_turns(rounds: int) -> None:
         for _ in range(rounds):
-            for producer in producers:
+            for producer in quota:
                 producer.do("work(1)")
                 client.memory()  # the server has taken that in
 
     take_turns(10)
-    punched = [producer.do("_native.arena_stats()['punched']") for producer in producers]
+    punched = [producer.do("_native.arena_stats()['punched']") for producer in quota]
     take_turns(10)
-    assert [producer.do("_native.arena_stats()['punched']") for producer in producers] == punched
+    assert [producer.do("_native.arena_stats()['punched']") for producer in quota] == punched
 
 
 def test_producers_are_held_back_while_room_is_made(
@@ -490,7 +490,7 @@ def test_kill_9_of_the_store_while_it_spills(store: Make, disk: Path) -> None:
 
 
 def test_kill_9_of_all_of_a_store_leaves_no_files(name: str, disk: Path) -> None:
-    command = [sys.executable, "-m", "zerrow_store.node.supervisor", "--name", name]
+    command = [sys.executable, "-m", "zerrow_store.server.supervisor", "--name", name]
     command += ["--budget", str(BUDGET)]
     with subprocess.Popen(command, start_new_session=True):
         try:
@@ -529,7 +529,7 @@ def files_below(directory: Path) -> list[str]:
 
 READS_UNTIL = """
 import time
-from zerrow_store.node import _disk
+from zerrow_store import _disk
 checksum, reads = _disk.checksum, []
 def stopping(*arguments):
     reads.append(arguments)

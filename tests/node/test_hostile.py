@@ -14,7 +14,7 @@ import pytest
 from tests.node.conftest import table
 from zerrow_store.errors import ProtocolError
 from zerrow_store.native import _native
-from zerrow_store.node import protocol
+from zerrow_store.protocol import framing, sockets
 
 REQUESTS = [
     "hello",
@@ -28,7 +28,7 @@ REQUESTS = [
     "list",
     "stats",
 ]
-HELLO = [protocol.PROTOCOL_VERSION, "client", b""]
+HELLO = [framing.PROTOCOL_VERSION, "client", b""]
 
 
 @pytest.fixture
@@ -45,16 +45,16 @@ class Peer:
     """A raw connection."""
 
     def __init__(self, name: str, greet: bool = True) -> None:
-        self.socket = protocol.connect(name)
+        self.socket = sockets.connect(name)
         self.socket.settimeout(10)
-        self.reader = protocol.FrameReader()
+        self.reader = framing.FrameReader()
         self.descriptors = []
         if greet:
             assert self.ask("hello", HELLO)[0] == "reply"
 
     def ask(self, kind, body, fds=()):
         try:
-            protocol.send(self.socket, protocol.pack(kind, 1, body, len(fds)), fds)
+            framing.send(self.socket, framing.pack(kind, 1, body, len(fds)), fds)
         except BrokenPipeError:
             return None
         return self.answer()
@@ -95,8 +95,8 @@ def peer(name, bystander):
         struct.pack("<IH", 0xFFFFFFFF, 0),
         struct.pack("<IH", 5, 0) + b"\xc1" * 5,
         struct.pack("<IH", 1, 0) + b"\x01",
-        protocol.pack("list", 1, []),
-        protocol.pack("hello", 1, HELLO, 1),
+        framing.pack("list", 1, []),
+        framing.pack("hello", 1, HELLO, 1),
     ],
     ids=["ones", "huge", "not msgpack", "no array", "no hello", "no descriptor"],
 )
@@ -108,7 +108,7 @@ def test_garbage_ends_the_connection(name, bystander, data):
 
 
 @pytest.mark.parametrize(
-    "body", [[99, "client", b""], "x", [], [protocol.PROTOCOL_VERSION, "king", b""]], ids=str
+    "body", [[99, "client", b""], "x", [], [framing.PROTOCOL_VERSION, "king", b""]], ids=str
 )
 def test_a_hello_that_is_refused_is_not_heard(name, bystander, body):
     raw = Peer(name, greet=False)
@@ -146,7 +146,7 @@ def test_random_requests(name, bystander):
         for _ in range(4):
             body = [value() for _ in range(rng.randrange(9))]
             try:
-                protocol.send(raw.socket, protocol.pack(rng.choice(REQUESTS), 1, body))
+                framing.send(raw.socket, framing.pack(rng.choice(REQUESTS), 1, body))
             except (OSError, OverflowError):
                 break
         raw.close()
@@ -261,7 +261,7 @@ def test_one_who_does_not_read_is_dropped_not_waited_for(name, bystander):
     for _ in range(2000):
         try:
             raw.socket.settimeout(0.2)
-            raw.socket.sendall(protocol.pack("list", 1, []))
+            raw.socket.sendall(framing.pack("list", 1, []))
         except OSError:
             break
     assert bystander.stats().objects == 1
@@ -270,11 +270,11 @@ def test_one_who_does_not_read_is_dropped_not_waited_for(name, bystander):
 
 def test_lost_descriptors_and_long_frames_are_errors():
     ours, theirs = socket.socketpair()
-    ours.sendall(protocol.pack("x", 1, [], 1))
+    ours.sendall(framing.pack("x", 1, [], 1))
     with pytest.raises(ProtocolError, match="did not come"):
-        protocol.FrameReader().read(theirs)
+        framing.FrameReader().read(theirs)
     ours.close()
     theirs.close()
     with pytest.raises(ProtocolError, match="larger than"):
-        protocol.pack("x", 1, bytes(protocol.MAX_FRAME + 1))
-    assert msgpack.unpackb(protocol.pack("x", 1, None)[6:]) == ["x", 1, None]
+        framing.pack("x", 1, bytes(framing.MAX_FRAME + 1))
+    assert msgpack.unpackb(framing.pack("x", 1, None)[6:]) == ["x", 1, None]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerrow_store.node._ledger import Ledger, OffsetSet
+from zerrow_store._ledger import Ledger, OffsetSet
 
 offsets = st.sets(st.integers(0, 40))
 

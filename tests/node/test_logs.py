@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.node.helpers import kill, wait_until
-from zerrow_store import connect
-from zerrow_store.node import logs, protocol
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store import connect, logs
+from zerrow_store.protocol import sockets
+from zerrow_store.server.supervisor import Supervisor
 
 
 def run(code: str, log: Path) -> "subprocess.CompletedProcess[str]":
@@ -26,7 +26,7 @@ def test_a_server_logs_where_it_was_told_also_when_it_is_started_again(
     supervisor.start()
     client = connect(name)
     for count in (1, 2):
-        raw = protocol.connect(name)
+        raw = sockets.connect(name)
         raw.sendall(b"\xff" * 64)
         wait_until(lambda count=count: log.read_text().count("dropped process") == count)
         raw.close()

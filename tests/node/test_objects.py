@@ -14,9 +14,9 @@ import zerrow_store
 from tests import arrow_strategies
 from tests.node.conftest import BUDGET, eventually, pinned, table
 from tests.sipc.conftest import MOVING
+from zerrow_store.client.client import Client
 from zerrow_store.native import _native
-from zerrow_store.node.client import Client
-from zerrow_store.node.supervisor import Supervisor
+from zerrow_store.server.supervisor import Supervisor
 
 EDGES = 2 * 4096 if MOVING else 0
 """What may be copied of a buffer: its first and last page, where pages are moved."""

@@ -8,15 +8,15 @@ import pytest
 
 from tests.node.conftest import eventually, table
 from tests.node.helpers import Store, Worker, kill, wait_until
+from zerrow_store.client.client import Client
 from zerrow_store.errors import NoOwnerError
 from zerrow_store.native import _native
-from zerrow_store.node.client import Client
-from zerrow_store.node.messages import Carrier
+from zerrow_store.protocol.messages import Carrier
 
 BUDGET = 64 << 20
 PUBLISH = """
     from zerrow_store.native import _native
-    from zerrow_store.node.messages import Carrier
+    from zerrow_store.protocol.messages import Carrier
     rows = pa.array(range(100_000), pa.int64())
     def publish(object_id, reference, owner_id=b""):
         data = pa.table({"x": pc.add(rows, 1)})
@@ -28,7 +28,7 @@ PUBLISH = """
 """
 OWNER = """
     import zerrow_store
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
     class Owner:
         id = {id!r}
         def __init__(self):

@@ -11,8 +11,8 @@ import pytest
 
 from tests.node.helpers import Store, spilled_files, wait_until
 from tests.node.test_spill import BUDGET, NBYTES, disk, make
-from zerrow_store.node import _disk
-from zerrow_store.node.eviction import HIGH_WATERMARK
+from zerrow_store import _disk
+from zerrow_store.budget import HIGH_WATERMARK
 
 __all__ = ["disk"]  # a fixture
 

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zerrow_store.node.books import Books, Freed
-from zerrow_store.node.eviction import Evictor
-from zerrow_store.node.eviction_queue import EvictionQueue
-from zerrow_store.node.policy import POLICIES, Adaptive, Candidate, Lru, Rollback, Swap, load_policy
-from zerrow_store.node.spill import Spiller
+from zerrow_store.policy import POLICIES, Adaptive, Candidate, Lru, Rollback, Swap, load_policy
+from zerrow_store.protocol.places import Freed
+from zerrow_store.server.eviction import Evictor
+from zerrow_store.server.eviction_queue import EvictionQueue
+from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.spill import Spiller
 
 _WAYS = st.dictionaries(st.sampled_from(["drop", "spill"]), st.floats(1e-6, 10.0), max_size=2)
 
@@ -125,30 +126,31 @@ SIZE = 256 * PAGE
 
 
 class Histories(RuleBasedStateMachine):
-    """Real books, spiller and evictor; the model knows each object's bytes and who holds it."""
+    """a real object table, spiller and evictor; the model knows each object's bytes and who holds
+    it."""
 
     policy = "adaptive"
 
     def __init__(self):
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.books, self.descriptors, self.dead = Books(), {}, set()
+        self.table, self.descriptors, self.dead = ObjectTable(), {}, set()
         self.segment = os.urandom(16)
         fd = os.memfd_create("history")
         os.ftruncate(fd, SIZE)
         self.descriptors[self.segment] = fd
-        self.books.apply("segment", [self.segment, SIZE, os.getpid(), 0])
+        self.table.apply("segment", [self.segment, SIZE, os.getpid(), 0])
         self.spiller = Spiller(
             Path(self.directory.name),
-            self.books,
+            self.table,
             self.descriptors,
             self.dead,
-            is_idle=lambda o: o in self.books.objects and not self.holders[o],
-            change=self.books.apply,
+            is_idle=lambda o: o in self.table.objects and not self.holders[o],
+            change=self.table.apply,
             give_back=self.give_back,
         )
         self.evictor = Evictor(
-            self.books,
+            self.table,
             self.spiller,
             load_policy(self.policy),
             BUDGET,
@@ -173,7 +175,7 @@ class Histories(RuleBasedStateMachine):
     def end(self, object_id: bytes) -> None:
         assert not self.holders[object_id]
         self.evictor.busy(object_id)
-        self.give_back(self.books.apply("remove", [object_id]))
+        self.give_back(self.table.apply("remove", [object_id]))
         self.bytes.pop(object_id)
         self.cached.discard(object_id)
 
@@ -193,15 +195,15 @@ class Histories(RuleBasedStateMachine):
         needed = pages * PAGE
         # As the server does it: a put that does not fit waits for the job, and tries again.
         for _ in range(100):
-            if self.books.bytes_stored + needed <= BUDGET:
+            if self.table.bytes_stored + needed <= BUDGET:
                 break
             idle = sum(
-                self.books.objects[o].nbytes - self.books.objects[o].bytes_spilled
+                self.table.objects[o].nbytes - self.table.objects[o].bytes_spilled
                 for o in self.bytes
                 if not self.holders[o]
             )
             if not self.evictor.make_room(needed):
-                excess = self.books.bytes_stored + needed - BUDGET
+                excess = self.table.bytes_stored + needed - BUDGET
                 assert self.policy == "none" or idle < excess, "it was refused without need"
                 return
             self.await_job()
@@ -216,10 +218,10 @@ class Histories(RuleBasedStateMachine):
         packed = b"".join(o.to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets)
         body = [object_id, [(self.segment, packed)], None, False, None, [0, 0, 0], 0.0]
         if seconds is None:
-            self.books.apply("put", body)
+            self.table.apply("put", body)
         else:
             entry = [b"file", "path", ["v", str(self.serial)], [[0, 1]], seconds, 0, 0.0]
-            self.books.apply("cache", [body, entry])
+            self.table.apply("cache", [body, entry])
             self.cached.add(object_id)
         self.bytes[object_id] = object_id * (PAGE // 16) * pages
         self.evictor.idle(object_id)
@@ -231,7 +233,7 @@ class Histories(RuleBasedStateMachine):
         self.holders[object_id] += 1
         self.evictor.busy(object_id)
         if self.holders[object_id] == 1:
-            self.seen_by_holder[object_id] = dict(self.books.objects[object_id].moved)
+            self.seen_by_holder[object_id] = dict(self.table.objects[object_id].moved)
 
     @precondition(lambda self: any(self.holders.values()))
     @rule(data=st.data())
@@ -258,19 +260,19 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_budget_is_kept(self):
-        assert self.books.bytes_stored <= BUDGET
+        assert self.table.bytes_stored <= BUDGET
 
     @invariant()
     def what_is_held_stays_where_it_is(self):
         for object_id, moved in self.seen_by_holder.items():
-            assert self.books.objects[object_id].moved == moved
+            assert self.table.objects[object_id].moved == moved
 
     @invariant()
     def every_byte_is_there(self):
-        assert set(self.books.objects) == set(self.bytes)
+        assert set(self.table.objects) == set(self.bytes)
         for object_id, expected in self.bytes.items():
             found = b""
-            for segment_id, packed in self.books.objects[object_id].allocations:
+            for segment_id, packed in self.table.objects[object_id].allocations:
                 for i in range(0, len(packed), 16):
                     offset, size = (
                         int.from_bytes(packed[i + n : i + n + 8], "little") for n in (0, 8)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from tests.node.helpers import Store, descriptors, wait_until
 from zerrow_store.errors import ProtocolError
-from zerrow_store.node import protocol
-from zerrow_store.node.books import Books
+from zerrow_store.protocol import framing, sockets
+from zerrow_store.server.object_table import ObjectTable
 
 KINDS = ["hello", "attach", "put", "get", "hold", "release", "segments", "delete", "list", "stats"]
 SEGMENT = b"s" * 16
@@ -30,14 +30,14 @@ class Raw:
     """A connection that says what the test wants it to say."""
 
     def __init__(self, name: str, *, greet: bool = True) -> None:
-        self.socket = protocol.connect(name)
-        self.reader = protocol.FrameReader()
+        self.socket = sockets.connect(name)
+        self.reader = framing.FrameReader()
         if greet:
-            assert self.ask("hello", [protocol.PROTOCOL_VERSION, "client", b""])[0] == "reply"
+            assert self.ask("hello", [framing.PROTOCOL_VERSION, "client", b""])[0] == "reply"
 
     def ask(self, kind: str, body: Any, fds: list[int] | None = None) -> tuple[str, Any]:
         """Send a request; returns (kind, body) of what comes back, ("end", None) if it hangs up."""
-        return self.raw(protocol.pack(kind, 1, body, len(fds or ())), fds)
+        return self.raw(framing.pack(kind, 1, body, len(fds or ())), fds)
 
     def refused(self, kind: str, body: Any, fds: list[int] | None = None) -> bool:
         """Whether the store refuses a request, and only that: the connection goes on."""
@@ -47,7 +47,7 @@ class Raw:
 
     def raw(self, data: bytes, fds: list[int] | None = None) -> tuple[str, Any]:
         try:
-            protocol.send(self.socket, data, fds or ())
+            framing.send(self.socket, data, fds or ())
             while (frame := self.reader.read(self.socket)).kind not in ("reply", "error"):
                 frame.close()
         except OSError:
@@ -142,7 +142,7 @@ def test_puts_of_nonsense(
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack("<IH", protocol.MAX_REQUEST + 1, 0),
+        struct.pack("<IH", framing.MAX_REQUEST + 1, 0),
         struct.pack("<IH", 1, 0) + b"\xc1",
         struct.pack("<IH", 0, 0),
         struct.pack("<IH", 1, 0) + msgpack.packb(7),
@@ -158,7 +158,7 @@ def test_a_broken_frame_ends_the_connection(store: Store, raw: Raw, data: bytes)
 def test_a_hello_comes_first_and_names_the_version(store: Store) -> None:
     early, old = Raw(store.name, greet=False), Raw(store.name, greet=False)
     assert early.ask("stats", [])[0] == "end"
-    assert old.ask("hello", [protocol.PROTOCOL_VERSION + 1, "client", b""])[0] == "error"
+    assert old.ask("hello", [framing.PROTOCOL_VERSION + 1, "client", b""])[0] == "error"
     assert old.ask("stats", [])[0] == "end"
     early.close()
     old.close()
@@ -229,12 +229,12 @@ def test_descriptors_nobody_asked_for_do_not_pile_up(store: Store) -> None:
     before = descriptors(store.server_pid())
     raw = Raw(store.name)
     null = os.open(os.devnull, os.O_RDONLY)
-    stats = protocol.pack("stats", 1, [])
+    stats = framing.pack("stats", 1, [])
     for _ in range(20):
-        if raw.raw(stats, [null] * protocol.MAX_DESCRIPTORS)[0] == "end":
+        if raw.raw(stats, [null] * framing.MAX_DESCRIPTORS)[0] == "end":
             break
     # It hangs up first, and closes them then.
-    most = before + 1 + 2 * protocol.MAX_DESCRIPTORS
+    most = before + 1 + 2 * framing.MAX_DESCRIPTORS
     wait_until(lambda: descriptors(store.server_pid()) <= most)
     raw.close()
     os.close(null)
@@ -248,7 +248,7 @@ def test_who_does_not_read_neither_stops_nor_fills_the_store(store: Store) -> No
     (segment, _), *_ = lazy.ask("get", [object_id])[1][1]
     lazy.socket.settimeout(5)
     # Many answers, with and without descriptors, and nobody takes them.
-    request = protocol.pack("list", 1, []) + protocol.pack("segments", 1, [[segment]])
+    request = framing.pack("list", 1, []) + framing.pack("segments", 1, [[segment]])
     with contextlib.suppress(OSError):
         for i in range(20_000):
             lazy.socket.sendall(request)
@@ -267,7 +267,7 @@ def test_a_server_out_of_descriptors_goes_on(store: Store) -> None:
     crowd = []
     for _ in range(12):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(protocol.address(store.name))
+        connection.connect(sockets.address(store.name))
         crowd.append(connection)
     assert client.stats().pid == server
     resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
@@ -279,8 +279,8 @@ def test_a_server_out_of_descriptors_goes_on(store: Store) -> None:
 
 def test_a_frame_in_pieces_is_put_together() -> None:
     ours, theirs = socket.socketpair()
-    reader = protocol.FrameReader()
-    frame = protocol.pack("put", 7, [b"x" * 300, None])
+    reader = framing.FrameReader()
+    frame = framing.pack("put", 7, [b"x" * 300, None])
     for byte in frame:
         assert reader.next() is None
         ours.send(bytes([byte]))
@@ -295,10 +295,10 @@ def test_a_frame_in_pieces_is_put_together() -> None:
 
 def test_descriptors_follow_their_frames() -> None:
     ours, theirs = socket.socketpair()
-    reader = protocol.FrameReader()
+    reader = framing.FrameReader()
     files = [memfd(size) for size in (4096, 8192)]
     for fd in files:
-        protocol.send(ours, protocol.pack("attach", 1, [], 1), [fd])
+        framing.send(ours, framing.pack("attach", 1, [], 1), [fd])
     while len(array.array("i", list(reader._descriptors))) < 2:
         reader.feed(theirs)
     for size in (4096, 8192):
@@ -316,10 +316,10 @@ def test_descriptors_follow_their_frames() -> None:
 
 
 def test_an_object_that_names_an_allocation_twice_leaves_nothing() -> None:
-    books = Books()
-    books.apply("segment", [SEGMENT, 1 << 20, 7, 9])
+    table = ObjectTable()
+    table.apply("segment", [SEGMENT, 1 << 20, 7, 9])
     twice = struct.pack("<4Q", 0, 100, 0, 200)
-    books.apply("put", [b"x", [(SEGMENT, twice)], None, False, None, [0, 0, 0], 0.0])
-    assert books.apply("remove", [b"x"]) == [(SEGMENT, struct.pack("<Q", 0))]
-    assert books.bytes_stored == 0
-    assert len(books.segments[SEGMENT].references) == 0
+    table.apply("put", [b"x", [(SEGMENT, twice)], None, False, None, [0, 0, 0], 0.0])
+    assert table.apply("remove", [b"x"]) == [(SEGMENT, struct.pack("<Q", 0))]
+    assert table.bytes_stored == 0
+    assert len(table.segments[SEGMENT].references) == 0

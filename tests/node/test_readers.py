@@ -14,10 +14,10 @@ from tests.node.helpers import Store, Worker, kill, wait_until
 from tests.node.test_absence import Away
 from tests.node.test_ends import standalone
 from zerrow_store import Client, StoreFullError
-from zerrow_store.node import readers
-from zerrow_store.node.books import Books
-from zerrow_store.node.readers import Readers
-from zerrow_store.node.segments import start_time
+from zerrow_store.processes import start_time
+from zerrow_store.server import readers
+from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.readers import Readers
 
 __all__ = ["standalone"]  # a fixture
 
@@ -200,17 +200,17 @@ class End:
 
 
 @pytest.fixture
-def make_readers() -> Callable[[Books], tuple[Readers, Counter[bytes]]]:
-    def made(books: Books) -> tuple[Readers, Counter[bytes]]:
+def make_readers() -> Callable[[ObjectTable], tuple[Readers, Counter[bytes]]]:
+    def made(table: ObjectTable) -> tuple[Readers, Counter[bytes]]:
         released: Counter[bytes] = Counter()
 
         def release(object_id: bytes, count: int) -> None:
             released[object_id] += count
 
         known = Readers(
-            books,
+            table,
             selectors.DefaultSelector(),
-            change=books.apply,
+            change=table.apply,
             release=release,
             all_returned=lambda: None,
         )
@@ -221,7 +221,7 @@ def make_readers() -> Callable[[Books], tuple[Readers, Counter[bytes]]]:
 
 def test_without_a_descriptor_its_end_is_watched_for_later(make_readers, monkeypatch) -> None:
     child = Worker()
-    known, released = make_readers(Books())
+    known, released = make_readers(ObjectTable())
     connection = End(child.pid)
     known.came(connection)
     known.returned(connection)
@@ -241,7 +241,7 @@ def _no_descriptors(pid: int) -> int:
 
 
 def test_who_returns_before_the_end_of_the_old_connection_was_seen(make_readers) -> None:
-    known, released = make_readers(Books())
+    known, released = make_readers(ObjectTable())
     old, new = End(os.getpid()), End(os.getpid())
     for connection in old, new:
         known.came(connection)
@@ -254,25 +254,25 @@ def test_who_returns_before_the_end_of_the_old_connection_was_seen(make_readers)
 
 
 def test_a_pid_that_is_another_processs_now(make_readers) -> None:
-    books = Books()
-    books.apply("reader", [b"reader", os.getpid(), 1])
-    known, _ = make_readers(books)
+    table = ObjectTable()
+    table.apply("reader", [b"reader", os.getpid(), 1])
+    known, _ = make_readers(table)
     known.restored()
     assert known.are_known
-    assert not books.readers
+    assert not table.readers
 
 
 def test_one_that_has_ended_is_not_taken_for_the_last_one() -> None:
-    """When the books come back, the first reader in them has ended, and the second lives."""
+    """When the object table come back, the first reader in them has ended, and the second lives."""
     ended, told = Worker(), list[bool]()
-    books = Books()
+    table = ObjectTable()
     for identity, pid in (b"ended", ended.pid), (b"lives", os.getpid()):
-        books.apply("reader", [identity, pid, start_time(pid)])
+        table.apply("reader", [identity, pid, start_time(pid)])
     ended.kill()
     known = Readers(
-        books,
+        table,
         selectors.DefaultSelector(),
-        change=books.apply,
+        change=table.apply,
         release=lambda *_: None,
         all_returned=lambda: told.append(True),
     )
@@ -287,7 +287,7 @@ def test_one_that_has_ended_is_not_taken_for_the_last_one() -> None:
 @pytest.mark.parametrize("named", [False, True])
 def test_who_cannot_be_seen_loses_all_with_the_connection(make_readers, named: bool) -> None:
     """A client that has not named itself, and one in a process namespace of its own."""
-    known, released = make_readers(Books())
+    known, released = make_readers(ObjectTable())
     connection = End(0 if named else os.getpid(), b"reader" if named else b"")
     known.came(connection)
     known.returned(connection)

@@ -19,17 +19,17 @@ from tests.node.helpers import Store, descriptors, wait_until
 from tests.node.test_hostile import Peer, memfd
 from tests.node.test_protocol import unharmed
 from zerrow_store.errors import InternalError
-from zerrow_store.node import messages, protocol
-from zerrow_store.node.connection import Connection
-from zerrow_store.node.server import Server
-from zerrow_store.node.wire_errors import make_error
+from zerrow_store.protocol import framing, messages
+from zerrow_store.protocol.wire_errors import make_error
+from zerrow_store.server.connection import Connection
+from zerrow_store.server.server import Server
 
 SEGMENT = b"s" * 16
 PUT = [b"mine", b"", [[SEGMENT, b""]], b"message", False, False, [0, 0, 0]]
 COLUMN = [["v", "c"], [[0, 1]], 1.0, b"column", b"", [], b"message", [0, 0, 0]]
 
 WELL_FORMED: dict[str, list[Any]] = {
-    "hello": [protocol.PROTOCOL_VERSION, "supervisor", b"id"],
+    "hello": [framing.PROTOCOL_VERSION, "supervisor", b"id"],
     "returned": [],
     "goodbye": [],
     "take_over": [],
@@ -111,8 +111,8 @@ def malformed(body: list[Any]) -> Iterator[Any]:
 
 def answers(peer: Peer, kind: str, body: Any, fds: tuple[int, ...] = ()) -> list[Any]:
     """What is answered to a request until a later one is answered."""
-    protocol.send(peer.socket, protocol.pack(kind, 1, body, len(fds)), fds)
-    protocol.send(peer.socket, protocol.pack("cache_list", 2, []))
+    framing.send(peer.socket, framing.pack(kind, 1, body, len(fds)), fds)
+    framing.send(peer.socket, framing.pack("cache_list", 2, []))
     found = []
     while (answer := peer.answer())[1] != 2:  # type: ignore[index]
         if answer[1] == 1:  # not an event
@@ -136,7 +136,7 @@ def test_a_malformed_request_of_each_kind(store: Store, kind: str) -> None:
             if kind == "shutdown" and body == []:
                 continue
             assert len(answers(peer, kind, body)) <= 1, body
-            protocol.send(peer.socket, protocol.pack(kind, 0, body))
+            framing.send(peer.socket, framing.pack(kind, 0, body))
         assert answers(peer, "stats", [])[0][0] == "reply"
         peer.close()
 
@@ -242,13 +242,13 @@ def test_whatever_a_handler_raises_is_an_answer(
 
     server._handlers._by_type[messages.Memory] = fail
     for request_id in (7, 0):  # also of a notice, which has no answer
-        protocol.send(ours, protocol.pack("memory", request_id, []))
+        framing.send(ours, framing.pack("memory", request_id, []))
     with caplog.at_level(logging.INFO):
         server._serve(connection, selectors.EVENT_READ)
     logged = [record for record in caplog.records if record.exc_info]
     assert len(logged) == 2
     assert "LookupError: unforeseen" in str(logging.Formatter().format(logged[0]))
-    answer = protocol.FrameReader().read(ours)
+    answer = framing.FrameReader().read(ours)
     assert (answer.kind, answer.request_id) == ("error", 7)
     assert isinstance(make_error(*answer.body), InternalError)
     ours.setblocking(False)

@@ -14,11 +14,11 @@ import pytest
 
 from tests.node.helpers import Store, kill, spilled_files, wait_until
 from tests.node.test_protocol import SEGMENT, Raw, shared_file
+from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import StoreFullError
 from zerrow_store.native import _native
-from zerrow_store.node.books import Books
-from zerrow_store.node.eviction import HIGH_WATERMARK
-from zerrow_store.node.spill import Spiller
+from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.spill import Spiller
 
 BUDGET = 64 << 20
 ROWS = 1 << 20
@@ -247,7 +247,7 @@ def spiller(tmp_path: Path) -> Iterator[Spiller]:
     """One without a server."""
     made = Spiller(
         tmp_path,
-        Books(),
+        ObjectTable(),
         {},
         set(),
         is_idle=lambda _: True,

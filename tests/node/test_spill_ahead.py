@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.node.helpers import Store, wait_until
+from zerrow_store.client.client import Client
 from zerrow_store.errors import StoreFullError
-from zerrow_store.node.client import Client
 
 ROWS = 1 << 20
 NBYTES = 8 * ROWS

@@ -95,12 +95,12 @@ def eventually(condition: Callable[[], Any], what: str) -> None:
 
 def store_pids() -> list[int]:
     """Pids of the node stores that watch this driver's raylets."""
-    return _watching("zerrow_store.node.server")
+    return _watching("zerrow_store.server.server")
 
 
 def supervisor_pids() -> list[int]:
     """Pids of those stores' supervisors."""
-    return _watching("zerrow_store.node.supervisor")
+    return _watching("zerrow_store.server.supervisor")
 
 
 def _watching(module: str) -> list[int]:

@@ -28,7 +28,7 @@ def loaded():
         "pyarrow",
         "zerrow_ray.session",
         "zerrow_store.native",
-        "zerrow_store.node.client",
+        "zerrow_store.client.client",
     )
     return "zerrow_ray.activation" in sys.modules, [m for m in heavy if m in sys.modules]
 
@@ -51,7 +51,7 @@ FIRST_IMPORTS = [
     "pandas",
     "polars; import pyarrow",
     "pyarrow.parquet",
-    "zerrow_store.node.client",
+    "zerrow_store.client.client",
     "zerrow_store.memory",
     "zerrow_store.decache",
     "zerrow_ray.messages",
@@ -315,10 +315,10 @@ def test_the_store_logs_into_rays_session():
 ANOTHER_VERSION = """
 import logging, time
 import numpy as np, pyarrow as pa, ray
-from zerrow_store.node import protocol
+from zerrow_store.protocol import framing, sockets
 from zerrow_ray import warnings
 import zerrow_ray
-protocol.PROTOCOL_VERSION += 1
+framing.PROTOCOL_VERSION += 1
 said = []
 warnings.logger.warning = lambda text, *parts: said.append(text % parts)
 

@@ -23,7 +23,7 @@ from zerrow_ray import dag
 from zerrow_ray.dag import executor
 from zerrow_ray.jobs import jobs_that_run_dags
 from zerrow_ray.session import current_session
-from zerrow_store.node.eviction import HIGH_WATERMARK
+from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.sandbox import SandboxOptions
 
 pytestmark = pytest.mark.usefixtures("cluster")

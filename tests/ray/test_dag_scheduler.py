@@ -18,7 +18,7 @@ from zerrow_ray.dag.holdings import Holdings
 from zerrow_ray.dag.plan import Plan
 from zerrow_ray.dag.policy import choose
 from zerrow_ray.dag.scheduler import Scheduler
-from zerrow_store.node.policy import Adaptive, Candidate, Keep, Lru, Policy, Rollback, Swap
+from zerrow_store.policy import Adaptive, Candidate, Keep, Lru, Policy, Rollback, Swap
 
 
 @ray.remote

@@ -15,7 +15,7 @@ from tests.node.helpers import kill, processes
 from tests.ray.conftest import eventually
 from tests.ray.test_nodes import agents, location_of
 from zerrow_ray.config import store_name
-from zerrow_store.node.client import Client
+from zerrow_store.client.client import Client
 
 ROWS = 1_000_000
 
@@ -102,7 +102,7 @@ class Nodes:
         return len(self.there.list())
 
     def server(self, name: str) -> int:
-        (pid,) = processes("zerrow_store.node.server", store_name(self.ids[name]))
+        (pid,) = processes("zerrow_store.server.server", store_name(self.ids[name]))
         return pid
 
     def agent(self, name: str) -> int:

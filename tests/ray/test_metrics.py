@@ -20,9 +20,9 @@ from tests.node.helpers import kill, processes
 from tests.ray.conftest import RAY_OPTIONS, store_pids
 from zerrow_ray import metrics
 from zerrow_ray.config import store_name
+from zerrow_store.client.observe import observe
 from zerrow_store.metrics.dashboard import dashboard
 from zerrow_store.metrics.figures import METRICS
-from zerrow_store.node.stats import observe
 
 needs_rays_endpoint = pytest.mark.skipif(
     importlib.util.find_spec("opencensus") is None,

@@ -18,7 +18,7 @@ from tests.capabilities import needs_sandboxes
 from tests.ray.conftest import eventually, total
 from zerrow_ray.config import store_name
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
-from zerrow_store.node import protocol
+from zerrow_store.protocol import sockets
 
 pytestmark = [needs_sandboxes, pytest.mark.usefixtures("cluster")]
 
@@ -67,7 +67,7 @@ def test_neither_rays_ports_nor_the_store_are_reached() -> None:
     host, _, port = context.gcs_address.rpartition(":")
     places = [
         (socket.AF_INET, (host, int(port))),
-        (socket.AF_UNIX, protocol.address(store_name(context.get_node_id()))),
+        (socket.AF_UNIX, sockets.address(store_name(context.get_node_id()))),
     ]
     zerrow_ray.stats()  # the store is there
     inside = ray.remote(zerrow_ray.sandboxed(_reach))

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tests.node.helpers import Store, processes, wait_until
+from zerrow_store.client.client import Allocations, Client
+from zerrow_store.client.requests import Hold
 from zerrow_store.errors import ProtocolError
 from zerrow_store.native import _native
-from zerrow_store.node.client import Allocations, Client
-from zerrow_store.node.requests import Hold
 from zerrow_store.transfer import local, messages
 from zerrow_store.transfer.channel import Acceptor, Channel, split_location
 from zerrow_store.transfer.followers import Followers

@@ -9,12 +9,12 @@ from tests.node.helpers import kill, wait_until
 from tests.transfer.helpers import MIB, Link, Object, decoded, table
 from tests.transfer.test_far_owners import Node, know
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, ProtocolError
-from zerrow_store.node.messages import Land
+from zerrow_store.protocol.messages import Land
 
 PUBLISH = """
     import os
     from zerrow_store.native import _native
-    from zerrow_store.node.messages import Carrier
+    from zerrow_store.protocol.messages import Carrier
     def publish(carrier, size=100_000):
         encoded = _native.encode(pa.table({"x": pc.add(pa.array(range(size), pa.int64()), 0)}))
         object_id = os.urandom(16)

@@ -13,7 +13,7 @@ from tests.node.helpers import kill, wait_until
 from tests.node.test_owners import OWNER, PUBLISH
 from tests.transfer.helpers import SECURITY, Link, Machine, open_client
 from zerrow_store.errors import ProtocolError
-from zerrow_store.node.messages import Watch
+from zerrow_store.protocol.messages import Watch
 from zerrow_store.transfer import channel, messages
 from zerrow_store.transfer import neighbours as neighbours_module
 from zerrow_store.transfer.channel import connect

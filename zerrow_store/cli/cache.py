@@ -49,7 +49,7 @@ def add_commands(
 
 
 def _list(options: argparse.Namespace) -> int:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     now = time.time()
@@ -67,7 +67,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _drop(options: argparse.Namespace) -> int:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     client = Client(options.name)
     everything = options.path == "all"

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from zerrow_store.budget import default_budget, memory_limit
 from zerrow_store.errors import StoreUnavailableError
-from zerrow_store.node.budget import default_budget, memory_limit
-from zerrow_store.node.logs import default_log
-from zerrow_store.node.protocol import running_stores
+from zerrow_store.logs import default_log
+from zerrow_store.protocol.sockets import running_stores
 from zerrow_store.sizes import format_size
 
 
@@ -125,7 +125,7 @@ def _logs() -> str:
 
 
 def _log_of(name: str) -> str:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     try:
         return Client(name).stats().log

@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+from zerrow_store.budget import default_budget, default_eviction
 from zerrow_store.cli import cache, memory, metrics
 from zerrow_store.cli.doctor import examine, huge_pages_of_arenas
 from zerrow_store.cli.output import print_fields, print_rows
 from zerrow_store.errors import StoreUnavailableError, ZerrowError
-from zerrow_store.node.budget import default_budget, default_eviction
-from zerrow_store.node.launch import launch
-from zerrow_store.node.policy import POLICIES, load_policy
+from zerrow_store.policy import POLICIES, load_policy
+from zerrow_store.server.launch import launch
 from zerrow_store.sizes import format_size, parse_size
 
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(options: argparse.Namespace) -> int:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     try:
         running = Client(options.name).stats()
@@ -77,7 +77,7 @@ def _start(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     client = Client(options.name)
     pid = client.stats().pid
@@ -89,7 +89,7 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     stats = Client(options.name).stats().as_dict()
     sizes = [name for name in stats if name.startswith("bytes") or name == "budget"]
@@ -103,7 +103,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _objects(options: argparse.Namespace) -> int:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     rows = [
         {

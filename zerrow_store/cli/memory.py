@@ -24,8 +24,8 @@ def add_commands(
 
 
 def _memory(options: argparse.Namespace) -> int:
-    from zerrow_store.node.accounting import SegmentMemory
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
+    from zerrow_store.protocol.reports import SegmentMemory
 
     client = Client(options.name)
     if options.by_segment:
@@ -41,7 +41,7 @@ def _memory(options: argparse.Namespace) -> int:
 
 
 def _evictions(options: argparse.Namespace) -> int:
-    from zerrow_store.node.client import Client
+    from zerrow_store.client.client import Client
 
     now = time.time()
     rows = [

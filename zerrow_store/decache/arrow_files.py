@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.feather as feather
 
+from zerrow_store.client.client import Client
 from zerrow_store.decache.errors import is_decode_error, with_path
 from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
 from zerrow_store.decache.files import LocalFile, OpenFile
@@ -19,8 +20,7 @@ from zerrow_store.decache.parts import Chunks
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
 from zerrow_store.forks import Lock
-from zerrow_store.node.cache_index import Unit
-from zerrow_store.node.client import Client
+from zerrow_store.protocol.messages import Unit
 
 _VARIANT = "arrow"
 _KEPT = 256

@@ -15,21 +15,21 @@ from typing import NoReturn
 
 import pyarrow as pa
 
+from zerrow_store.client.client import Client
+from zerrow_store.client.decode_cache import CacheHit, DecodedColumn
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.parts import Chunks, Parts
 from zerrow_store.decache.store import warn_once
 from zerrow_store.errors import DecodeError, ZerrowError
 from zerrow_store.native import _native
-from zerrow_store.node.cache_calls import CacheHit, DecodedColumn
-from zerrow_store.node.cache_index import Unit
-from zerrow_store.node.client import Client
+from zerrow_store.protocol.messages import Unit
 
 logger = logging.getLogger("zerrow_store")
 
 _TURNS = 8
 
 Wanted = Mapping[Unit, Sequence[int]]
-"""Parts of units; see `zerrow_store.node.cache_index`."""
+"""Parts of units; see `zerrow_store.server.decode_cache_index`."""
 
 Decoded = dict[Unit, dict[int, Chunks]]
 """Parts of units, as they are decoded."""

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
+from zerrow_store.client.client import Client
 from zerrow_store.decache.errors import UncacheableFileError
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.parquet import read_fragment
 from zerrow_store.decache.parquet_file import Footer, ParquetOptions, read_footer
 from zerrow_store.decache.sources import read_stable
-from zerrow_store.node.client import Client
 
 _DEFAULT_FORMAT = ds.ParquetFileFormat()
 _BATCH_SIZE = 131_072  # pyarrow's own

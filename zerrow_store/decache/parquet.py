@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from zerrow_store.client.client import Client
 from zerrow_store.decache.errors import UncacheableFileError
 from zerrow_store.decache.fetch import Fetched, fetch
 from zerrow_store.decache.files import FileChangedError, OpenFile, opened
@@ -34,7 +35,6 @@ from zerrow_store.decache.parquet_file import (
 from zerrow_store.decache.projection import Projection
 from zerrow_store.decache.sources import ATTEMPTS, changes_all_the_time, read_stable
 from zerrow_store.decache.store import default_client
-from zerrow_store.node.client import Client
 
 _NO_FILTER = ds.scalar(True)
 

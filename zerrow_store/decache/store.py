@@ -3,9 +3,9 @@
 import logging
 
 from zerrow_store import memory
+from zerrow_store.client.client import Client
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.forks import Lock
-from zerrow_store.node.client import Client
 
 logger = logging.getLogger("zerrow_store")
 

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.json as json
 
+from zerrow_store.client.client import Client
 from zerrow_store.decache.errors import is_decode_error, with_path
 from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
-from zerrow_store.node.cache_index import Unit
-from zerrow_store.node.client import Client
+from zerrow_store.protocol.messages import Unit
 
 # By extension, as pyarrow does it for paths.
 _CODECS = {".bz2": "bz2", ".gz": "gzip", ".lz4": "lz4", ".zst": "zstd"}

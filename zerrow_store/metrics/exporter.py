@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from zerrow_store.client.observe import observe
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.metrics.figures import METRICS, Metric
-from zerrow_store.node.stats import StoreStats, observe
+from zerrow_store.protocol.reports import StoreStats
 
 Family = CounterMetricFamily | GaugeMetricFamily
 

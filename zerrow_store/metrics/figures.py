@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from zerrow_store.node.stats import StoreStats
+from zerrow_store.protocol.reports import StoreStats
 
 Values = Mapping[str, float]
 """Values by the label's value; of a metric without a label, by the empty text."""
@@ -82,7 +82,7 @@ METRICS = (
     _gauge("zerrow_objects", "Objects in the store", lambda s: s.objects),
     _gauge(
         "zerrow_segments",
-        "Segments in the books: arenas, sealed segments, spill files",
+        "Segments in the object table: arenas, sealed segments, spill files",
         lambda s: s.segments,
     ),
     _gauge("zerrow_clients", "Connected client processes", lambda s: s.clients),

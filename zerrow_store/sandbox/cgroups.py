@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from zerrow_store.errors import SandboxUnavailableError
-from zerrow_store.node.segments import start_time
+from zerrow_store.processes import start_time
 
 _PREFIX = "zerrow-sandbox"
 _numbers = itertools.count(1)

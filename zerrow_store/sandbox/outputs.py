@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from zerrow_store.errors import ProtocolError, SandboxError
 from zerrow_store.native import _native
-from zerrow_store.node.segments import check_segment, punch
 from zerrow_store.sandbox import stats, values
 from zerrow_store.sandbox.sealed import Sealed
+from zerrow_store.segments import check_segment, punch
 
 _HEADER = struct.Struct("<16sQ")
 _PAGE = 4096

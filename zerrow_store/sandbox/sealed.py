@@ -13,9 +13,9 @@ import time
 import weakref
 
 from zerrow_store import threads
+from zerrow_store.client import sealed_segments
 from zerrow_store.forks import Lock
 from zerrow_store.native import _native
-from zerrow_store.node import adoption
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -45,7 +45,7 @@ class Sealed:
         except BaseException:
             os.close(reading)
             raise
-        adoption.offer(self.id, reading, size)
+        sealed_segments.offer(self.id, reading, size)
         _by_id[self.id] = self
         weakref.finalize(self, _gone.put, (self.id, reading)).atexit = False
         _start_thread()
@@ -86,7 +86,7 @@ def _release() -> None:
         else:
             waiting.append(_gone.get())
         for segment_id, fd in list(waiting):
-            adoption.withdraw(segment_id)
+            sealed_segments.withdraw(segment_id)
             if _native.unmap_segment(segment_id) or segment_id not in _native.mapped_segments():
                 os.close(fd)
                 waiting.remove((segment_id, fd))

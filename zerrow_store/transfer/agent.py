@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from zerrow_store import threads
+from zerrow_store import logs, threads
 from zerrow_store.errors import InternalError, ProtocolError, StoreUnavailableError, ZerrowError
 from zerrow_store.forks import Lock
-from zerrow_store.node import logs, protocol
-from zerrow_store.node.segments import allow_many_descriptors
-from zerrow_store.node.wire_errors import describe
+from zerrow_store.processes import allow_many_descriptors
+from zerrow_store.protocol import sockets
+from zerrow_store.protocol.wire_errors import describe
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import Channel
 from zerrow_store.transfer.security import Security
@@ -65,8 +65,8 @@ class Agent:
         while True:
             try:
                 sock, _ = self._listener.accept()
-                if protocol.peer(sock)[1] != os.getuid():
-                    logger.warning("refused a process of user %d", protocol.peer(sock)[1])
+                if sockets.peer(sock)[1] != os.getuid():
+                    logger.warning("refused a process of user %d", sockets.peer(sock)[1])
                     sock.close()
                     continue
                 threading.Thread(
@@ -132,7 +132,7 @@ def wait_for_end(store: str) -> None:
     """
     while True:
         try:
-            connection = protocol.connect(store)
+            connection = sockets.connect(store)
         except StoreUnavailableError:
             return
         with connection, contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from zerrow_store.errors import NoOwnerError, ObjectExistsError, StoreUnavailableError
 from zerrow_store.forks import Lock
-from zerrow_store.node.messages import Carrier
+from zerrow_store.protocol.messages import Carrier
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import SILENCE_SECONDS, Channel
 from zerrow_store.transfer.segment_files import FileClient

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from zerrow_store.client.client import Client
+from zerrow_store.client.requests import Hold
 from zerrow_store.native import _native
-from zerrow_store.node.books import Place
-from zerrow_store.node.client import Client
-from zerrow_store.node.requests import Hold
+from zerrow_store.protocol.places import Place
 
 
 @dataclass(frozen=True)

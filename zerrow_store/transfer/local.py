@@ -16,13 +16,13 @@ from typing import TypeVar
 
 import msgspec
 
+from zerrow_store.client.client import Client
+from zerrow_store.client.requests import Hold
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnavailableError
-from zerrow_store.node import protocol
-from zerrow_store.node.books import Place
-from zerrow_store.node.client import Client
-from zerrow_store.node.companion import address
-from zerrow_store.node.requests import Hold
-from zerrow_store.node.wire_errors import make_error
+from zerrow_store.protocol import sockets
+from zerrow_store.protocol.places import Place
+from zerrow_store.protocol.sockets import transfer_address
+from zerrow_store.protocol.wire_errors import make_error
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import Channel
 from zerrow_store.transfer.security import Security
@@ -114,8 +114,8 @@ def _connect(store: str, security: Security | None) -> socket.socket:
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.connect(address(store))
-            if protocol.peer(connection)[1] != os.getuid():
+            connection.connect(transfer_address(store))
+            if sockets.peer(connection)[1] != os.getuid():
                 raise OSError("it belongs to another user")
             return connection
         except ConnectionRefusedError:
@@ -133,7 +133,7 @@ def _start(store: str, security: Security) -> bool:
     """Start an agent; False if somebody else is about to. Raises OSError if it cannot be done."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            listener.bind(address(store))
+            listener.bind(transfer_address(store))
         except OSError:
             return False
         listener.listen(_BACKLOG)

@@ -3,8 +3,8 @@ owners there have let go of, also where it is a copy that is here.
 
 There is a connection to a machine only while something is asked there, or objects are here whose
 owners are there: in a large cluster most machines have such with the drivers' machines alone. The
-store's books say what belongs where, so an agent that was started again follows it again. What
-belongs to a machine that has left the cluster is deleted.
+store's object table say what belongs where, so an agent that was started again follows it again.
+What belongs to a machine that has left the cluster is deleted.
 """
 
 import logging
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from zerrow_store import threads
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
-from zerrow_store.node.messages import Carrier
+from zerrow_store.protocol.messages import Carrier
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import Channel, connect
 from zerrow_store.transfer.followers import ALIVE_SECONDS, MOST_IDS, Followers

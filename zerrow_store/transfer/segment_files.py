@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from zerrow_store.client.client import Allocations, Client, unpacked
+from zerrow_store.client.connection import Call
+from zerrow_store.client.requests import Hold, Request, check_id, moved_places
 from zerrow_store.errors import ObjectLostError
-from zerrow_store.node import messages as m
-from zerrow_store.node.client import Allocations, Client, unpacked
-from zerrow_store.node.link import Call
-from zerrow_store.node.requests import Hold, Request, check_id, moved_places
+from zerrow_store.protocol import messages as m
 
 
 class SegmentFile:

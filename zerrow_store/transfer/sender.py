@@ -19,9 +19,9 @@ from functools import partial
 from typing import TypeVar
 
 from zerrow_store import threads
+from zerrow_store.client.requests import Hold
 from zerrow_store.errors import ObjectLostError, ProtocolError, ZerrowError
 from zerrow_store.forks import Lock
-from zerrow_store.node.requests import Hold
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import WORKING_SECONDS, Acceptor, Channel, Range, join_location
 from zerrow_store.transfer.followers import Followers

@@ -13,8 +13,8 @@
 #include <tuple>
 #include <vector>
 
-#include "gil.h"
-#include "read_all.h"
+#include "disk/read_all.h"
+#include "memory/gil.h"
 
 namespace py = pybind11;
 

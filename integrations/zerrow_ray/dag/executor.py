@@ -33,9 +33,9 @@ from zerrow_ray.sandbox import confined
 from zerrow_ray.session import current_session
 from zerrow_ray.settings import announced
 from zerrow_ray.store_stats import stats
+from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import ZerrowError
-from zerrow_store.node.eviction import HIGH_WATERMARK
-from zerrow_store.node.policy import Policy, load_policy
+from zerrow_store.policy import Policy, load_policy
 from zerrow_store.sandbox import SandboxOptions
 from zerrow_store.sizes import parse_size
 

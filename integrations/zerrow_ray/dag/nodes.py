@@ -20,7 +20,8 @@ from ray.dag import (
 )
 from ray.dag.constants import PARENT_CLASS_NODE_KEY
 from ray.dag.input_node import DAGInputData
-from ray.dag.py_obj_scanner import _PyObjScanner
+
+from zerrow_ray.dag.ray_dag_compat import NodeScanner
 
 Value = Callable[[DAGNode], Any]
 
@@ -29,7 +30,7 @@ def arguments(node: DAGNode, value: Value) -> tuple[list[Any], dict[str, Any], d
     """Return a node's arguments (positional, by name, Ray's own) with values for the nodes in them,
     however deeply they are nested.
     """
-    scanner = _PyObjScanner()
+    scanner = NodeScanner()
     try:
         bound = [node.get_args(), node.get_kwargs(), node.get_other_args_to_resolve()]
         found = scanner.find_nodes(bound)

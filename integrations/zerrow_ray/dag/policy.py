@@ -6,7 +6,7 @@ it is *spilled*: left to the store, which writes to disk what nobody reads when 
 
 from collections.abc import Iterable
 
-from zerrow_store.node.policy import Candidate, Policy
+from zerrow_store.policy import Candidate, Policy
 
 ROLLBACK = "rollback"
 SPILL = "spill"

@@ -29,7 +29,7 @@ from zerrow_ray.dag.disk import Disk
 from zerrow_ray.dag.estimates import Need
 from zerrow_ray.dag.plan import Plan, Step
 from zerrow_ray.dag.policy import ROLLBACK, SPILL, Chosen, choose, cost
-from zerrow_store.node.policy import Candidate, Policy
+from zerrow_store.policy import Candidate, Policy
 
 _MOST_ROLLBACKS = 3
 """Of one step: then its result stays, and the store spills it."""

@@ -1,0 +1,72 @@
+"""Imports go one way: from what uses to what is used, across the folders of both packages."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+LAYERS = (
+    "errors forks processes sizes threads cgroups _disk _ledger",
+    "config logs policy segments",
+    "budget protocol native",
+    "memory sipc client server",
+    "connection",
+    "decache transfer sandbox metrics",
+    "cli",
+)
+"""Of zerrow_store, the lowest first. What stands in one line does not know each other."""
+
+RAYS_PRIVATE_NAMES = {"ray_compat.py", "ray_dag_compat.py", "ray_data_compat.py"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert len(found) > 20
+    return found
+
+
+def test_no_import_goes_up_or_to_the_side() -> None:
+    height = {name: n for n, layer in enumerate(LAYERS) for name in layer.split()}
+    wrong = []
+    for path in sources("zerrow_store"):
+        room = path.relative_to(ROOT / "zerrow_store").with_suffix("").parts[0]
+        if room == "__init__":  # it loads everything, at first use
+            continue
+        for name in imports(path):
+            if not name.startswith("zerrow_store.") or name == "zerrow_store.__version__":
+                continue
+            other = name.split(".")[1]
+            if other != room and height[other] >= height[room]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_only_the_plugin_knows_ray() -> None:
+    known = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("zerrow_store")
+        for name in imports(path)
+        if name.split(".")[0] in ("ray", "zerrow_ray")
+    ]
+    assert known == []
+
+
+def test_private_names_of_ray_are_used_in_one_place() -> None:
+    used = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("integrations/zerrow_ray")
+        for name in imports(path)
+        if name.split(".")[0] == "ray" and any(part.startswith("_") for part in name.split("."))
+        if path.name not in RAYS_PRIVATE_NAMES
+    ]
+    assert used == []

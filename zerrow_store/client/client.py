@@ -1,0 +1,311 @@
+"""What a process asks of a node store: putting, getting and deleting objects, and their parts.
+
+`Client` is safe to use from any thread.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from zerrow_store import errors
+from zerrow_store.client import spill_reader
+from zerrow_store.client.decode_cache import DecodeCacheCalls
+from zerrow_store.client.requests import (
+    Hold,
+    Moved,
+    Request,
+    check_id,
+    check_ids,
+    moved_places,
+    offsets_of,
+)
+from zerrow_store.client.session import Session
+from zerrow_store.native import _native
+from zerrow_store.protocol import framing
+from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.messages import Carrier
+from zerrow_store.protocol.places import Place, unpack
+from zerrow_store.protocol.reports import Eviction, MemoryReport, SegmentMemory, StoreStats
+
+_ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
+
+Allocations = list[tuple[bytes, int, int]]
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object in the store. `nbytes`: what it refers to; `holds`: connections' views of it."""
+
+    object_id: bytes
+    nbytes: int
+    created: float
+    holds: int
+    transient: bool
+
+
+class Publication:
+    """A publication under way; it takes its course also if nobody waits."""
+
+    def __init__(self, client: "Client", request: Request) -> None:
+        self._client = client
+        self._request = request
+
+    def wait(self) -> None:
+        """Return once the store has taken the object.
+
+        On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
+        ObjectLostError.
+        """
+        self._client._wait(self._request)
+
+
+class Holding:
+    """A hold that was asked for. `hold` is what keeps the object, from `confirm` on."""
+
+    def __init__(self, client: "Client", request: Request, object_id: bytes) -> None:
+        self._client = client
+        self._request = request
+        self.hold = Hold(object_id)
+
+    def confirm(self) -> None:
+        """Wait for the store. Raises ObjectNotFoundError: what was decoded is then not held."""
+        moved = self._client._wait(self._request)
+        self.hold._releases = self._client._releases
+        self.hold.moved = moved_places(moved)
+
+
+class Client(Session, DecodeCacheCalls):
+    """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
+
+    def put(self, obj: Any, *, object_id: bytes | None = None) -> bytes:
+        """Store Arrow data; returns its id.
+
+        obj: Table, RecordBatch, ChunkedArray or Array, or anything that exports an Arrow stream
+        (polars, duckdb, nanoarrow), which is stored as a Table.
+        Raises StoreFullError, ObjectExistsError, TypeError.
+        """
+        if object_id is not None:
+            check_id(object_id)
+        if not isinstance(obj, _ARROW_DATA):
+            if not hasattr(obj, "__arrow_c_stream__"):
+                raise TypeError(f"not Arrow data: {type(obj).__name__}")
+            obj = pa.table(obj)
+        object_id = os.urandom(16) if object_id is None else object_id
+        encoded = _native.encode(obj, move=True)
+        self.publish(object_id, encoded, encoded.message)
+        return object_id
+
+    def get(self, object_id: bytes) -> Any:
+        """Return an object's data, read-only, where it lies; it stays until the last view is gone.
+
+        Raises ObjectNotFoundError.
+        """
+        check_id(object_id)
+        message, _, moved, _ = self._request(m.Get(object_id))
+        hold = self._held_by(object_id)
+        if message is None:
+            raise errors.ObjectNotFoundError(object_id)
+        return self.decode(message, hold, moved_places(moved))
+
+    def delete(self, object_ids: bytes | Iterable[bytes], *, missing_ok: bool = False) -> None:
+        """Delete objects. Their memory goes when the last view does.
+
+        Raises ObjectNotFoundError, with nothing deleted; StoreUnavailableError, and they are
+        deleted as soon as the store is back.
+        """
+        if isinstance(object_ids, bytes):
+            object_ids = [object_ids]
+        self._request(m.Delete(check_ids(object_ids), missing_ok))
+
+    def list(self) -> list[ObjectInfo]:
+        """Return the objects in the store."""
+        return [ObjectInfo(*entry) for entry in self._request(m.List())]
+
+    def stats(self) -> StoreStats:
+        """Return the store's figures."""
+        return StoreStats(**self._request(m.Stats()))
+
+    def memory(self) -> MemoryReport:
+        """Return what the store's memory is used for."""
+        return MemoryReport(**self._request(m.Memory()))
+
+    def memory_by_segment(self) -> tuple[SegmentMemory, ...]:
+        """Return what each segment is used for: those of processes, sealed ones, files on disk."""
+        return tuple(SegmentMemory(*row) for row in self._request(m.MemoryBySegment()))
+
+    def evictions(self) -> tuple[Eviction, ...]:
+        """Return the newest evictions, the oldest first, since the store was last started."""
+        return tuple(Eviction(*record) for record in self._request(m.Evictions()))
+
+    def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
+        """Have objects that are there spilled as soon as nobody reads them, whether memory is short
+        or not: somebody knows that it will be. Who reads one before that takes it back.
+        """
+        self._send_quietly(m.SpillAhead(check_ids(object_ids)))
+
+    def read_ahead(self, object_ids: Iterable[bytes]) -> None:
+        """Have what of these objects is on disk read into memory: somebody is about to read it."""
+        self._send_quietly(m.ReadAhead(check_ids(object_ids)))
+
+    def count_sandbox(self, increments: dict[str, int]) -> None:
+        """Add to the figures of this machine's sandboxes, by the names of SandboxStats."""
+        self._send_quietly(m.Count("sandbox", increments))
+
+    def count_transfer(self, **increments: int) -> None:
+        """Add to the figures of this machine's transfers, by their names in StoreStats."""
+        self._send_quietly(m.Count("transfers", increments))
+
+    def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
+        """Enter a result that was dropped and made again into the list of evictions."""
+        self._send_quietly(m.Evicted(name, nbytes, expected, seconds))
+
+    # --- below: for those who carry messages themselves ---
+
+    def publish(
+        self,
+        object_id: bytes,
+        encoded: _native.Encoded,
+        message: bytes | None = None,
+        *,
+        owned: bool = False,
+        carrier: Carrier | None = None,
+    ) -> None:
+        """Enter an encoded message's allocations into the object table.
+
+        message: kept for `get`, if given. An owned object goes when this process ends, one with a
+        carrier when the process does that owns that, if they were not deleted before.
+        On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
+        ObjectLostError, NoOwnerError.
+        """
+        self.begin_publish(object_id, encoded, message, owned=owned, carrier=carrier).wait()
+
+    def begin_publish(
+        self,
+        object_id: bytes,
+        encoded: _native.Encoded,
+        message: bytes | None = None,
+        *,
+        owned: bool = False,
+        carrier: Carrier | None = None,
+    ) -> Publication:
+        """Do as `publish` does, but leave it to the caller to wait."""
+        put = _put(object_id, encoded, message, owned=owned, carrier=carrier)
+        return Publication(self, self._begin_publication(put))
+
+    def publish_transient(self, object_id: bytes, encoded: _native.Encoded) -> Hold:
+        """Enter an encoded message's allocations as an object that goes with its last hold; return
+        the first one. On failure the allocations are unpinned. Raises as `publish` does.
+        """
+        request = self._begin_publication(_put(object_id, encoded, None, transient=True))
+        return self._held_now(request, object_id)
+
+    def _held_now(self, request: Request, object_id: bytes) -> Hold:
+        """Wait for what enters an object and holds it; return that hold."""
+        # Where it counted already before a crash of the store, the answer and the hold are lost.
+        return self._held_by(object_id) if self._wait(request) else self.hold(object_id)
+
+    def discard(self, encoded: Iterable[_native.Encoded]) -> None:
+        """Unpin what was encoded and is not going to be published."""
+        for message in encoded:
+            _native.unpin(offsets_of(message.own))
+
+    def begin_hold(self, object_id: bytes) -> Holding:
+        """Ask for a hold of an object: `confirm` it."""
+        check_id(object_id)
+        return Holding(self, self._send(Request(m.Hold(object_id))), object_id)
+
+    def hold(self, object_id: bytes) -> Hold:
+        """Return something that keeps the object in the store until it is collected.
+
+        Raises ObjectNotFoundError.
+        """
+        holding = self.begin_hold(object_id)
+        holding.confirm()
+        return holding.hold
+
+    def hold_copy(self, object_id: bytes, allocations: Allocations) -> Hold | None:
+        """Return a hold of this machine's copy of another machine's object; None if there is none,
+        or not of all these allocations. Its `moved` says where they lie.
+        """
+        try:
+            hold = self.hold(object_id)
+        except errors.ObjectNotFoundError:
+            return None
+        covers = all((segment, offset) in hold.moved for segment, offset, _ in allocations)
+        return hold if covers else None
+
+    def allocations(self, object_id: bytes) -> Allocations:
+        """Return the allocations (segment, offset, size) of an object, which the caller must
+        hold.
+        """
+        check_id(object_id)
+        _, allocations, *_ = self._request(m.Get(object_id))
+        self._held_by(object_id)
+        return unpacked(allocations)
+
+    def decode(self, message: bytes, hold: Hold, moved: Moved) -> Any:
+        """Return a message's data, where it lies; its buffers keep `hold`, which is the object's.
+
+        moved: what the hold says. Raises ObjectLostError, SipcError.
+        """
+        if not moved:
+            segments = _native.message_segments(message)
+            self.ensure_segments(segments)
+            if spill_reader.concerns(segments):
+                places = [(s, o) for s, o, _ in _native.message_allocations(message)]
+                self.ensure_places(places, hold)
+            return _native.decode(message, hold)
+        places = [moved.get((s, o), (s, o)) for s, o, _ in _native.message_allocations(message)]
+        self.ensure_places(places, hold)
+        return _native.decode(message, hold, places)
+
+    def ensure_places(self, places: Iterable[Place], hold: Hold) -> None:
+        """Map the segments of allocations that are about to be read, and check what was spilled,
+        unless another hold has. It stays checked as long as `hold` is alive.
+
+        Raises ObjectLostError for a segment that is gone, and for spilled bytes that are not what
+        they were.
+        """
+        places = list(places)
+        self.ensure_segments({segment for segment, _ in places})
+        checked, files, seconds = spill_reader.check(places)
+        hold.checked += checked
+        if files:
+            self._send_quietly(m.ReadBack(list(files.items()), seconds))
+
+    def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
+        """Map segments that are not mapped yet. Raises ObjectLostError for one that is gone."""
+        self._have_sent(set(segment_ids) - set(_native.mapped_segments()))
+
+    def _have_sent(self, segment_ids: Iterable[bytes]) -> None:
+        """Have the store send segments. Raises ObjectLostError for one that is gone."""
+        missing = list(segment_ids)
+        for start in range(0, len(missing), framing.MAX_DESCRIPTORS):
+            part = missing[start : start + framing.MAX_DESCRIPTORS]
+            self._request(m.Segments(part))
+
+    def shutdown(self) -> None:
+        """End the store."""
+        self._request(m.Shutdown())
+
+
+def _put(
+    object_id: bytes,
+    encoded: _native.Encoded,
+    message: bytes | None,
+    *,
+    transient: bool = False,
+    owned: bool = False,
+    carrier: Carrier | None = None,
+) -> m.Put:
+    counters = encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied
+    parts = object_id, encoded.own, encoded.foreign, message
+    return m.Put(*parts, transient, owned, counters, carrier=carrier)
+
+
+def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:
+    """Return allocations, packed by segment, as (segment, offset, size)."""
+    return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]

@@ -1,0 +1,58 @@
+"""What a forked child inherits: views, which something has to hold for as long as the child lives.
+
+A view's hold is its process's connection, which is the parent's alone. So before a fork whose
+parent holds anything, a connection is made that holds the same and that only the child keeps: it
+ends with the child, or when the child becomes another program. It is not made again for a store
+that is restarted: there, inherited views are held by the parent only.
+"""
+
+import contextlib
+import logging
+import socket
+from collections import Counter
+
+from zerrow_store.errors import ZerrowError
+from zerrow_store.protocol import framing, sockets
+from zerrow_store.protocol import messages as m
+
+logger = logging.getLogger("zerrow_store")
+
+# A fork does not wait longer for a store that hangs.
+_PATIENCE_SECONDS = 5.0
+
+_guards: list[socket.socket] = []
+_kept: list[socket.socket] = []
+
+
+def guard(name: str, held: Counter[bytes]) -> None:
+    """Before the fork: make a connection to the store `name` that holds these objects."""
+    connection = None
+    try:
+        connection = sockets.connect(name)
+        connection.settimeout(_PATIENCE_SECONDS)
+        frames = [framing.pack("hello", 1, m.Hello(framing.PROTOCOL_VERSION, "client"))]
+        frames += [framing.pack("hold", 1, m.Hold(object_id)) for object_id in held]
+        connection.sendall(b"".join(frames))
+        reader = framing.FrameReader()
+        answers = 0
+        while answers < len(frames):
+            answers += reader.read(connection).kind in ("reply", "error")
+    except (OSError, ZerrowError) as error:
+        logger.warning("a forked child's views of the store %s are not held: %s", name, error)
+        if connection is not None:
+            connection.close()
+    else:
+        _guards.append(connection)
+
+
+def release_guards() -> None:
+    """In the parent, after the fork: the guards are the child's."""
+    while _guards:
+        with contextlib.suppress(OSError):
+            _guards.pop().close()
+
+
+def keep_guards() -> None:
+    """In the child, after the fork: they stay open until it ends."""
+    _kept.extend(_guards)
+    _guards.clear()

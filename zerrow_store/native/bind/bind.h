@@ -1,0 +1,12 @@
+// The parts of the Python module; each file binds its own.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include "memory/gil.h"
+
+namespace zerrow {
+
+void BindMemory(pybind11::module_& m);  // arena, pool, captures
+void BindSipc(pybind11::module_& m);    // segments, encode, decode
+
+}  // namespace zerrow

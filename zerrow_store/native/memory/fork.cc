@@ -1,0 +1,148 @@
+// The process's arenas, and what fork() does to them.
+//
+// Before the fork NumPy's live memory becomes private in the parent, so that what the parent
+// writes later does not show in the child; Arrow's is immutable by contract. In the child
+// everything still shared becomes private. All locks are held across the fork, so that the
+// child finds the books in order.
+#include <pthread.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "memory/arena.h"
+
+namespace zerrow {
+namespace {
+
+std::mutex g_mutex;  // making an arena, the options, fork
+std::atomic<Arena*> g_current{nullptr};
+std::atomic<Arena*> g_arenas{nullptr};  // the current one and the inherited
+std::atomic<bool> g_failed{false};      // not tried again until configured or forked
+bool g_handlers = false;
+
+struct Options {
+  uint64_t capacity;
+  uint64_t warm_limit;
+  uint64_t decay_ms;
+  HugePages huge_pages;
+  bool sealable;
+  std::vector<MemoryGroup> groups;
+};
+
+Options DefaultOptions() {
+  uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * kPage;
+  return {2 * memory, std::min<uint64_t>(4ull << 30, memory / 8), 5000, HugePages::kAuto, false, {}};
+}
+
+Options& GetOptions() {
+  static Options options = DefaultOptions();
+  return options;
+}
+
+}  // namespace
+
+struct ForkHandlers {
+  static void Prepare() {
+    g_mutex.lock();
+    for (Arena* arena = g_arenas; arena != nullptr; arena = arena->next_) arena->PrepareFork();
+  }
+  static void Parent() {
+    for (Arena* arena = g_arenas; arena != nullptr; arena = arena->next_) arena->AfterForkInParent();
+    g_mutex.unlock();
+  }
+  static void Child() {
+    for (Arena* arena = g_arenas; arena != nullptr; arena = arena->next_) arena->AfterForkInChild();
+    g_current = nullptr;
+    g_failed = false;
+    g_mutex.unlock();
+  }
+};
+
+Arena* Arena::Get() {
+  Arena* current = g_current.load(std::memory_order_acquire);
+  if (current != nullptr || g_failed) return current;
+  std::lock_guard<std::mutex> lock(g_mutex);
+  if (g_current != nullptr) return g_current;
+  if (!g_handlers) {
+    pthread_atfork(&ForkHandlers::Prepare, &ForkHandlers::Parent, &ForkHandlers::Child);
+    g_handlers = true;
+  }
+  const Options& options = GetOptions();
+  auto* arena = new Arena();
+  if (!arena->Init(options.capacity, options.huge_pages, options.sealable)) {
+    delete arena;
+    g_failed = true;
+    return nullptr;
+  }
+  arena->warm_limit_ = options.warm_limit;
+  arena->decay_ms_ = options.decay_ms;
+  arena->room_ = MemoryRoom(options.groups);
+  arena->next_ = g_arenas;
+  g_arenas.store(arena, std::memory_order_release);
+  g_current.store(arena, std::memory_order_release);
+  return arena;
+}
+
+Arena* Arena::Current() { return g_current.load(std::memory_order_acquire); }
+
+Arena* Arena::Owner(const void* address) {
+  for (Arena* arena = g_arenas.load(std::memory_order_acquire); arena != nullptr; arena = arena->next_)
+    if (arena->Contains(address)) return arena;
+  return nullptr;
+}
+
+void Arena::Configure(uint64_t capacity, uint64_t warm_limit, uint64_t decay_ms, HugePages huge_pages,
+                      bool sealable, std::vector<MemoryGroup> groups) {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  GetOptions() = {capacity, warm_limit, decay_ms, huge_pages, sealable, std::move(groups)};
+  g_failed = false;
+}
+
+void Arena::PrepareFork() {
+  slabs_.LockAll();
+  mutex_.lock();
+  if (inherited_) return;
+  children_.Prepare();
+  // Neighbours become private in one mapping.
+  std::vector<Extents::iterator> run;
+  auto privatise = [&] {
+    if (run.empty()) return;
+    uint64_t start = run.front()->first;
+    if (mapping_.Privatise({start, RangeOf(run.back()).end() - start}))
+      for (auto& it : run) it->second.is_private = true, ++private_count_;
+    run.clear();
+  };
+  for (auto it = extents_.begin(); it != extents_.end(); ++it) {
+    if (it->second.origin != Origin::kNumpy || it->second.freed || it->second.is_private) continue;
+    if (!run.empty() && RangeOf(run.back()).end() != it->first) privatise();
+    run.push_back(it);
+  }
+  privatise();
+}
+
+void Arena::AfterForkInParent() {
+  if (!inherited_) children_.AfterInParent();
+  mutex_.unlock();
+  slabs_.UnlockAll();
+}
+
+void Arena::AfterForkInChild() {
+  if (!inherited_) {
+    inherited_ = true;
+    children_.AfterInChild();
+    std::vector<Range> shared;
+    uint64_t start = 0;
+    for (auto it = extents_.begin(); it != extents_.end(); ++it) {
+      if (!it->second.is_private) continue;
+      if (it->first > start) shared.push_back({start, it->first - start});
+      start = RangeOf(it).end();
+    }
+    // Nothing is ever written beyond what was used, but a mistake must not reach the parent.
+    if (start < capacity()) shared.push_back({start, capacity() - start});
+    mapping_.Detach(shared);
+  }
+  mutex_.unlock();
+  slabs_.UnlockAll();
+}
+
+}  // namespace zerrow

@@ -1,0 +1,305 @@
+// See memory_file.h.
+//
+// The file is made by a child: where system calls are filtered, the one that makes a mount may end its
+// process. The child is no copy of this process: like posix_spawn's it shares its memory, while the
+// thread that makes it waits, and makes nothing but system calls. Its descriptors are its own, and it
+// sends the file's: wherever it is killed, nothing is left of it. No handler of pthread_atfork runs, and
+// no wait() of the program sees it: it ends without a signal.
+#include "memory/memory_file.h"
+
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "memory/extents.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(address, size)
+#endif
+#ifdef __SANITIZE_THREAD__
+// The thread sanitizer takes every clone() for a fork, and what the child does to its books for a copy of
+// them: afterwards it no longer sees which locks the thread takes. glibc's own name for it passes by.
+extern "C" int __clone(int (*)(void*), void*, int, void*, ...) noexcept;
+#define clone __clone
+#endif
+
+namespace zerrow {
+namespace {
+
+const std::string kSettings = "/sys/kernel/mm/transparent_hugepage/";
+
+// A file, or the step that failed.
+struct Made {
+  int fd = -1;
+  const char* step = "";
+  int error = 0;
+};
+
+Made Failed(const char* step) { return {-1, step, errno}; }
+
+std::string Words(const Made& made) {
+  return made.error == 0 ? made.step : std::string(made.step) + ": " + strerror(made.error);
+}
+
+// --- in the child: system calls only ---
+
+int Configured() {
+  auto fs = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
+  if (fs < 0) return fs;
+  // Without a limit, as a memfd; one inode is the root's.
+  const char* const options[][2] = {{"huge", "always"}, {"size", "0"}, {"nr_inodes", "2"}, {"mode", "0700"}};
+  bool done = true;
+  for (auto [name, value] : options)
+    done = done && syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, name, value, 0) == 0;
+  if (done && syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0) return fs;
+  int error = errno;
+  close(fs);
+  errno = error;
+  return -1;
+}
+
+Made OnOwnTmpfs() {
+  int fs = Configured();
+  if (fs < 0) return Failed("a tmpfs with huge pages");
+  constexpr unsigned kAttributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+  auto mounted = static_cast<int>(syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, kAttributes));
+  Made made = mounted < 0 ? Failed("mounting a tmpfs") : Made{};
+  close(fs);
+  if (mounted < 0) return made;
+  made.fd = openat(mounted, "zerrow", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+  if (made.fd < 0)
+    made = Failed("a file on a tmpfs");
+  else
+    unlinkat(mounted, "zerrow", 0);
+  close(mounted);
+  return made;
+}
+
+// One descriptor as the ancillary data of a message of one byte.
+struct Passed {
+  alignas(cmsghdr) uint8_t control[CMSG_SPACE(sizeof(int))] = {};
+  uint8_t byte = 0;
+  iovec data{&byte, 1};
+  msghdr message{};
+
+  Passed() {
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+  }
+};
+
+bool Send(int channel, int fd) {
+  Passed passed;
+  cmsghdr* header = CMSG_FIRSTHDR(&passed.message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(header), &fd, sizeof(int));
+  return sendmsg(channel, &passed.message, MSG_NOSIGNAL) == 1;
+}
+
+// -1 if nothing was sent: the other end of the channel is closed then.
+int Receive(int channel) {
+  Passed passed;
+  if (recvmsg(channel, &passed.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return -1;
+  cmsghdr* header = CMSG_FIRSTHDR(&passed.message);
+  int fd = -1;
+  if (header != nullptr && header->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(header), sizeof(int));
+  return fd;
+}
+
+constexpr const char* kKilled = "the process that was to make the file was killed";
+
+struct Child {
+  std::string user, group;  // maps of ids
+  int channel;
+  Made direct{-1, kKilled};      // as who this process is
+  Made namespaced{-1, kKilled};  // in a user namespace
+};
+
+bool WriteTo(const char* path, const std::string& text) {
+  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  int error = errno;
+  close(fd);
+  errno = error;
+  return written;
+}
+
+Made InUserNamespace(const Child& child) {
+  if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return Failed("a user namespace");
+  bool mapped = WriteTo("/proc/self/setgroups", "deny") && WriteTo("/proc/self/uid_map", child.user) &&
+                WriteTo("/proc/self/gid_map", child.group);
+  return mapped ? OnOwnTmpfs() : Failed("ids in a user namespace");
+}
+
+int RunChild(void* argument) {
+  auto* child = static_cast<Child*>(argument);
+  Made* said = &child->direct;
+  Made made = OnOwnTmpfs();
+  if (made.fd < 0) {
+    *said = made;
+    said = &child->namespaced;
+    made = InUserNamespace(*child);
+  }
+  if (made.fd >= 0 && !Send(child->channel, made.fd)) made = Failed("passing a file");
+  *said = made;
+  return 0;
+}
+
+// --- in this process ---
+
+// Runs the child to its end. 0, or why there was none.
+int Run(Child* child) {
+  constexpr size_t kStack = 64u << 10;
+  void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (stack == MAP_FAILED) return errno;
+  // No handler of the program may run in the child.
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  int pid = clone(RunChild, static_cast<uint8_t*>(stack) + kStack, CLONE_VM | CLONE_VFORK, child);
+  int error = pid < 0 ? errno : 0;
+  while (pid > 0 && waitpid(pid, nullptr, __WCLONE) < 0 && errno == EINTR) continue;
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  // The functions of a child that was killed have not returned: what the address sanitizer marked around
+  // their variables would be found by whatever is mapped here next.
+  ASAN_UNPOISON_MEMORY_REGION(stack, kStack);
+  munmap(stack, kStack);
+  return error;
+}
+
+// Whether system calls are filtered for this process.
+bool IsFiltered() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("Seccomp:", 0) == 0) return line.back() == '2';
+  return false;
+}
+
+// Whether a signal that dumps core ends all processes that share memory with its own.
+bool DumpsAllThatShare() {
+  utsname system{};
+  int major = 0, minor = 0;
+  uname(&system);
+  return sscanf(system.release, "%d.%d", &major, &minor) == 2 && (major < 5 || (major == 5 && minor < 16));
+}
+
+// A file in huge pages, and who made it; or why there is none.
+struct Tried {
+  int fd;
+  bool in_namespace;
+  std::string why;
+};
+
+Tried OnTmpfs() {
+  if (DumpsAllThatShare() && IsFiltered())
+    return {-1, false,
+            "system calls are filtered, and before Linux 5.16 a child that is killed for one ends this "
+            "process"};
+  auto map = [](auto id) { return std::to_string(id) + " " + std::to_string(id) + " 1"; };
+  int channel[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0)
+    return {-1, false, Words(Failed("a channel"))};
+  Child child{map(geteuid()), map(getegid()), channel[1]};
+  int error = Run(&child);
+  close(channel[1]);
+  int fd = Receive(channel[0]);
+  close(channel[0]);
+  if (error != 0) return {-1, false, Words({-1, "a process that makes the file", error})};
+  bool in_namespace = child.direct.error != 0;
+  std::string why = Words(child.direct) + (in_namespace ? "; " + Words(child.namespaced) : "");
+  return {fd, in_namespace, why};
+}
+
+std::string Setting(const char* name) {
+  std::string text;
+  std::getline(std::ifstream(kSettings + name), text);
+  return text;
+}
+
+// Of "always [never] deny" the chosen one.
+std::string Chosen(const std::string& text) {
+  size_t begin = text.find('['), end = text.find(']');
+  return begin == std::string::npos || end < begin ? "" : text.substr(begin + 1, end - begin - 1);
+}
+
+// Why no file can be in huge pages, whoever makes it; empty if nothing speaks against it.
+std::string Obstacle() {
+  std::string size = Setting("hpage_pmd_size");
+  if (size.empty()) return "this kernel has none, or no /sys is mounted";
+  if (size != std::to_string(kHugePage)) return "those of this machine have " + size + " bytes";
+  if (Chosen(Setting("shmem_enabled")) == "deny")
+    return "shared memory may have none: " + kSettings + "shmem_enabled is deny";
+  return "";
+}
+
+bool Lent() {
+  std::string chosen = Chosen(Setting("shmem_enabled"));
+  return chosen == "always" || chosen == "within_size" || chosen == "advise" || chosen == "force";
+}
+
+// What a file really gets.
+bool GetsHugePage(int fd) {
+  void* reserved = mmap(nullptr, 2 * kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (reserved == MAP_FAILED) return false;
+  auto* page = reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<uintptr_t>(reserved), kHugePage));
+  bool mapped = ftruncate(fd, kHugePage) == 0 &&
+                mmap(page, kHugePage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED;
+  if (mapped) {
+    madvise(page, kHugePage, MADV_HUGEPAGE);
+    *static_cast<volatile uint8_t*>(page) = 1;
+  }
+  struct stat status;
+  bool huge = mapped && fstat(fd, &status) == 0 && static_cast<uint64_t>(status.st_blocks) * 512 == kHugePage;
+  munmap(reserved, 2 * kHugePage);
+  return huge;
+}
+
+}  // namespace
+
+MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
+  bool possible = choice != HugePages::kOff && Obstacle().empty();
+  if (possible && !sealable) {
+    if (int fd = OnTmpfs().fd; fd >= 0) return {fd, kHugePage, false};
+  }
+  bool lent = possible && Lent();
+  if (choice == HugePages::kOn && !lent && !sealable) return {};
+  int fd = memfd_create("zerrow", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  return {fd, lent ? kHugePage : kPage, true};
+}
+
+HugePagesFinding FindHugePages() {
+  if (std::string obstacle = Obstacle(); !obstacle.empty()) return {false, obstacle};
+  auto [fd, in_namespace, why] = OnTmpfs();
+  std::string text = in_namespace ? "2 MiB, on a tmpfs that a user namespace made"
+                                  : "2 MiB, on a tmpfs of the process's own";
+  if (fd < 0) {
+    if (Lent()) fd = memfd_create("zerrow", MFD_CLOEXEC);
+    if (fd < 0) return {false, why};
+    text = "2 MiB, which the machine lends to shared memory (" + why + ")";
+  }
+  if (!GetsHugePage(fd)) text += "; none is free at the moment";
+  close(fd);
+  return {true, text};
+}
+
+}  // namespace zerrow

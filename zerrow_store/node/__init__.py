@@ -1,1 +1,0 @@
-"""The node store: descriptors and books of one machine's objects."""

@@ -1,0 +1,1 @@
+"""What processes of a store say to each other, and how it travels."""

@@ -1,0 +1,112 @@
+"""What a store tells of itself: statistics, a memory report, evictions."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Figures of a store; sizes in bytes.
+
+    `bytes_stored` is held in memory now, each byte once, `bytes_spilled` on disk. The other
+    `bytes_*` are running counts of what was published where it lay, referred to in somebody else's
+    segment, and copied. The bandwidths are in bytes a second, as last measured;
+    `spill_processor_bandwidth` in bytes a second of a processor's time. eviction: the
+    policy's name. log: where the server logs; its supervisors have a file beside that.
+
+    The following begin at zero with each start of the server. puts: publications of this machine's
+    processes that were taken; puts_waited: publications that waited for room; puts_refused: by the
+    error's name. evicted: by way ("drop", "spill", "rollback"), the `count`, the `bytes`, and the
+    `expected_seconds` and `seconds` as `Eviction` has them. cache: of decoded columns, the
+    `entries` now, the column chunks found (`hits`) and decoded by their reader (`misses`), the
+    `decoding_seconds` of the columns entered, and the `saved_seconds` of the chunks found.
+    transfers: `received_objects`, `received_bytes` and `sent_bytes`. sandbox: what `count_sandbox`
+    was told.
+    """
+
+    objects: int
+    bytes_stored: int
+    bytes_spilled: int
+    bytes_shared: int
+    bytes_reshared: int
+    bytes_copied: int
+    spill_bandwidth: int
+    spill_processor_bandwidth: int
+    read_back_bandwidth: int
+    budget: int
+    eviction: str
+    segments: int
+    clients: int
+    pid: int
+    supervisors: int
+    log: str
+    puts: int
+    puts_waited: int
+    puts_refused: dict[str, int]
+    evicted: dict[str, dict[str, float]]
+    cache: dict[str, float]
+    transfers: dict[str, int]
+    sandbox: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Bytes. `resident` is what all segments have in memory: what is published, as part of objects
+    or of the cache, in use (somebody holds it) or idle; and what is not, which processes work with
+    or keep warm for it. What objects and the cache share counts as in use before idle, and as
+    objects' before the cache's. `spilled` lies on disk. The watermarks say when eviction begins and
+    ends.
+    """
+
+    budget: int
+    high_watermark: int
+    low_watermark: int
+    resident: int
+    objects_in_use: int
+    objects_idle: int
+    cache_in_use: int
+    cache_idle: int
+    unpublished: int
+    spilled: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SegmentMemory:
+    """What one segment is used for, in bytes, as in a MemoryReport. pid: of the process that made
+    it; 0 for files of no process, on disk or sealed.
+    """
+
+    segment: bytes
+    pid: int
+    resident: int
+    objects_in_use: int
+    objects_idle: int
+    cache_in_use: int
+    cache_idle: int
+    unpublished: int
+    spilled: int
+
+
+@dataclass
+class Eviction:
+    """What was evicted at the time `when`, how ("drop", "spill", "rollback"), and how many bytes.
+
+    expected: the seconds that it and having the bytes back once should take; seconds: what it took
+    until now. returned: whether the bytes were wanted again.
+    """
+
+    when: float
+    way: str
+    name: str
+    nbytes: int
+    expected: float
+    seconds: float
+    returned: bool = False

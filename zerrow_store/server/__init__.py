@@ -1,0 +1,1 @@
+"""What runs in the node store's process, and in its supervisors."""

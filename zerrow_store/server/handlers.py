@@ -1,0 +1,253 @@
+"""What the server does for each kind of request.
+
+A handler is given a call and its request, checked already, and returns the answer or raises. It
+checks all that can be wrong before it changes anything: a request that is refused has changed
+nothing.
+"""
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from zerrow_store.errors import (
+    ObjectExistsError,
+    ObjectLostError,
+    ObjectNotFoundError,
+    ProtocolError,
+)
+from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.places import unpack
+from zerrow_store.protocol.reports import Eviction
+from zerrow_store.segments import check_segment
+from zerrow_store.server.connection import Call, WithDescriptors
+from zerrow_store.server.decode_cache import DecodeCache
+from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.memory_report import account, account_by_segment
+from zerrow_store.server.owners import Owners
+from zerrow_store.server.producer_quota import ProducerQuota
+from zerrow_store.server.put_queue import PutQueue
+
+Handler = Callable[[Call, Any], Any]
+
+
+class Handlers:
+    """See the module. of_the_server: handlers of what concerns connections and the process."""
+
+    def __init__(
+        self,
+        lifetimes: Lifetimes,
+        quota: ProducerQuota,
+        put_queue: PutQueue,
+        owners: Owners,
+        cache: DecodeCache,
+        budget: int,
+        of_the_server: dict[type[m.Request], Handler],
+    ) -> None:
+        self._lifetimes = lifetimes
+        self._quota = quota
+        self._put_queue = put_queue
+        self._owners = owners
+        self._cache = cache
+        self._budget = budget
+        self._by_type: dict[type[m.Request], Handler] = {
+            m.Returned: self._returned,
+            m.Goodbye: self._goodbye,
+            m.Attach: self._attach,
+            m.Put: self._put,
+            m.Claim: self._claim,
+            m.Get: self._get,
+            m.Hold: self._hold,
+            m.Release: self._release,
+            m.Segments: self._segments,
+            m.Delete: self._delete,
+            m.Watch: self._watch,
+            m.Land: self._land,
+            m.Elsewhere: self._elsewhere,
+            m.List: self._list,
+            m.Memory: self._memory,
+            m.MemoryBySegment: self._memory_by_segment,
+            m.Evictions: self._evictions,
+            m.ReadBack: self._read_back,
+            m.SpillAhead: self._spill_ahead,
+            m.ReadAhead: self._read_ahead,
+            m.Evicted: self._evicted,
+            m.CacheOpen: cache.open,
+            m.CachePublish: self._cache_publish,
+            m.CacheFail: cache.fail,
+            m.CacheRelease: cache.release,
+            m.CacheList: cache.list_entries,
+            m.CacheDrop: cache.drop,
+            **of_the_server,
+        }
+
+    def handle(self, call: Call, request: m.Request) -> Any:
+        """Return the answer to a request."""
+        return self._by_type[type(request)](call, request)
+
+    # --- connections ---
+
+    def _returned(self, call: Call, request: m.Returned) -> None:
+        self._lifetimes.readers.returned(call.connection)
+
+    def _goodbye(self, call: Call, request: m.Goodbye) -> None:
+        self._lifetimes.readers.said_goodbye(call.connection)
+
+    # --- segments ---
+
+    def _attach(self, call: Call, request: m.Attach) -> list[bytes]:
+        connection, segment_id = call.connection, request.segment_id
+        if connection.segment not in (None, segment_id):
+            raise ProtocolError("a process has one segment")
+        known = self._lifetimes.table.segments.get(segment_id)
+        if known is not None and known.pid != connection.pid:
+            raise ProtocolError("a segment belongs to the process that made it")
+        if known is None:
+            (fd,) = call.descriptors
+            check_segment(fd, request.size)
+            self._lifetimes.enter_segment(segment_id, fd, request.size, connection.pid)
+            call.descriptors.clear()
+        segment = self._lifetimes.table.segments[segment_id]
+        if request.shared and not segment.shared:
+            self._lifetimes.change("share", [segment_id])
+        connection.segment = segment_id
+        self._lifetimes.owners[segment_id].add(connection)
+        if request.owner_id:
+            self._owners.came(connection, request.owner_id)
+            if known is not None:
+                self._lifetimes.owner_came_back(segment_id)
+        self._quota.came(segment_id)
+        return [segment.references.offsets()]
+
+    def _segments(self, call: Call, request: m.Segments) -> WithDescriptors:
+        missing = [s for s in request.segment_ids if s not in self._lifetimes.descriptors]
+        if missing:
+            raise ObjectLostError(f"segment {missing[0].hex()} is not in the store any more")
+        # Reopened read-only: what is given away can neither be written nor truncated.
+        fds: list[int] = []
+        try:
+            for segment_id in request.segment_ids:
+                path = f"/proc/self/fd/{self._lifetimes.descriptors[segment_id]}"
+                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        segments = [
+            self._lifetimes.table.segments[segment_id] for segment_id in request.segment_ids
+        ]
+        return WithDescriptors([[s.size for s in segments], [s.checksums for s in segments]], fds)
+
+    # --- objects ---
+
+    def _put(self, call: Call, request: m.Put) -> Any:
+        self._quota.published(call.connection.segment)
+        return self._owners.put(call, request)
+
+    def _claim(self, call: Call, request: m.Claim) -> None:
+        self._owners.claimed(call.connection, request)
+
+    def _get(self, call: Call, request: m.Get) -> list[Any]:
+        entry = self._lifetimes.take_hold(call.connection, request.object_id)
+        return [entry.message, entry.allocations, entry.places(), entry.node or b""]
+
+    def _hold(self, call: Call, request: m.Hold) -> list[Any]:
+        return self._lifetimes.take_hold(call.connection, request.object_id).places()
+
+    def _release(self, call: Call, request: m.Release) -> None:
+        holds, released = call.connection.holds, Counter(request.object_ids)
+        if not released <= holds:
+            raise ProtocolError("it releases what it does not hold")
+        for object_id, count in released.items():
+            holds[object_id] -= count
+            if holds[object_id] == 0:
+                del holds[object_id]
+            self._lifetimes.release(object_id, count)
+
+    def _delete(self, call: Call, request: m.Delete) -> None:
+        if not request.missing_ok:
+            for object_id in request.object_ids:
+                entry = self._lifetimes.table.objects.get(object_id)
+                if entry is None or entry.deleted:
+                    raise ObjectNotFoundError(object_id)
+        for object_id in request.object_ids:
+            self._lifetimes.delete(object_id)
+        self._owners.deleted(request.object_ids)
+
+    def _watch(self, call: Call, request: m.Watch) -> list[bytes]:
+        objects = self._lifetimes.table.objects
+        missing = [i for i in request.object_ids if i not in objects or objects[i].deleted]
+        self._lifetimes.watched.update(set(request.object_ids).difference(missing))
+        return missing
+
+    def _land(self, call: Call, request: m.Land) -> bool:
+        if call.connection.role != "agent" or not call.connection.holds[request.landed]:
+            raise ProtocolError("objects are landed by the agent, in what it holds")
+        objects = self._lifetimes.table.objects
+        allocations = objects[request.landed].allocations
+        there = {(segment, at) for segment, packed in allocations for at, _ in unpack(packed)}
+        if not there.issuperset((segment, at) for *_, segment, at in request.moved):
+            raise ProtocolError("it has not landed there")
+        entry = objects.get(request.object_id)
+        if entry is not None and (entry.deleted or not entry.is_elsewhere):
+            raise ObjectExistsError(f"object {request.object_id.hex()} is here already")
+        moved = [list(places) for places in request.moved]
+        self._lifetimes.land(request.object_id, request.landed, moved, request.node or None)
+        self._lifetimes.take_hold(call.connection, request.object_id)
+        return True
+
+    def _elsewhere(self, call: Call, request: m.Elsewhere) -> list[Any]:
+        by_node = defaultdict(list)
+        for object_id, entry in self._lifetimes.table.objects.items():
+            if entry.node is not None and not entry.deleted:
+                by_node[entry.node].append(object_id)
+        return list(by_node.items())
+
+    def _cache_publish(self, call: Call, request: m.CachePublish) -> list[bool]:
+        self._quota.published(call.connection.segment)
+        return self._cache.publish(call, request)
+
+    # --- figures ---
+
+    def _list(self, call: Call, request: m.List) -> list[Any]:
+        holders = self._lifetimes.holders
+        return [
+            [object_id, entry.nbytes, entry.created, holders[object_id], entry.transient]
+            for object_id, entry in self._lifetimes.table.objects.items()
+            if not (entry.deleted or entry.is_elsewhere)
+        ]
+
+    def _memory(self, call: Call, request: m.Memory) -> dict[str, Any]:
+        return account(
+            self._lifetimes.table, self._lifetimes.holders, self._lifetimes.resident(), self._budget
+        )
+
+    def _memory_by_segment(self, call: Call, request: m.MemoryBySegment) -> list[Any]:
+        return account_by_segment(
+            self._lifetimes.table, self._lifetimes.holders, self._lifetimes.resident_of
+        )
+
+    def _evictions(self, call: Call, request: m.Evictions) -> list[Any]:
+        return [list(vars(record).values()) for record in self._lifetimes.evictor.records.rows()]
+
+    # --- what processes know of the disk, and of what is to come ---
+
+    def _read_back(self, call: Call, request: m.ReadBack) -> None:
+        total = sum(nbytes for _, nbytes in request.files)
+        for file_id, nbytes in request.files:
+            segment = self._lifetimes.table.segments.get(file_id)
+            if segment is not None and segment.spilled and 0 < nbytes <= segment.size:
+                seconds = request.seconds * nbytes / total
+                self._lifetimes.evictor.read_back(file_id, nbytes, seconds)
+
+    def _spill_ahead(self, call: Call, request: m.SpillAhead) -> None:
+        self._lifetimes.evictor.spill_ahead(request.object_ids)
+
+    def _read_ahead(self, call: Call, request: m.ReadAhead) -> None:
+        self._lifetimes.page_cache.read_ahead(request.object_ids)
+
+    def _evicted(self, call: Call, request: m.Evicted) -> None:
+        times = (request.expected, request.seconds)
+        record = Eviction(time.time(), "rollback", request.name, request.nbytes, *times, True)
+        self._lifetimes.evictor.records.add(os.urandom(8), record)

@@ -1,0 +1,140 @@
+"""What producers may have of memory that is no object's: in use, or freed and kept warm.
+
+What objects leave of the budget, up to the high watermark, is shared out to the processes that make
+tables. Each has its part as a standing bound, and is told when it has changed. While more than the
+budget is resident all the same and room is being made, large allocations wait.
+"""
+
+import bisect
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zerrow_store.budget import HIGH_WATERMARK
+from zerrow_store.protocol import messages as m
+from zerrow_store.server.connection import Connection
+from zerrow_store.server.lifetimes import Lifetimes
+
+# A change of what objects leave, as a share of the budget, that producers are told of at once.
+_NOTICED = 1 / 64
+# About as many produce at a time as there are processors. Who made none of the last results, so
+# many for each of these, is resting.
+_ROUNDS = 1
+# What a producer had stored each of the last times it published something is there to stay.
+_LOOK_BACK = 2
+_HOLD_BACK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a producer has in memory, in bytes: of objects that come and go, and beside objects."""
+
+    passing: int
+    unpublished: int
+
+
+def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[bytes, int]:
+    """Share `room` bytes out; returns each producer's part.
+
+    Those that work come first, each up to twice what it has and an eighth of the room; where that
+    is too much for all, so that they have equally much, with their objects that come and go: when
+    these go, the producer has their memory. Then come those that rest, with what they have; the
+    remainder is for all, by equal parts.
+    """
+    working = [producer for producer in held if producer not in resting]
+    most = {p: 2 * (held[p].passing + held[p].unpublished) + room // 8 for p in working}
+
+    def up_to(level: int) -> dict[bytes, int]:
+        return {p: min(most[p], max(0, level - held[p].passing)) for p in working}
+
+    highest = max((most[p] + held[p].passing for p in working), default=0)
+    fits = bisect.bisect_right(range(highest + 1), room, key=lambda n: sum(up_to(n).values()))
+    parts = dict.fromkeys(held, 0) | up_to(fits - 1)
+    left = room - sum(parts.values())
+    for producer in sorted(resting & held.keys(), key=lambda p: held[p].unpublished, reverse=True):
+        parts[producer] = min(left, held[producer].unpublished)
+        left -= parts[producer]
+    return {producer: part + left // len(parts) for producer, part in parts.items()}
+
+
+class ProducerQuota:
+    """See the module. budget: bytes. tell: sends a notice to a connection."""
+
+    def __init__(
+        self, lifetimes: Lifetimes, budget: int, *, tell: Callable[[Connection, m.Notice], None]
+    ) -> None:
+        self._lifetimes = lifetimes
+        self._budget = budget
+        self._tell = tell
+        self._room = 0
+        self._bounds: dict[bytes, int] = {}
+        self._publications = 0
+        self._last_published: dict[bytes, int] = {}
+        self._had_stored: dict[bytes, deque[int]] = {}
+        self._held_back = False
+
+    def came(self, segment_id: bytes) -> None:
+        """Note that a process has connected; if it had before, it may have missed its bound."""
+        self._bounds.pop(segment_id, None)
+        self._last_published[segment_id] = self._publications
+
+    def published(self, segment_id: bytes | None) -> None:
+        """Note that a process has made something, which is not stored yet."""
+        segments = self._lifetimes.table.segments
+        if segment_id is None or segment_id not in segments:  # or its process has ended
+            return
+        self._publications += 1
+        self._last_published[segment_id] = self._publications
+        had = self._had_stored.setdefault(segment_id, deque(maxlen=_LOOK_BACK))
+        had.append(segments[segment_id].bytes_stored)
+
+    def share_changed(self) -> None:
+        """Share out what objects leave of the budget, if that is not as much as before."""
+        if abs(self._unused() - self._room) > _NOTICED * self._budget:
+            self.share()
+
+    def share(self) -> None:
+        """Share out what objects leave of the budget."""
+        held = {
+            segment_id: Held(
+                self._passing(segment_id, segment.bytes_stored),
+                max(0, self._lifetimes.resident_of(segment_id) - segment.bytes_stored),
+            )
+            for segment_id, segment in self._lifetimes.table.segments.items()
+            if segment_id in self._lifetimes.owners
+        }
+        self._last_published = {s: self._last_published.get(s, 0) for s in held}
+        self._had_stored = {s: had for s, had in self._had_stored.items() if s in held}
+        awake_since = self._publications - _ROUNDS * (os.cpu_count() or 1)
+        resting = {s for s, published in self._last_published.items() if published < awake_since}
+        self._room = self._unused()
+        told, self._bounds = self._bounds, bounds(held, resting, self._room)
+        for segment_id, bound in self._bounds.items():
+            if bound != told.get(segment_id):
+                for owner in list(self._lifetimes.owners.get(segment_id, ())):
+                    self._tell(owner, m.Unpublished(bound))
+
+    def hold_back(self, resident: int) -> None:
+        """Let producers wait before they take more, if `resident` bytes are more than the budget
+        and room is being made; else no longer. They wait for a tick at most: what they are about
+        to free may be what is missing.
+        """
+        full = resident > self._budget and self._lifetimes.spiller.is_busy
+        if not (full or self._held_back):
+            return
+        self._held_back = full
+        for owners in list(self._lifetimes.owners.values()):
+            for owner in list(owners):
+                self._tell(owner, m.HoldBack(_HOLD_BACK_SECONDS if full else 0.0))
+
+    def room_was_made(self) -> None:
+        """Look again at whether producers have to wait."""
+        if self._held_back:
+            self.hold_back(self._lifetimes.resident())
+
+    def _passing(self, segment_id: bytes, stored: int) -> int:
+        return stored - min(stored, *self._had_stored.get(segment_id, (0,)))
+
+    def _unused(self) -> int:
+        return max(0, int(HIGH_WATERMARK * self._budget) - self._lifetimes.table.bytes_stored)

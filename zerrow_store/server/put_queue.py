@@ -1,0 +1,237 @@
+"""Puts: checked, admitted when they fit, and waiting in order while room is made for them."""
+
+import itertools
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zerrow_store.errors import (
+    NoOwnerError,
+    ObjectExistsError,
+    ObjectLostError,
+    ProtocolError,
+    StoreFullError,
+)
+from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.places import NO_PROCESS, Packed
+from zerrow_store.segments import check_segment
+from zerrow_store.server.connection import DEFERRED, Call, Connection
+from zerrow_store.server.lifetimes import Lifetimes
+
+
+@dataclass(eq=False)
+class Put:
+    """A publication that was asked for. arrival: its number, over all connections; adopted:
+    segments without a process that came with it. owner: the segment of the process with whose end
+    the object is to go; node: the machine whose store says when it is. withdrawn: the owner, if
+    there ever was one, has let go of it.
+    """
+
+    arrival: int
+    call: Call
+    request: m.Put
+    adopted: list[bytes]
+    owner: bytes | None = None
+    node: bytes | None = None
+    withdrawn: bool = False
+    waits: bool = False
+    has_waited: bool = False
+
+
+class PutQueue:
+    """See the module. retry: answers a put that waited; `waited`: how many have."""
+
+    def __init__(
+        self,
+        lifetimes: Lifetimes,
+        budget: int,
+        *,
+        retry: Callable[[Put], None],
+    ) -> None:
+        self._lifetimes = lifetimes
+        self._budget = budget
+        self._retry = retry
+        self._arrivals = itertools.count()
+        self._full: list[Put] = []
+        self._adopted: Counter[bytes] = Counter()
+        self.waited = 0
+
+    def received(self, call: Call, request: m.Put) -> Put:
+        """Take over what came with a publication, which is to be entered."""
+        return Put(next(self._arrivals), call, request, self.adopt(call, request.adopted))
+
+    def enter(self, put: Put) -> Any:
+        """Enter an object, or let it wait while room is made: those that wait already come first,
+        unless they hold nothing and this one does: with its end, its inputs go.
+
+        Raises NoOwnerError for one that was withdrawn.
+        """
+        put.waits = False
+        holds = bool(put.call.connection.holds)
+        behind = any(bool(each.call.connection.holds) >= holds for each in self._full)
+        try:
+            if put.withdrawn:
+                raise NoOwnerError("the owner is not known here, or has let go of the object")
+            if behind and self._brings_bytes(put):
+                return self._wait_for_room(put)
+            return self._enter(put)
+        finally:
+            if not put.waits:
+                self.settle(put.adopted)
+
+    def let_in(self) -> None:
+        """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
+        waiting = deque(sorted(self._full, key=lambda p: (not p.call.connection.holds, p.arrival)))
+        self._full.clear()
+        while waiting and not self._full:
+            self._retry(waiting.popleft())
+        self._full.extend(waiting)
+
+    def withdraw(self, object_ids: Iterable[bytes]) -> None:
+        """Note that owners have deleted objects, some of which may still wait to be entered."""
+        if self._full:
+            deleted = set(object_ids)
+            for put in self._full:
+                put.withdrawn |= put.request.object_id in deleted
+
+    def dropped(self, connection: Connection) -> None:
+        """A connection has ended: it waits for nothing."""
+        ended = [put for put in self._full if put.call.connection is connection]
+        self._full = [put for put in self._full if put.call.connection is not connection]
+        for put in ended:
+            self.settle(put.adopted)
+
+    def tick(self) -> None:
+        """Let in who waits, also where no job has ended: memory may have been given back."""
+        if self._full and not self._lifetimes.spiller.is_busy:
+            self.let_in()
+
+    def admit(
+        self,
+        connection: Connection,
+        publication: m.Put | m.Column,
+        *,
+        transient: bool = False,
+        owner: bytes | None = None,
+    ) -> list[Any]:
+        """Check a publication and make room for it; returns the event that enters it."""
+        object_id, own = publication.object_id, publication.own
+        self.check_new(object_id)
+        allocations = [(segment_id, packed) for segment_id, packed in publication.foreign if packed]
+        self.check_own(connection, own)
+        if owner is not None and owner not in self._lifetimes.living:
+            raise NoOwnerError("the process that owns the object has ended")
+        self._check_foreign(allocations)
+        if own:
+            assert connection.segment is not None
+            allocations.append((connection.segment, own))
+        needed = self._new_bytes(allocations)
+        used = self._lifetimes.table.bytes_stored
+        if needed and used + needed > self._budget:
+            raise StoreFullError(needed=needed, used=used, budget=self._budget)
+        body = [object_id, allocations, publication.message, transient, owner]
+        return [*body, publication.counters, time.time()]
+
+    def check_new(self, object_id: bytes) -> None:
+        """Raise ObjectExistsError for an object that is there."""
+        if object_id in self._lifetimes.table.objects:
+            raise ObjectExistsError(
+                f"object {object_id.hex()} exists already; objects never change"
+            )
+
+    def check_own(self, connection: Connection, own: bytes) -> None:
+        """Raise ProtocolError for allocations that the process's segment cannot have."""
+        if not own:
+            return
+        if connection.segment is None:
+            raise ProtocolError("it publishes without having attached a segment")
+        if connection.segment not in self._lifetimes.table.segments:
+            raise ObjectLostError("the process that made the segment has ended")
+        self._new_bytes([(connection.segment, own)])
+
+    def _new_bytes(self, allocations: Packed) -> int:
+        try:
+            return self._lifetimes.table.new_bytes(allocations)
+        except ValueError as error:
+            raise ProtocolError(f"it publishes what cannot be: {error}") from None
+
+    def _wait_for_room(self, put: Put) -> Any:
+        self.waited += not put.has_waited
+        put.waits = put.has_waited = True
+        self._full.append(put)
+        return DEFERRED
+
+    def _brings_bytes(self, put: Put) -> bool:
+        connection, own = put.call.connection, put.request.own
+        self.check_own(connection, own)
+        return bool(put.adopted or (own and self._new_bytes([(connection.segment or b"", own)])))
+
+    def _enter(self, put: Put) -> Any:
+        try:
+            return self._put(put)
+        except StoreFullError as error:
+            if error.needed > self._budget:
+                raise
+            if self._lifetimes.some_return_soon():
+                return self._wait_for_room(put)
+            if not self._lifetimes.evictor.make_room(error.needed):
+                raise
+        try:  # what was dropped may be enough
+            return self._put(put)
+        except StoreFullError:
+            if not self._lifetimes.spiller.is_busy:
+                raise
+        return self._wait_for_room(put)
+
+    def _put(self, put: Put) -> bool:
+        """Enter an object; returns whether who puts it holds it now."""
+        request, transient = put.request, put.request.transient
+        event = self.admit(put.call.connection, request, transient=transient, owner=put.owner)
+        carrier = request.carrier
+        event += [carrier.reference if carrier is not None and carrier.owner_id else None, put.node]
+        event.append(carrier is not None and put.call.connection.role == "agent")
+        self._lifetimes.change("put", event)
+        self._lifetimes.entered(request.object_id)
+        if transient:
+            self._lifetimes.take_hold(put.call.connection, request.object_id)
+        return transient
+
+    def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """Take over sealed segments, which have no process; returns their ids, to be settled."""
+        for (_, size), fd in zip(adopted, call.descriptors, strict=True):
+            check_segment(fd, size, sealed=True)
+        ids: list[bytes] = []
+        try:
+            for (segment_id, size), fd in zip(adopted, call.descriptors, strict=True):
+                if segment_id not in self._lifetimes.table.segments:
+                    self._lifetimes.descriptors[segment_id] = os.dup(fd)
+                    self._lifetimes.change("segment", [segment_id, size, NO_PROCESS, 0])
+                    self._adopted[segment_id] = 0
+                if segment_id in self._adopted:
+                    self._adopted[segment_id] += 1
+                    ids.append(segment_id)
+        except OSError:  # out of descriptors
+            self.settle(ids)
+            raise
+        return ids
+
+    def settle(self, adopted: list[bytes]) -> None:
+        """What they came with was entered or refused: what no object refers to goes."""
+        for segment_id in adopted:
+            self._adopted[segment_id] -= 1
+            if not self._adopted[segment_id]:
+                del self._adopted[segment_id]
+                self._lifetimes.process_gone(segment_id)
+
+    def _check_foreign(self, allocations: Packed) -> None:
+        for segment_id, packed in allocations:
+            segment = self._lifetimes.table.segments.get(segment_id)
+            if not packed or (segment is not None and segment.sealed):
+                continue
+            if segment is None or not segment.references.contains(packed):
+                raise ObjectLostError(
+                    f"an allocation of segment {segment_id.hex()} is not in the store any more"
+                )

@@ -1,0 +1,163 @@
+"""Clients that live on without a connection: what they may be reading stays.
+
+The object table has all clients. One whose connection ends, and that has not said goodbye, reads
+what it held until it has connected again, or its process ends. After the server was started again
+that is all of them, and nobody knows what they hold until they have said so. No clock ends that: a
+process may be stopped, or starved, for any time.
+
+A process that becomes another program is taken for one that reads on.
+"""
+
+import logging
+import os
+import selectors
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from zerrow_store.processes import open_pidfd, start_time
+from zerrow_store.server.connection import Connection
+from zerrow_store.server.object_table import ObjectTable
+
+logger = logging.getLogger("zerrow_store.server")
+
+
+class _Absent:
+    """A client without a connection. holds: what it held; None: nobody knows. pidfd: by which its
+    process's end is seen; None: there was no descriptor left for it.
+    """
+
+    def __init__(self, holds: Counter[bytes] | None) -> None:
+        self.holds = holds
+        self.pidfd: int | None = None
+
+
+class Readers:
+    """See the module. change: applies an event; release: ends so many holds of an object;
+    all_returned: called when it is known again what everybody holds.
+    """
+
+    def __init__(
+        self,
+        table: ObjectTable,
+        selector: selectors.BaseSelector,
+        *,
+        change: Callable[[str, list[Any]], object],
+        release: Callable[[bytes, int], None],
+        all_returned: Callable[[], None],
+    ) -> None:
+        self._table = table
+        self._selector = selector
+        self._change = change
+        self._release = release
+        self._all_returned = all_returned
+        self._absent: dict[bytes, _Absent] = {}
+        self._present: dict[bytes, Connection] = {}
+
+    @property
+    def are_known(self) -> bool:
+        """Whether it is known what everybody holds."""
+        return all(absent.holds is not None for absent in self._absent.values())
+
+    def restored(self) -> None:
+        """The object table has come from a supervisor: all who live on are about to return."""
+        # All of them first: one that has ended must not be taken for the last one.
+        self._absent = {identity: _Absent(None) for identity in self._table.readers}
+        for identity in list(self._absent):
+            self._watch(identity)
+
+    def came(self, connection: Connection) -> None:
+        """Note who has greeted; what an absent one held stays until it has `returned`."""
+        if not connection.pid:  # in a namespace of its own: its end could not be seen
+            connection.identity = b""
+        if connection.identity and connection.identity not in self._table.readers:
+            started = start_time(connection.pid)
+            self._change("reader", [connection.identity, connection.pid, started])
+
+    def returned(self, connection: Connection) -> None:
+        """Note that a client holds again all that it holds."""
+        if connection.identity:
+            self._present[connection.identity] = connection
+            self._end(connection.identity)
+
+    def said_goodbye(self, connection: Connection) -> None:
+        """Note that a client reads nothing any more."""
+        identity, connection.identity = connection.identity, b""
+        holds = connection.holds.copy()
+        connection.holds.clear()
+        self._release_all(holds)
+        self._gone(identity)
+
+    def dropped(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
+        identity = connection.identity
+        present = self._present.get(identity)
+        if present is connection:
+            del self._present[identity]
+        if identity not in self._table.readers or present not in (None, connection):
+            # It has not named itself; or it has returned before this end was noticed.
+            self._release_all(connection.holds)
+            return
+        absent = self._absent.setdefault(identity, _Absent(Counter()))
+        if absent.holds is None:  # still: it has not said all
+            self._release_all(connection.holds)
+            return
+        absent.holds += connection.holds
+        self._watch(identity)
+
+    def may_hold(self, connection: Connection, object_id: bytes) -> bool:
+        """Whether an absent client, which is connecting again, held an object."""
+        absent = self._absent.get(connection.identity)
+        return absent is not None and absent.holds is not None and object_id in absent.holds
+
+    def tick(self) -> None:
+        """Watch those for whom there was no descriptor left."""
+        for identity in [i for i, absent in self._absent.items() if absent.pidfd is None]:
+            self._watch(identity)
+
+    def _watch(self, identity: bytes) -> None:
+        """Have an absent client end with its process."""
+        absent = self._absent[identity]
+        if absent.pidfd is not None:
+            return
+        pid, started = self._table.readers[identity]
+        try:
+            pidfd = open_pidfd(pid)
+        except OSError as error:
+            logger.warning("a process's end cannot be watched for: %s", error)
+            return
+        if pidfd is None or start_time(pid) != started:
+            if pidfd is not None:
+                os.close(pidfd)
+            self._gone(identity)
+            return
+        try:
+            self._selector.register(pidfd, selectors.EVENT_READ, lambda *_: self._gone(identity))
+        except OSError as error:
+            logger.warning("a process's end cannot be watched for: %s", error)
+            os.close(pidfd)
+            return
+        absent.pidfd = pidfd
+
+    def _gone(self, identity: bytes) -> None:
+        self._present.pop(identity, None)
+        if identity in self._table.readers:
+            self._change("reader_gone", [identity])
+        self._end(identity)
+
+    def _end(self, identity: bytes) -> None:
+        """End a client's absence, and the holds that it had before."""
+        absent = self._absent.pop(identity, None)
+        if absent is None:
+            return
+        if absent.pidfd is not None:
+            self._selector.unregister(absent.pidfd)
+            os.close(absent.pidfd)
+        if absent.holds is not None:
+            self._release_all(absent.holds)
+        elif self.are_known:
+            self._all_returned()
+
+    def _release_all(self, holds: Counter[bytes]) -> None:
+        for object_id, count in holds.items():
+            self._release(object_id, count)

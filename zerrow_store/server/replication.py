@@ -1,0 +1,167 @@
+"""The supervisors of a store, who keep its object table: each is given all there is, then every
+change.
+
+With the server they are three, and two may end at once. One that does not keep up is left behind:
+it would start a server with an object table of long ago.
+"""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zerrow_store.errors import ProtocolError
+from zerrow_store.server.change_count import ChangeCount
+from zerrow_store.server.connection import Connection
+from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.send_buffer import MOST_UNSENT
+from zerrow_store.server.supervisor import SPARE
+
+logger = logging.getLogger("zerrow_store.server")
+
+_MOST = 2
+_OTHERS_SECONDS = 2.0
+
+Send = Callable[[Connection, str, Any, Sequence[int]], None]
+
+
+class Replication:
+    """See the module. descriptors: of the segments, by id. listener_fd: on which clients connect;
+    the supervisors have it, too, so that they wait while the server is started again. command:
+    starts a supervisor. send: sends an event, with descriptors, to a connection; drop: ends one
+    soon, which has failed.
+
+    _identities: those that are given every change, with what they are known by; _complete: those of
+    them that have been given everything.
+    """
+
+    def __init__(
+        self,
+        table: ObjectTable,
+        descriptors: dict[bytes, int],
+        *,
+        listener_fd: int,
+        command: list[str],
+        send: Send,
+        drop: Callable[[Connection, Exception], None],
+    ) -> None:
+        self._table = table
+        self._descriptors = descriptors
+        self._listener_fd = listener_fd
+        self._command = command
+        self._send = send
+        self._drop = drop
+        self._changes = ChangeCount()
+        self._identities: dict[Connection, bytes] = {}
+        self._complete: list[Connection] = []
+        self._behind: set[Connection] = set()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._others_come_until = 0.0
+        self._ended = False
+
+    def __contains__(self, connection: Connection) -> bool:
+        """Whether a connection is a supervisor's."""
+        return connection in self._identities
+
+    def __len__(self) -> int:
+        """How many supervisors have everything."""
+        return len(self._complete)
+
+    def restored_from(self, connection: Connection, identity: bytes) -> None:
+        """The object table has come from this supervisor; the others of a store that was started
+        again are about to come.
+        """
+        self._identities[connection] = identity
+        self._complete.append(connection)
+        self._share(connection)
+        if self._table.objects:
+            self._others_come_until = time.monotonic() + _OTHERS_SECONDS
+
+    def replicate(self, kind: str, body: list[Any], fds: Sequence[int]) -> None:
+        """Tell of a change."""
+        self._changes.count()
+        for each in list(self._identities):
+            self._send(each, kind, body, fds)
+
+    def hand_over(self, connection: Connection, identity: bytes) -> None:
+        """Give a new supervisor all there is. Once it has that, it says so."""
+        self._identities[connection] = identity
+        connection.send_buffer.limit = sys.maxsize  # the object table may be larger than any limit
+        for kind, body in self._table.snapshot():
+            fds = [self._descriptors[body[0]]] if kind == "segment" else []
+            self._send(connection, kind, body, fds)
+        self._share(connection)
+        connection.send_buffer.limit = connection.send_buffer.unsent + MOST_UNSENT
+
+    def has_all(self, connection: Connection) -> None:
+        """Count a supervisor that has everything. One that a server has started, and that is needed
+        no more, is told to let go. Raises ProtocolError if it was given nothing.
+        """
+        if connection not in self._identities or connection in self._complete:
+            raise ProtocolError("it was not given the object table")
+        self._complete.append(connection)
+        spare = [each for each in self._complete if self._identities[each].startswith(SPARE)]
+        if len(self._complete) > _MOST and spare:
+            self._send(spare[0], "stopping", [], ())
+            self._drop(spare[0], ProtocolError("it is needed no more"))
+
+    def dropped(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self._identities.pop(connection, None)
+        if connection in self._complete:
+            self._complete.remove(connection)
+            logger.warning("a supervisor has gone")
+            self._start()
+
+    def tick(self) -> None:
+        """Drop a supervisor that does not keep up: it may come back, and is then given the object
+        table of today. Start one if there are too few.
+        """
+        behind = {each for each in self._complete if each.send_buffer}
+        if len(behind) < len(self._complete):
+            for each in behind & self._behind:
+                self._drop(each, ProtocolError("it does not keep up"))
+        self._behind = behind
+        self._start()
+
+    def end(self) -> None:
+        """Tell the supervisors that the store's end is meant."""
+        self._ended = True
+        self._changes.end()  # for those that were left behind
+        for each in self._identities:
+            self._send(each, "stopping", [], ())
+        for process in self._on_their_way():
+            process.terminate()  # it would find no store, and start one
+
+    def connections(self) -> list[Connection]:
+        """Return the connections of all supervisors, also of those that are given the object table
+        now."""
+        return list(self._identities)
+
+    def _share(self, supervisor: Connection) -> None:
+        """Let a supervisor that has all of the object table of now see whether it keeps up, and
+        start a server at which those wait that are waiting here.
+        """
+        self._send(
+            supervisor, "following", self._changes.value, [self._listener_fd, self._changes.fd]
+        )
+
+    def _start(self) -> None:
+        """Start a supervisor if there are too few, and none is on its way."""
+        if self._complete and time.monotonic() < self._others_come_until:
+            return
+        self._started = [process for process in self._started if process.poll() is None]
+        if self._ended or len(self._complete) >= _MOST or self._on_their_way():
+            return
+        try:
+            self._started.append(
+                subprocess.Popen(self._command, start_new_session=True, stdin=subprocess.DEVNULL)
+            )
+        except OSError as error:  # tried again at the next tick
+            logger.warning("cannot start a supervisor: %s", error)
+
+    def _on_their_way(self) -> list["subprocess.Popen[bytes]"]:
+        here = {each.pid for each in self._complete}
+        return [process for process in self._started if process.pid not in here]
