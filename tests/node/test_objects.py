@@ -229,7 +229,7 @@ def test_a_transient_object_is_held_whose_answer_was_lost(client, monkeypatch):
     kept = client.publish_transient(b"transient", _native.encode(table()))
 
     def sent_again(self, request):
-        request.hang_ups = 1
+        request.resent = True
         return send(self, request)
 
     monkeypatch.setattr(Client, "_send", sent_again)

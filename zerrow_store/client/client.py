@@ -13,9 +13,8 @@ import pyarrow as pa
 from zerrow_store import errors
 from zerrow_store.client import spill_reader
 from zerrow_store.client.decode_cache import DecodeCacheCalls
+from zerrow_store.client.holds import Hold, Moved
 from zerrow_store.client.requests import (
-    Hold,
-    Moved,
     Request,
     check_id,
     check_ids,
@@ -65,16 +64,14 @@ class Publication:
 class Holding:
     """A hold that was asked for. `hold` is what keeps the object, from `confirm` on."""
 
-    def __init__(self, client: "Client", request: Request, object_id: bytes) -> None:
+    def __init__(self, client: "Client", request: Request, hold: Hold) -> None:
         self._client = client
         self._request = request
-        self.hold = Hold(object_id)
+        self.hold = hold
 
     def confirm(self) -> None:
         """Wait for the store. Raises ObjectNotFoundError: what was decoded is then not held."""
-        moved = self._client._wait(self._request)
-        self.hold._releases = self._client._releases
-        self.hold.moved = moved_places(moved)
+        self._client._wait(self._request)
 
 
 class Client(Session, DecodeCacheCalls):
@@ -104,8 +101,7 @@ class Client(Session, DecodeCacheCalls):
         Raises ObjectNotFoundError.
         """
         check_id(object_id)
-        message, _, moved, _ = self._request(m.Get(object_id))
-        hold = self._held_by(object_id)
+        message, _, moved, _, hold = self._request(m.Get(object_id))
         if message is None:
             raise errors.ObjectNotFoundError(object_id)
         return self.decode(message, hold, moved_places(moved))
@@ -205,7 +201,7 @@ class Client(Session, DecodeCacheCalls):
     def _held_now(self, request: Request, object_id: bytes) -> Hold:
         """Wait for what enters an object and holds it; return that hold."""
         # Where it counted already before a crash of the store, the answer and the hold are lost.
-        return self._held_by(object_id) if self._wait(request) else self.hold(object_id)
+        return self._wait(request) or self.hold(object_id)
 
     def discard(self, encoded: Iterable[_native.Encoded]) -> None:
         """Unpin what was encoded and is not going to be published."""
@@ -215,7 +211,8 @@ class Client(Session, DecodeCacheCalls):
     def begin_hold(self, object_id: bytes) -> Holding:
         """Ask for a hold of an object: `confirm` it."""
         check_id(object_id)
-        return Holding(self, self._send(Request(m.Hold(object_id))), object_id)
+        hold = Hold()
+        return Holding(self, self._send(Request(m.Hold(object_id), hold=hold)), hold)
 
     def hold(self, object_id: bytes) -> Hold:
         """Return something that keeps the object in the store until it is collected.
@@ -243,7 +240,6 @@ class Client(Session, DecodeCacheCalls):
         """
         check_id(object_id)
         _, allocations, *_ = self._request(m.Get(object_id))
-        self._held_by(object_id)
         return unpacked(allocations)
 
     def decode(self, message: bytes, hold: Hold, moved: Moved) -> Any:

@@ -29,7 +29,8 @@ from typing import Any, ClassVar, Literal
 
 from zerrow_store import errors, forks, threads
 from zerrow_store.client import fork_guard
-from zerrow_store.client.requests import Hold, Request
+from zerrow_store.client.holds import Hold, Holds
+from zerrow_store.client.requests import Request
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
 from zerrow_store.protocol import framing, messages, sockets
@@ -70,13 +71,14 @@ class Connection(ABC):
         self._requests: dict[int, Request] = {}
         self._undeleted: set[bytes] = set()
         self._held: Counter[bytes] = Counter()
-        self._releases: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._holds = Holds()
         self._socket: socket.socket | None = None
         self._reader = framing.FrameReader()
         self._thread: threading.Thread | None = None
-        self._wanted = threading.Event()
-        self._ended = threading.Event()
+        self._wanted: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._silent = 0
+        self._anew = False
         self._identity = os.urandom(16)
         self._left = False
 
@@ -94,14 +96,12 @@ class Connection(ABC):
         """Disconnect. Views stay valid only as long as somebody else holds their objects."""
         with self._lock:
             first, self._closed = not self._closed, True
-            self._releases.put(None)
-            self._ended.set()
-            self._wanted.set()
+            self._holds.end()
+            self._ended.put(None)
+            self._wanted.put(None)
             if first and self._socket is not None:
                 # The reading thread hears of it, and closes the socket.
-                goodbye, request_id = m.Goodbye(), next(self._ids)
-                self._requests[request_id] = Request(goodbye)
-                self._send_frame(framing.pack(goodbye.kind, request_id, goodbye))
+                self._register(Request(m.Goodbye()))
         if self._thread is None or threading.current_thread() is self._thread:
             return
         self._thread.join(timeout=_GOODBYE_SECONDS)
@@ -134,6 +134,10 @@ class Connection(ABC):
     @abstractmethod
     def _undo(self, request: Request) -> None:
         """Take back what a request has done for which nobody waits any more."""
+
+    @abstractmethod
+    def _clear(self, request: Request) -> None:
+        """Let go of what went along with a request that is over, or was never sent."""
 
     @abstractmethod
     def _note(self, notice: m.Notice) -> None:
@@ -201,8 +205,8 @@ class Connection(ABC):
                     )
                 self._held.clear()
                 self._undeleted.clear()
-                self._releases.put(None)  # of holds that the store knows nothing of
-                self._releases = queue.SimpleQueue()
+                self._holds.end()
+                self._holds = Holds()
             self._lose()
             self._start_releasing()
         self._epoch = epoch
@@ -224,9 +228,11 @@ class Connection(ABC):
     def _resend(self, connection: socket.socket) -> None:
         """Send what is under way, and the deletions that no store has heard of."""
         if self._undeleted:
-            self._requests[next(self._ids)] = Request(m.Delete(list(self._undeleted), True))
+            delete = Request(m.Delete(list(self._undeleted), True), id=next(self._ids))
+            self._requests[delete.id] = delete
             self._undeleted.clear()
         for request_id, request in self._requests.items():
+            request.resent = True
             message = request.message
             if isinstance(message, m.Delete):  # it may have been done before the crash
                 message = m.Delete(message.object_ids, True)
@@ -258,24 +264,49 @@ class Connection(ABC):
         return self._wait(self._send(Request(message, fds=list(fds))))
 
     def _send(self, request: Request) -> Request:
-        """Send a request, now or as soon as the store is there.
+        """Send a request, now or as soon as the store is there. Once it is sent, or about to be,
+        its answer has it concluded, whatever is raised here.
 
         Raises TypeError or ValueError for one that is malformed, StoreUnavailableError.
         """
-        messages.check(request.message)
-        if self._thread is None and not self._closed:
-            self._connect()
-        with self._lock:
-            if self._closed:
-                raise StoreUnavailableError(f"this client of the store {self._name!r} is closed")
-            request_id = next(self._ids)
-            message = request.message
-            frame = framing.pack(message.kind, request_id, message, len(request.fds))
-            if len(frame) > framing.MAX_REQUEST:
-                raise ValueError(f"a request has at most {framing.MAX_REQUEST:,} bytes")
-            self._requests[request_id] = request
-            self._send_frame(frame, request.fds)
+        try:
+            messages.check(request.message)
+            if self._thread is None and not self._closed:
+                self._connect()
+            with self._lock:
+                if self._closed:
+                    raise StoreUnavailableError(
+                        f"this client of the store {self._name!r} is closed"
+                    )
+                self._register(request)
+        except BaseException:
+            self._abandon(request)
+            raise
         return request
+
+    def _register(self, request: Request) -> None:
+        message = request.message
+        request.id = next(self._ids)
+        frame = framing.pack(message.kind, request.id, message, len(request.fds))
+        if len(frame) > framing.MAX_REQUEST:
+            raise ValueError(f"a request has at most {framing.MAX_REQUEST:,} bytes")
+        self._requests[request.id] = request
+        try:
+            self._send_frame(frame, request.fds)
+        except BaseException:
+            self._begin_anew()
+            raise
+
+    def _abandon(self, request: Request) -> None:
+        """Nobody waits for a request any more: its sender was interrupted, or it was never sent."""
+        with self._lock:
+            request.abandoned = True
+            is_sent = request.answered or request.id in self._requests
+            is_done = request.concluded and request.error is None
+        if not is_sent:
+            self._clear(request)
+        elif is_done:  # else the reading thread does so
+            self._undo(request)
 
     def _send_quietly(self, message: m.Request) -> None:
         """Send a notice, if there is a connection.
@@ -285,35 +316,42 @@ class Connection(ABC):
         messages.check(message)
         with self._lock:
             if self._socket is not None:
-                self._send_frame(framing.pack(message.kind, 0, message))
+                try:
+                    self._send_frame(framing.pack(message.kind, 0, message))
+                except BaseException:
+                    self._begin_anew()
+                    raise
 
     def _send_frame(self, frame: bytes, fds: list[int] | None = None) -> None:
         """Send on the connection; without one, have the reading thread try to get one. If sending
         fails, that thread sees it, and sends again once it has connected.
         """
         if self._socket is None:
-            self._wanted.set()
+            self._wanted.put(None)
             return
         try:
             framing.send(self._socket, frame, fds or ())
         except OSError:
             _shut(self._socket)
 
+    def _begin_anew(self) -> None:
+        """Have the reading thread connect again: a thread was interrupted as it sent, and how much
+        of it the store has got is unknown.
+        """
+        if self._socket is not None:
+            self._anew = True
+            _shut(self._socket)
+
     def _wait(self, request: Request) -> Any:
         try:
-            return request.future.result()
-        except BaseException:
-            with self._lock:
-                # Interrupted, by control-C or Ray's cancellation: the reading thread concludes it.
-                request.abandoned = not request.future.done()
-            if not request.abandoned and request.future.exception() is None:
-                self._undo(request)
-            raise
-        finally:
+            return request.wait()
+        except BaseException as error:
             # An error refers to the frames of all callers, and these to what they publish: if they
             # referred to it, that would stay until Python next collects cycles.
-            if not request.abandoned:
-                del request.future
+            is_interrupted, request.error = error is not request.error, None
+            if is_interrupted:
+                self._abandon(request)
+            raise
 
     # --- the reading thread ---
 
@@ -359,19 +397,21 @@ class Connection(ABC):
         self._silent = 0
         with self._lock:
             request = self._requests.pop(frame.request_id)
+            request.answered = True
+        result, failure = None, None
         try:
             result = self._conclude(request, frame)
         except Exception as error:
-            with self._lock:  # without this thread's frames, which refer to the error
-                request.future.set_exception(error.with_traceback(None))
-            return
+            failure = error.with_traceback(None)  # its frames refer to the error
+        self._clear(request)
         with self._lock:
-            request.future.set_result(result)
+            request.conclude(result, failure)
+            is_undone = request.abandoned and failure is None
         if isinstance(request.message, m.Goodbye):
             self._left = True
             assert self._socket is not None
             _shut(self._socket)
-        if request.abandoned:
+        if is_undone:
             self._undo(request)
 
     def _hang_up(self, reason: Exception) -> None:
@@ -382,9 +422,12 @@ class Connection(ABC):
                 self._reader.close()
             self._socket = None
             for request in self._requests.values():
-                request.hang_ups += not self._closed
+                request.hang_ups += not (self._closed or self._anew)
+            self._anew = False
             failed = [i for i, r in self._requests.items() if r.hang_ups >= _MOST_HANG_UPS]
             requests = [self._requests.pop(request_id) for request_id in failed]
+            for request in requests:
+                request.answered = True
         self._pause()
         for request in requests:
             logger.warning("a %s failed: the store hung up over it twice", request.message.kind)
@@ -395,11 +438,12 @@ class Connection(ABC):
         impatient = missed = time.monotonic() + _PATIENCE_SECONDS
         if self._silent:
             # It has answered nothing since it was connected to.
-            self._ended.wait(min(_FIRST_PAUSE * 2 ** min(self._silent, 10), _LONGEST_PAUSE))
+            _await(self._ended, min(_FIRST_PAUSE * 2 ** min(self._silent, 10), _LONGEST_PAUSE))
         self._silent += 1
         pause = _FIRST_PAUSE
         while not self._closed:
-            self._wanted.clear()
+            while not self._wanted.empty():
+                self._wanted.get()
             try:
                 self._greet()
                 return
@@ -409,7 +453,7 @@ class Connection(ABC):
                 if time.monotonic() > missed:
                     missed = time.monotonic() + _PATIENCE_SECONDS
                     self._miss()
-            self._wanted.wait(pause)
+            _await(self._wanted, pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _take_requests(self) -> list[Request]:
@@ -417,6 +461,7 @@ class Connection(ABC):
         with self._lock:
             requests, self._requests = self._requests, {}
             for request in requests.values():
+                request.answered = True
                 if isinstance(request.message, m.Delete):
                     self._undeleted.update(request.message.object_ids)
         return list(requests.values())
@@ -425,28 +470,25 @@ class Connection(ABC):
         # A put may have counted: what it named stays pinned.
         for request in requests:
             error = StoreUnavailableError(f"the store {self._name!r} does not answer: {reason}")
-            request.future.set_exception(error)
+            self._clear(request)
+            with self._lock:
+                request.conclude(error=error)
 
     # --- holds ---
 
-    def _held_by(self, object_id: bytes) -> Hold:
-        hold = Hold(object_id)
-        hold._releases = self._releases
-        return hold
+    def _confirmed(self, object_id: bytes, hold: Hold | None = None) -> Hold:
+        """Return what keeps an object that the store says is held. In the reading thread."""
+        with self._lock:
+            self._held[object_id] += 1
+        return self._holds.confirm(hold or Hold(), object_id)
 
     def _start_releasing(self) -> None:
-        threads.start(self._release, self._releases, name="zerrow-release")
+        threads.start(self._release, self._holds, name="zerrow-release")
 
-    def _release(self, releases: "queue.SimpleQueue[bytes | None]") -> None:
-        while (object_id := releases.get()) is not None:
-            ids = [object_id]
-            while not releases.empty():
-                following = releases.get()
-                if following is None:
-                    return
-                ids.append(following)
+    def _release(self, holds: Holds) -> None:
+        while (ids := holds.collected()) is not None:
             with self._lock:
-                if self._closed or self._releases is not releases:
+                if self._closed or self._holds is not holds:
                     return
                 # Not what a restarted store could not hold again. It learns only of what is held.
                 known = Counter(ids) & self._held
@@ -478,6 +520,14 @@ def _in_child() -> None:
 
 
 forks.register(before=_before_fork, in_parent=fork_guard.release_guards, in_child=_in_child)
+
+
+def _await(signal: "queue.SimpleQueue[None]", seconds: float) -> None:
+    """Wait for a signal, which may be given by a thread that is interrupted as it does so: Python's
+    own events stay locked then.
+    """
+    with contextlib.suppress(queue.Empty):
+        signal.get(timeout=seconds)
 
 
 def _shut(connection: socket.socket) -> None:

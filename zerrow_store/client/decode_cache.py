@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from zerrow_store.client.requests import Hold, Moved, Request, moved_places
+from zerrow_store.client.holds import Hold, Moved
+from zerrow_store.client.requests import Request, moved_places
 from zerrow_store.native import _native
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.messages import Unit
@@ -95,9 +96,6 @@ class DecodeCacheCalls(ABC):
     @abstractmethod
     def _send_quietly(self, message: m.Request) -> None: ...
 
-    @abstractmethod
-    def _held_by(self, object_id: bytes) -> Hold: ...
-
     def cache_open(
         self,
         token: bytes,
@@ -112,10 +110,10 @@ class DecodeCacheCalls(ABC):
         Raises DecodeError when the one who decodes fails.
         """
         request = m.CacheOpen(token, file, path, wanted, most)
-        hits, granted, later = self._request(request)
+        hits, granted, later, holds = self._request(request)
         found = [
-            CacheHit(index, message, layout, parts, moved_places(moved), self._held_by(object_id))
-            for index, object_id, message, layout, parts, moved in hits
+            CacheHit(index, message, layout, parts, moved_places(moved), hold)
+            for (index, _, message, layout, parts, moved), hold in zip(hits, holds, strict=True)
         ]
         return CacheAnswer(found, granted, later)
 
@@ -127,11 +125,8 @@ class DecodeCacheCalls(ABC):
         What the cache does not take is the caller's alone.
         """
         message = m.CachePublish(token, file, path, [column.message() for column in columns])
-        admitted = self._wait(self._begin_publication(message))
-        return [
-            self._held_by(column.object_id) if ok else None
-            for column, ok in zip(columns, admitted, strict=True)
-        ]
+        holds: list[Hold | None] = self._wait(self._begin_publication(message))
+        return holds
 
     def cache_fail(
         self, token: bytes, file: bytes, failed: list[tuple[Unit, list[int]]], error: Exception

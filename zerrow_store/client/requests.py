@@ -1,55 +1,53 @@
-"""Requests to a node store under way, and what their answers hand out."""
+"""Requests to a node store under way, and what their senders wait for.
 
-import os
+A sender may be interrupted anywhere, by control-C or by Ray's cancellation, and so waits for a
+queue, which is C: Python's events and futures stay locked then. What an answer hands out is in
+`result` before the sender wakes: who no longer waits for it drops it by that.
+"""
+
 import queue
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from zerrow_store.client.spill_reader import Checked
+from zerrow_store.client.holds import Hold, Moved
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.places import Place
-
-Moved = dict[Place, Place]
-"""Where allocations lie, as they were spilled, or are copies of another machine's."""
-
-
-class Hold:
-    """Keeps an object in the store until it is collected, once the store has confirmed it.
-
-    moved: where allocations lie that the object's message has elsewhere.
-    checked: stands for those of them that need not be checked again while this is alive.
-    """
-
-    __slots__ = ("__weakref__", "_object_id", "_pid", "_releases", "checked", "moved")
-
-    def __init__(self, object_id: bytes) -> None:
-        self._object_id = object_id
-        self._releases: queue.SimpleQueue[bytes | None] | None = None
-        self._pid = os.getpid()
-        self.moved: Moved = {}
-        self.checked: tuple[Checked, ...] = ()
-
-    def __del__(self) -> None:
-        self.checked = ()  # before the store is told: it may drop them then
-        # SimpleQueue.put is safe here: it takes no lock that this thread could hold already.
-        if self._releases is not None and self._pid == os.getpid():
-            self._releases.put(self._object_id)
 
 
 @dataclass(eq=False)
 class Request:
-    """A request under way. own: what is unpinned if it fails. fds: the sender's, sent along.
+    """A request under way. own: what is unpinned if it fails. fds: what is sent along.
 
-    hang_ups: how often the store hung up while it was under way. abandoned: nobody waits any more.
+    hold: what is confirmed by its answer. hang_ups: how often the store hung up over it. resent:
+    the store may have got it twice. answered: it is not under way any more. abandoned: nobody
+    waits. concluded: `result` or `error` is there.
     """
 
     message: m.Request
     own: bytes = b""
     fds: list[int] = field(default_factory=list)
-    future: "Future[Any]" = field(default_factory=Future)
+    hold: Hold | None = None
+    id: int = 0
     hang_ups: int = 0
+    resent: bool = False
+    answered: bool = False
     abandoned: bool = False
+    concluded: bool = False
+    result: Any = None
+    error: Exception | None = None
+    _over: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
+
+    def conclude(self, result: Any = None, error: Exception | None = None) -> None:
+        """Say what came of it, once."""
+        self.result, self.error, self.concluded = result, error, True
+        self._over.put(None)
+
+    def wait(self) -> Any:
+        """Wait until it is concluded; return the result, or raise the error. For one thread."""
+        if not self.concluded:
+            self._over.get()
+        if self.error is not None:
+            raise self.error
+        return self.result
 
 
 def offsets_of(pairs: bytes) -> bytes:

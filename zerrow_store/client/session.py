@@ -1,8 +1,8 @@
 """What a process has at a node store: pins in its arena, holds, and mapped segments.
 
 What a process publishes stays pinned in its arena for as long as the store's object table refer to
-it. An allocation is registered by the link's first publication that names it, one pin kept, and
-freed by one event; both are handled by the reading thread, in the order in which the store sent
+it. An allocation is registered by the connection's first publication that names it, one pin kept,
+and freed by one event; both are handled by the reading thread, in the order in which the store sent
 them, so that a pin is never taken for another's. A request that was interrupted is concluded by
 that thread all the same, which then undoes it.
 """
@@ -16,7 +16,8 @@ from zerrow_store import forks
 from zerrow_store._ledger import OffsetSet
 from zerrow_store.client import sealed_segments, spill_reader
 from zerrow_store.client.connection import Call, Connection, connections
-from zerrow_store.client.requests import Request, offsets_of
+from zerrow_store.client.holds import Hold
+from zerrow_store.client.requests import Request, moved_places, offsets_of
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
 from zerrow_store.native import _native
@@ -149,20 +150,23 @@ class Session(Connection):
         """
         parts = [message] if isinstance(message, m.Put) else message.columns
         own = b"".join(each.own for each in parts)
-        fds: list[int] = []
+        request = Request(message, own)
         try:
             adopted = sealed_segments.take([s for each in parts for s, _ in each.foreign])
-            fds = [fd for _, fd, _ in adopted]
+            request.fds = [fd for _, fd, _ in adopted]
             message.adopted = [(segment_id, size) for segment_id, _, size in adopted]
             if own or (isinstance(message, m.Put) and message.owned):
                 self._attach()
-            request = self._send(Request(message, own, fds))
         except BaseException:
-            _native.unpin(offsets_of(own))
-            sealed_segments.close(fds)
+            self._abandon(request)
             raise
-        request.future.add_done_callback(lambda _: sealed_segments.close(fds))
-        return request
+        return self._send(request)
+
+    def _clear(self, request: Request) -> None:
+        if isinstance(request.message, m.Put | m.CachePublish):
+            sealed_segments.close(request.fds)
+            if not request.answered:
+                _native.unpin(offsets_of(request.own))
 
     # --- answers ---
 
@@ -171,7 +175,7 @@ class Session(Connection):
         if frame.kind == "error":
             error = make_error(*body)
             # Sent twice around a crash of the store, and the first time has counted.
-            if not (isinstance(error, ObjectExistsError) and request.hang_ups):
+            if not (isinstance(error, ObjectExistsError) and request.resent):
                 _native.unpin(offsets_of(request.own))
                 raise error
             body = None
@@ -181,18 +185,19 @@ class Session(Connection):
             # One pin for each allocation in the object table is enough.
             _native.unpin(self._registered.add(request.own))
         if isinstance(message, m.Put | m.Land):
-            if body:  # as from now on it holds what it has put
-                with self._lock:
-                    self._held[message.object_id] += 1
-        elif isinstance(message, m.Get | m.Hold):
-            with self._lock:
-                self._held[message.object_id] += 1
-        elif isinstance(message, m.CacheOpen):
-            with self._lock:
-                self._held.update(hit[1] for hit in body[0])
-        elif isinstance(message, m.CachePublish):
-            self._conclude_columns(message.columns, body)
-        elif isinstance(message, m.Segments):
+            # As from now on it may hold what it has put.
+            return self._confirmed(message.object_id) if body else None
+        if isinstance(message, m.Get):
+            return *body, self._confirmed(message.object_id)
+        if isinstance(message, m.Hold):
+            hold = self._confirmed(message.object_id, request.hold)
+            hold.moved = moved_places(body)
+            return hold
+        if isinstance(message, m.CacheOpen):
+            return *body, [self._confirmed(hit[1]) for hit in body[0]]
+        if isinstance(message, m.CachePublish):
+            return self._conclude_columns(message.columns, body)
+        if isinstance(message, m.Segments):
             fds = frame.take_descriptors(len(message.segment_ids))
             self._take_segments(message.segment_ids, fds, *body)
         return body
@@ -221,32 +226,22 @@ class Session(Connection):
         """Map a segment."""
         _native.map_segment(segment_id, fd, size, sealed=sealed)
 
-    def _conclude_columns(self, columns: Sequence[m.Column], admitted: Sequence[bool]) -> None:
+    def _conclude_columns(
+        self, columns: Sequence[m.Column], admitted: Sequence[bool]
+    ) -> list[Hold | None]:
+        holds: list[Hold | None] = []
         # One at a time: columns share allocations, and each has pinned them.
         for column, ok in zip(columns, admitted, strict=True):
-            if ok:
-                _native.unpin(self._registered.add(column.own))
-                with self._lock:
-                    self._held[column.object_id] += 1
-            else:
-                _native.unpin(offsets_of(column.own))
+            _native.unpin(self._registered.add(column.own) if ok else offsets_of(column.own))
+            holds.append(self._confirmed(column.object_id) if ok else None)
+        return holds
 
     def _undo(self, request: Request) -> None:
         message = request.message
-        if isinstance(message, m.Put | m.Land) and request.future.result():
-            self._releases.put(message.object_id)
-        elif isinstance(message, m.Put):
+        if isinstance(message, m.Put) and request.result is None:  # else it goes with its hold
             self._send_quietly(m.Delete([message.object_id], True))
-        elif isinstance(message, m.Get | m.Hold):
-            self._releases.put(message.object_id)
         elif isinstance(message, m.CacheOpen):
-            for hit in request.future.result()[0]:
-                self._releases.put(hit[1])
             self._send_quietly(m.CacheRelease(message.token))
-        elif isinstance(message, m.CachePublish):
-            for column, admitted in zip(message.columns, request.future.result(), strict=True):
-                if admitted:
-                    self._releases.put(column.object_id)
 
     def _unmap_gone(self, *segment_ids: bytes) -> None:
         with self._lock:

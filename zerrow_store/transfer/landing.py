@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from zerrow_store.client.client import Client
-from zerrow_store.client.requests import Hold
+from zerrow_store.client.holds import Hold
 from zerrow_store.native import _native
 from zerrow_store.protocol.places import Place
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from zerrow_store.client.client import Client
-from zerrow_store.client.requests import Hold
+from zerrow_store.client.holds import Hold
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnavailableError
 from zerrow_store.protocol import sockets
 from zerrow_store.protocol.places import Place

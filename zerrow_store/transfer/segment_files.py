@@ -12,7 +12,8 @@ from typing import Protocol
 
 from zerrow_store.client.client import Allocations, Client, unpacked
 from zerrow_store.client.connection import Call
-from zerrow_store.client.requests import Hold, Request, check_id, moved_places
+from zerrow_store.client.holds import Hold
+from zerrow_store.client.requests import Request, check_id, moved_places
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.protocol import messages as m
 
@@ -105,8 +106,7 @@ class FileClient(Client):
         Raises ObjectNotFoundError.
         """
         check_id(object_id)
-        _, allocations, moved, node = self._request(m.Get(object_id))
-        hold = self._held_by(object_id)
+        _, allocations, moved, node, hold = self._request(m.Get(object_id))
         hold.moved = moved_places(moved)
         return hold, unpacked(allocations), node
 

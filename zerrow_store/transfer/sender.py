@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from zerrow_store import threads
-from zerrow_store.client.requests import Hold
+from zerrow_store.client.holds import Hold
 from zerrow_store.errors import ObjectLostError, ProtocolError, ZerrowError
 from zerrow_store.forks import Lock
 from zerrow_store.transfer import messages as m

@@ -1,0 +1,146 @@
+"""Interrupts at every step: control-C, and Ray's cancellation, raise wherever a thread just is.
+
+What was asked of the store is done or not, and either way nothing is lost or left, nobody hangs,
+and memory that an object refers to is not given to somebody else.
+"""
+
+import dis
+import functools
+import gc
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import zerrow_store
+from tests.node.conftest import eventually
+from zerrow_store.client.client import Client
+from zerrow_store.native import _native
+
+CLIENT = str(Path(zerrow_store.__file__).parent / "client")
+
+
+@functools.cache
+def interruptible(code: CodeType) -> frozenset[int]:
+    """The offsets at which Python raises what another thread, or a signal, wants to be raised: at a
+    function's beginning, and after each call.
+    """
+    instructions = list(dis.get_instructions(code))
+    return frozenset(
+        here.offset
+        for before, here in itertools.pairwise(instructions)
+        if before.opname.startswith("CALL") or before.opname == "RESUME"
+    )
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the step number `at` of what this thread does in the client."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+        self.raised = False
+
+    def __enter__(self) -> "Interrupt":
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *error: object) -> bool:
+        sys.settrace(None)
+        return self.raised and error[0] is KeyboardInterrupt
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(CLIENT):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and frame.f_lasti in interruptible(frame.f_code) and not self.raised:
+            self._left -= 1
+            if self._left < 0:
+                self.raised = True
+                raise KeyboardInterrupt
+        return self._trace
+
+
+def steps() -> Iterator[Interrupt]:
+    """Interrupts at one step after the other, until nothing is left to be interrupted."""
+    for at in range(10_000):
+        interrupt = Interrupt(at)
+        yield interrupt
+        if not interrupt.raised:
+            assert at > 10
+            return
+
+
+def fresh(value: int) -> pa.Table:
+    return pa.table({"x": np.full(100_000, value)})
+
+
+def put(client: Client, table: pa.Table) -> None:
+    client.put(table)
+
+
+def put_under_a_name(client: Client, table: pa.Table) -> None:
+    client.put(table, object_id=b"name")
+
+
+def publish_transient(client: Client, table: pa.Table) -> None:
+    client.publish_transient(b"transient", _native.encode(table))
+
+
+@pytest.mark.parametrize("operation", [put, put_under_a_name, publish_transient])
+def test_what_was_put_stays_as_it_was(
+    client: Client, operation: Callable[[Client, pa.Table], None]
+) -> None:
+    """Also what is put again after an interrupted put of the same memory."""
+    for number, interrupt in enumerate(steps()):
+        table = fresh(number)
+        with interrupt:
+            operation(client, table)
+        kept = client.put(table)
+        others = [each.object_id for each in client.list() if each.object_id != kept]
+        client.delete(others, missing_ok=True)
+        del table
+        gc.collect()
+        written_since = [fresh(-1) for _ in range(3)]
+        assert client.get(kept)["x"].unique().to_pylist() == [number]
+        client.delete(kept)
+        del written_since
+        eventually(lambda: client.stats().objects == 0, "nothing is left of an interrupted put")
+
+
+def get(client: Client, object_id: bytes) -> None:
+    client.get(object_id)
+
+
+def hold(client: Client, object_id: bytes) -> None:
+    client.hold(object_id)
+
+
+def hold_and_confirm(client: Client, object_id: bytes) -> None:
+    holding = client.begin_hold(object_id)
+    holding.confirm()
+
+
+@pytest.mark.parametrize("operation", [get, hold, hold_and_confirm])
+def test_no_hold_is_left(client: Client, operation: Callable[[Client, bytes], None]) -> None:
+    object_id = client.put(fresh(7))
+    for interrupt in steps():
+        with interrupt:
+            operation(client, object_id)
+        gc.collect()
+        eventually(lambda: client.list()[0].holds == 0, "no hold is left of an interrupted request")
+    assert client.get(object_id)["x"].unique().to_pylist() == [7]
+
+
+def test_a_deletion_is_done_or_not(client: Client) -> None:
+    for interrupt in steps():
+        object_id = client.put(fresh(7))
+        with interrupt:
+            client.delete(object_id)
+        client.delete(object_id, missing_ok=True)
+        assert client.stats().objects == 0
