@@ -4,76 +4,17 @@ What was asked of the store is done or not, and either way nothing is lost or le
 and memory that an object refers to is not given to somebody else.
 """
 
-import dis
-import functools
 import gc
-import itertools
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-import zerrow_store
+from tests.interrupts import steps
 from tests.node.conftest import eventually
 from zerrow_store.client.client import Client
 from zerrow_store.native import _native
-
-CLIENT = str(Path(zerrow_store.__file__).parent / "client")
-
-
-@functools.cache
-def interruptible(code: CodeType) -> frozenset[int]:
-    """The offsets at which Python raises what another thread, or a signal, wants to be raised: at a
-    function's beginning, and after each call.
-    """
-    instructions = list(dis.get_instructions(code))
-    return frozenset(
-        here.offset
-        for before, here in itertools.pairwise(instructions)
-        if before.opname.startswith("CALL") or before.opname == "RESUME"
-    )
-
-
-class Interrupt:
-    """Raises KeyboardInterrupt at the step number `at` of what this thread does in the client."""
-
-    def __init__(self, at: int) -> None:
-        self._left = at
-        self.raised = False
-
-    def __enter__(self) -> "Interrupt":
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *error: object) -> bool:
-        sys.settrace(None)
-        return self.raised and error[0] is KeyboardInterrupt
-
-    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(CLIENT):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and frame.f_lasti in interruptible(frame.f_code) and not self.raised:
-            self._left -= 1
-            if self._left < 0:
-                self.raised = True
-                raise KeyboardInterrupt
-        return self._trace
-
-
-def steps() -> Iterator[Interrupt]:
-    """Interrupts at one step after the other, until nothing is left to be interrupted."""
-    for at in range(10_000):
-        interrupt = Interrupt(at)
-        yield interrupt
-        if not interrupt.raised:
-            assert at > 10
-            return
 
 
 def fresh(value: int) -> pa.Table:
@@ -97,7 +38,7 @@ def test_what_was_put_stays_as_it_was(
     client: Client, operation: Callable[[Client, pa.Table], None]
 ) -> None:
     """Also what is put again after an interrupted put of the same memory."""
-    for number, interrupt in enumerate(steps()):
+    for number, interrupt in enumerate(steps("client")):
         table = fresh(number)
         with interrupt:
             operation(client, table)
@@ -129,7 +70,7 @@ def hold_and_confirm(client: Client, object_id: bytes) -> None:
 @pytest.mark.parametrize("operation", [get, hold, hold_and_confirm])
 def test_no_hold_is_left(client: Client, operation: Callable[[Client, bytes], None]) -> None:
     object_id = client.put(fresh(7))
-    for interrupt in steps():
+    for interrupt in steps("client"):
         with interrupt:
             operation(client, object_id)
         gc.collect()
@@ -138,7 +79,7 @@ def test_no_hold_is_left(client: Client, operation: Callable[[Client, bytes], No
 
 
 def test_a_deletion_is_done_or_not(client: Client) -> None:
-    for interrupt in steps():
+    for interrupt in steps("client"):
         object_id = client.put(fresh(7))
         with interrupt:
             client.delete(object_id)

@@ -97,6 +97,13 @@ class _Read:
 
     def run(self, wanted: Wanted, fetched: Fetched) -> None:
         """Fill `fetched` with all that is wanted."""
+        try:
+            self._run(wanted, fetched)
+        except BaseException:  # wherever it came: others wait for what this reader has claimed
+            self._client.cache_release(self._token)
+            raise
+
+    def _run(self, wanted: Wanted, fetched: Fetched) -> None:
         missing = [(unit, list(parts)) for unit, parts in wanted.items()]
         most = -(-len(missing) // self._turns)
         while missing:
@@ -105,13 +112,9 @@ class _Read:
                     self._token, self._identity, self._file.path, missing, most
                 )
             granted = {missing[index][0]: parts for index, parts in answer.granted}
-            try:
-                self._take(answer.hits, missing, fetched)
-                if granted:
-                    self._decode_and_publish(granted, fetched)
-            except BaseException:
-                self._client.cache_release(self._token)
-                raise
+            self._take(answer.hits, missing, fetched)
+            if granted:
+                self._decode_and_publish(granted, fetched)
             missing = [(missing[index][0], parts) for index, parts, _ in answer.later]
 
     def _take(
