@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from tests.node.helpers import Store, processes, wait_until
 from zerrow_store.client.client import Allocations, Client
-from zerrow_store.client.requests import Hold
+from zerrow_store.client.holds import Hold
 from zerrow_store.errors import ProtocolError
 from zerrow_store.native import _native
 from zerrow_store.transfer import local, messages

@@ -1,13 +1,15 @@
 """Connections are used again, and nothing is lost or kept by that."""
 
+import os
 import socket
+import threading
 
 import pytest
 
 from tests.node.helpers import kill, wait_until
 from tests.transfer.helpers import MIB, SECURITY, open_client, receiver_of, table
 from zerrow_store.errors import ObjectLostError
-from zerrow_store.transfer import connections, messages, sender
+from zerrow_store.transfer import agent, connections, local, messages, sender
 from zerrow_store.transfer.channel import Channel, connect
 from zerrow_store.transfer.connections import Connections
 from zerrow_store.transfer.followers import Followers
@@ -115,3 +117,46 @@ def test_a_sender_ends_one_that_is_idle(there, monkeypatch):
         assert channel.is_readable(20)
         with pytest.raises(ConnectionResetError):
             channel.receive(messages.ANSWER)
+
+
+def test_the_agent_is_asked_over_one_connection(there, here, monkeypatch):
+    connect_to, opened = local._connect, []
+    location, wanted = there.serve(), [there.publish(table(MIB, n)) for n in range(3)]
+    monkeypatch.setattr(
+        local, "_connect", lambda *arguments: opened.append(arguments) or connect_to(*arguments)
+    )
+    for n, each in enumerate(wanted):
+        assert here.fetch(location, each).equals(table(MIB, n))
+    assert [store for store, _ in opened] == [here.name]
+    wait_until(here.is_empty)
+
+
+def test_an_agent_that_was_killed_is_replaced(there, here):
+    location = there.serve()
+    for n in range(2):
+        assert here.fetch(location, there.publish(table(MIB, n))).num_rows
+        kill(here.agent())
+
+
+def test_a_forked_child_has_connections_of_its_own(there, here):
+    assert here.fetch(there.serve(), there.publish(table(MIB))).num_rows
+    child = os.fork()
+    if child == 0:
+        os._exit(local._agents.idle(here.name) is not None)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    kept = local._agents.idle(here.name)
+    assert kept is not None
+    local._agents.give_back(here.name, kept)
+
+
+def test_the_agent_ends_one_that_is_idle(here, monkeypatch):
+    monkeypatch.setattr(agent, "_IDLE_SECONDS", 0.05)
+    near, far = socket.socketpair()
+    served = agent.Agent(open_client(here, FileClient), SECURITY, near)
+    threading.Thread(target=served._serve, args=[far], daemon=True).start()
+    with Channel(near) as channel:
+        channel.send(messages.Serve("127.0.0.1"))
+        assert isinstance(channel.receive(messages.REPLY), messages.Serving)
+        assert not channel.is_readable(0.2)  # it has not said that it wants nothing more
+        channel.send(messages.Taken())
+        assert channel.is_readable(60)

@@ -39,6 +39,9 @@ logger = logging.getLogger("zerrow_store.transfer")
 
 _PAUSE_SECONDS = 0.1
 
+_IDLE_SECONDS = 5
+"""How long a process's connection is kept over which nothing is asked."""
+
 
 class Agent:
     """Answers the processes of this machine, a thread for each that asks."""
@@ -77,12 +80,17 @@ class Agent:
                 time.sleep(_PAUSE_SECONDS)
 
     def _serve(self, sock: socket.socket) -> None:
-        # What has landed is kept here until its asker, which holds it by then, hangs up.
+        # What has landed is kept here until its asker says that it holds it, or hangs up.
         kept: list[Landed] = []
         try:
             with Channel(sock) as channel:
-                while True:
-                    channel.send(self._answer(channel.receive(m.ASKED), kept))
+                idle = False
+                while not idle or channel.is_readable(_IDLE_SECONDS):
+                    asked = channel.receive(m.ASKED)
+                    kept.clear()
+                    idle = isinstance(asked, m.Taken)
+                    if not isinstance(asked, m.Taken):
+                        channel.send(self._answer(asked, kept))
         except ProtocolError as error:
             logger.warning("dropped a process: %s", error)
         except OSError:

@@ -1,4 +1,4 @@
-"""Connections to other machines' senders, kept for a while for what is asked there next."""
+"""Connections to other machines' senders, and to the agent, kept for what is asked there next."""
 
 import weakref
 from collections import OrderedDict
@@ -11,18 +11,13 @@ from zerrow_store.transfer.security import Security
 _MOST_IDLE = 64
 
 
-class Connections:
-    """Connections that this machine has opened. Safe to use from any thread."""
+class IdleConnections:
+    """Connections of this process that nobody uses now. Safe to use from any thread."""
 
-    def __init__(self, security: Security) -> None:
-        self._security = security
+    def __init__(self) -> None:
         self._lock = Lock()
         self._idle: OrderedDict[Channel, str] = OrderedDict()  # the one used last comes last
         weakref.finalize(self, _close_all, self._idle)
-
-    def open(self, location: str) -> Channel:
-        """Return a new connection. Raises OSError, ProtocolError."""
-        return connect(location, self._security)
 
     def idle(self, location: str) -> Channel | None:
         """Return a connection that is not used; None if there is none.
@@ -46,6 +41,23 @@ class Connections:
             self._idle[channel] = location
             surplus = [self._idle.popitem(last=False)[0]] if len(self._idle) > _MOST_IDLE else []
         _close_all(surplus)
+
+    def forget(self) -> None:
+        """Close all: in a forked child, whose parent goes on using them."""
+        _close_all(self._idle)
+        self._idle.clear()
+
+
+class Connections(IdleConnections):
+    """Connections to other machines, new ones as well."""
+
+    def __init__(self, security: Security) -> None:
+        super().__init__()
+        self._security = security
+
+    def open(self, location: str) -> Channel:
+        """Return a new connection. Raises OSError, ProtocolError."""
+        return connect(location, self._security)
 
 
 def _close_all(channels: Iterable[Channel]) -> None:

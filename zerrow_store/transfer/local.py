@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from zerrow_store import forks
 from zerrow_store.client.client import Client
 from zerrow_store.client.holds import Hold
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, StoreUnavailableError
@@ -25,6 +26,7 @@ from zerrow_store.protocol.sockets import transfer_address
 from zerrow_store.protocol.wire_errors import make_error
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import Channel
+from zerrow_store.transfer.connections import IdleConnections
 from zerrow_store.transfer.security import Security
 
 logger = logging.getLogger("zerrow_store")
@@ -35,6 +37,11 @@ _ATTEMPTS = 3
 _PATIENCE_SECONDS = 15.0
 _PAUSE_SECONDS = 0.02
 _BACKLOG = 512
+
+_agents = IdleConnections()
+"""By the store's name."""
+
+forks.register(in_child=_agents.forget)
 
 
 def serve(store: str, security: Security, host: str) -> str:
@@ -71,9 +78,10 @@ def fetch(
         reply = _ask(channel, m.Fetch(location, object_id, allocations))
         assert isinstance(reply, m.Landed)
         try:
-            return reply.places, client.hold(reply.object_id)  # before the agent lets go of it
+            hold = client.hold(reply.object_id)  # before the agent lets go of it
         except ObjectNotFoundError as error:
             raise ObjectLostError("the store has lost an object while it landed") from error
+        return reply.places, hold
 
     landed, hold = _with_agent(client.name, security, ask)
     places = [hold.moved.get((segment, offset), (segment, offset)) for segment, offset in landed]
@@ -95,8 +103,14 @@ def _with_agent(store: str, security: Security | None, ask: Callable[[Channel], 
     reason = ""
     for _ in range(_ATTEMPTS):
         try:
-            with Channel(_connect(store, security)) as channel:
-                return ask(channel)
+            channel = _agents.idle(store) or Channel(_connect(store, security))
+            try:
+                answer = ask(channel)
+            except BaseException:
+                channel.close()
+                raise
+            _keep(store, channel)
+            return answer
         except OSError as error:
             reason = str(error)  # the error itself refers to the frames of all callers
             logger.warning("the transfer agent of the store %s has gone: %s", store, reason)
@@ -104,6 +118,16 @@ def _with_agent(store: str, security: Security | None, ask: Callable[[Channel], 
         f"the transfer agent of the store {store!r} does not answer: {reason}; its log lies beside "
         "the store's"
     )
+
+
+def _keep(store: str, channel: Channel) -> None:
+    """Keep a connection for what is asked next; the agent need keep nothing for it any more."""
+    try:
+        channel.send(m.Taken())
+    except OSError:
+        channel.close()
+    else:
+        _agents.give_back(store, channel)
 
 
 def _connect(store: str, security: Security | None) -> socket.socket:

@@ -54,7 +54,9 @@ class Sent(Message, tag="sent"):
 
 
 class Taken(Message, tag="taken"):
-    """What `Read` asked for is here. There is no answer; the connection may be used again."""
+    """What `Read` asked for is here, or what `Fetch` did is held by who asked. There is no answer;
+    the connection may be used again.
+    """
 
 
 class Refused(Message, tag="refused"):
@@ -149,8 +151,8 @@ class Serving(Message, tag="serving"):
 
 
 class Fetch(Message, tag="fetch"):
-    """Land another machine's object. It is held until this connection ends. location: where it is;
-    empty: that machine is gone, another one may have a copy.
+    """Land another machine's object. It is held until that has been `Taken`, or this connection
+    ends. location: where it is; empty: that machine is gone, another one may have a copy.
     """
 
     location: Name
@@ -203,5 +205,5 @@ OWNED: Decoder[Owned | LetGo] = Decoder(Owned | LetGo)
 ANSWER: Decoder[Working | Sending | Sent | Refused] = Decoder(Working | Sending | Sent | Refused)
 PLACE: Decoder[Working | At | Refused] = Decoder(Working | At | Refused)
 SOUGHT: Decoder[Working | Tried] = Decoder(Working | Tried)
-ASKED: Decoder[Serve | Fetch] = Decoder(Serve | Fetch)
+ASKED: Decoder[Serve | Fetch | Taken] = Decoder(Serve | Fetch | Taken)
 REPLY: Decoder[Serving | Landed | Failed] = Decoder(Serving | Landed | Failed)
