@@ -177,6 +177,7 @@ def test_it_is_found_when_its_home_is_gone(producer, home, near, anna, node, pla
     anna.do(f"owning.delete({wanted.object_id!r})")
     for each in machines.values():
         wait_until(each.is_empty)
+    for each in machines.values():
         with pytest.raises(ObjectLostError, match="on no machine"):
             fetch(each, "", wanted)
 
