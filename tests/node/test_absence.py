@@ -254,12 +254,12 @@ def test_a_supervisor_that_is_killed_amid_taking_over_loses_nothing(standalone: 
     code = """
 import os, signal, sys
 from zerrow_store.server import supervisor
-apply = supervisor.Supervisor._apply
+receive = supervisor.Supervisor._receive
 def die_amid_the_books(self, frame):
-    apply(self, frame)
-    if frame.kind == "put":
+    receive(self, frame)
+    if frame.kind == "object_added":
         os.kill(os.getpid(), signal.SIGKILL)
-supervisor.Supervisor._apply = die_amid_the_books
+supervisor.Supervisor._receive = die_amid_the_books
 supervisor.Supervisor(sys.argv[1], budget=1 << 30).start()
 """
     done = subprocess.run([sys.executable, "-c", code, standalone], timeout=60, check=False)

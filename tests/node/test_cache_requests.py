@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.node.test_hostile import Peer, bystander, peer
-from zerrow_store.protocol import framing
+from zerrow_store.protocol import events, framing
 from zerrow_store.server.object_table import ObjectTable
 
 __all__ = ["bystander", "peer"]  # fixtures
@@ -39,16 +39,16 @@ class IndexAgainstModel(RuleBasedStateMachine):
         taken = {p for f, _, u, ps in self.model.values() if (f, u) == (file, unit) for p in ps}
         if object_id in self.table.objects or taken & parts:
             return
-        put = [object_id, [], b"message", False, None, [0, 0, 0], 0.0]
-        layout = [[part, 1] for part in sorted(parts)]
-        self.table.apply("cache", [put, [file, path, list(unit), layout, 1.0, 0, 0.0]])
+        added = events.ObjectAdded(object_id, [], b"message", False, None, (0, 0, 0), 0.0)
+        layout = [(part, 1) for part in sorted(parts)]
+        self.table.apply(events.ColumnAdded(added, file, path, unit, layout, 1.0, 0, 0.0))
         self.model[object_id] = (file, path, unit, parts)
 
-    @rule(data=st.data(), event=st.sampled_from(["remove", "hide"]))
+    @rule(data=st.data(), event=st.sampled_from([events.ObjectRemoved, events.ObjectHidden]))
     def take_out(self, data, event):
         if self.model:
             object_id = data.draw(st.sampled_from(sorted(self.model)))
-            self.table.apply(event, [object_id])
+            self.table.apply(event(object_id))
             del self.model[object_id]
 
     @rule(data=st.data())
@@ -56,7 +56,7 @@ class IndexAgainstModel(RuleBasedStateMachine):
         if self.model:
             object_id = data.draw(st.sampled_from(sorted(self.model)))
             before = self.table.cache.entries[object_id].hits
-            self.table.apply("cache_used", [[object_id, b"unknown"], 7.0])
+            self.table.apply(events.ColumnsRead([object_id, b"unknown"], 7.0))
             assert self.table.cache.entries[object_id].hits == before + 1
 
     @invariant()
@@ -79,8 +79,8 @@ class IndexAgainstModel(RuleBasedStateMachine):
     @invariant()
     def a_snapshot_makes_an_equal_index(self):
         copy = ObjectTable()
-        for kind, body in self.table.snapshot():
-            copy.apply(kind, body)
+        for event in self.table.snapshot():
+            copy.apply(event)
         assert copy.objects == self.table.objects
         assert copy.cache.entries == self.table.cache.entries
         assert copy.cache._parts == self.table.cache._parts

@@ -2,9 +2,11 @@
 
 import struct
 
+import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from zerrow_store.protocol import events
 from zerrow_store.server.object_table import ObjectTable
 
 SEGMENTS = [bytes([i]) * 16 for i in range(3)]
@@ -30,7 +32,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         self.model = {}
         self.proxies = set()
         for segment in SEGMENTS:
-            self.table.apply("segment", [segment, 1 << 20, 1, 1])
+            self.table.apply(events.SegmentAdded(segment, 1 << 20, 1, 1))
 
     @rule(object_id=st.binary(min_size=1, max_size=2), chosen=allocations)
     def put(self, object_id, chosen):
@@ -39,7 +41,8 @@ class BooksAgainstModel(RuleBasedStateMachine):
         known = set().union(*self.model.values())
         expected = sum(SIZES[offset] for _, offset in chosen - known)
         assert self.table.new_bytes(packed(chosen)) == expected
-        self.table.apply("put", [object_id, packed(chosen), None, False, None, [1, 2, 3], 0.0])
+        added = object_id, packed(chosen), None, False, None, (1, 2, 3), 0.0
+        self.table.apply(events.ObjectAdded(*added))
         self.model[object_id] = chosen
 
     @rule(data=st.data())
@@ -48,13 +51,15 @@ class BooksAgainstModel(RuleBasedStateMachine):
             return
         object_id = data.draw(st.sampled_from(sorted(self.model)))
         self.proxies.discard(object_id)
-        self.check_freed(self.model.pop(object_id), self.table.apply("remove", [object_id]))
+        self.check_freed(
+            self.model.pop(object_id), self.table.apply(events.ObjectRemoved(object_id))
+        )
 
     @rule(object_id=st.binary(min_size=1, max_size=2))
     def put_proxy(self, object_id):
         if object_id not in self.model:
-            put = [object_id, [], None, False, SEGMENTS[0], [0, 0, 0], 0.0, b"reference", None]
-            self.table.apply("put", [*put, True])
+            added = object_id, [], None, False, SEGMENTS[0], (0, 0, 0), 0.0, b"reference"
+            self.table.apply(events.ObjectAdded(*added, proxy=True))
             self.model[object_id] = set()
             self.proxies.add(object_id)
 
@@ -62,9 +67,9 @@ class BooksAgainstModel(RuleBasedStateMachine):
     def land(self, object_id, chosen, knows):
         there = self.table.objects.get(object_id)
         if there is None or there.is_elsewhere:
-            moved = [[b"far" * 4, 64, *each] for each in sorted(chosen)[:1]]
+            moves = [(b"far_" * 4, 64, *each) for each in sorted(chosen)[:1]]
             node = b"node" if knows else None
-            self.table.apply("land", [object_id, packed(chosen), moved, node, 0.0])
+            self.table.apply(events.CopyAdded(object_id, packed(chosen), moves, node, 0.0))
             self.model[object_id] = chosen
             assert self.table.objects[object_id].proxy == (object_id in self.proxies)
 
@@ -74,7 +79,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         if landed:
             object_id = data.draw(st.sampled_from(landed))
             chosen, self.model[object_id] = self.model[object_id], set()
-            self.check_freed(chosen, self.table.apply("unland", [object_id]))
+            self.check_freed(chosen, self.table.apply(events.CopyRemoved(object_id)))
             assert self.table.objects[object_id].is_elsewhere
 
     def check_freed(self, chosen, found):
@@ -95,8 +100,8 @@ class BooksAgainstModel(RuleBasedStateMachine):
     @invariant()
     def a_snapshot_makes_equal_books(self):
         copy = ObjectTable()
-        for kind, body in self.table.snapshot():
-            copy.apply(kind, body)
+        for event in self.table.snapshot():
+            copy.apply(events.decode(event.kind, msgspec.Raw(msgspec.msgpack.encode(event))))
         assert copy.objects == self.table.objects
         assert copy.segments == self.table.segments
         assert copy.counters == self.table.counters

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zerrow_store.policy import POLICIES, Adaptive, Candidate, Lru, Rollback, Swap, load_policy
+from zerrow_store.protocol import events
 from zerrow_store.protocol.places import Freed
 from zerrow_store.server.eviction import Evictor
 from zerrow_store.server.eviction_queue import EvictionQueue
@@ -139,7 +140,7 @@ class Histories(RuleBasedStateMachine):
         fd = os.memfd_create("history")
         os.ftruncate(fd, SIZE)
         self.descriptors[self.segment] = fd
-        self.table.apply("segment", [self.segment, SIZE, os.getpid(), 0])
+        self.table.apply(events.SegmentAdded(self.segment, SIZE, os.getpid(), 0))
         self.spiller = Spiller(
             Path(self.directory.name),
             self.table,
@@ -175,7 +176,7 @@ class Histories(RuleBasedStateMachine):
     def end(self, object_id: bytes) -> None:
         assert not self.holders[object_id]
         self.evictor.busy(object_id)
-        self.give_back(self.table.apply("remove", [object_id]))
+        self.give_back(self.table.apply(events.ObjectRemoved(object_id)))
         self.bytes.pop(object_id)
         self.cached.discard(object_id)
 
@@ -216,12 +217,13 @@ class Histories(RuleBasedStateMachine):
             assert offset in self.free, n
         self.free -= set(offsets)
         packed = b"".join(o.to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets)
-        body = [object_id, [(self.segment, packed)], None, False, None, [0, 0, 0], 0.0]
+        put = object_id, [(self.segment, packed)], None, False, None, (0, 0, 0), 0.0
+        added = events.ObjectAdded(*put)
         if seconds is None:
-            self.table.apply("put", body)
+            self.table.apply(added)
         else:
-            entry = [b"file", "path", ["v", str(self.serial)], [[0, 1]], seconds, 0, 0.0]
-            self.table.apply("cache", [body, entry])
+            column = b"file", "path", ("v", str(self.serial)), [(0, 1)], seconds
+            self.table.apply(events.ColumnAdded(added, *column, hits=0, used=0.0))
             self.cached.add(object_id)
         self.bytes[object_id] = object_id * (PAGE // 16) * pages
         self.evictor.idle(object_id)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.node.helpers import Store, descriptors, wait_until
 from zerrow_store.errors import ProtocolError
-from zerrow_store.protocol import framing, sockets
+from zerrow_store.protocol import events, framing, sockets
 from zerrow_store.server.object_table import ObjectTable
 
 KINDS = ["hello", "attach", "put", "get", "hold", "release", "segments", "delete", "list", "stats"]
@@ -317,9 +317,10 @@ def test_descriptors_follow_their_frames() -> None:
 
 def test_an_object_that_names_an_allocation_twice_leaves_nothing() -> None:
     table = ObjectTable()
-    table.apply("segment", [SEGMENT, 1 << 20, 7, 9])
+    table.apply(events.SegmentAdded(SEGMENT, 1 << 20, 7, 9))
     twice = struct.pack("<4Q", 0, 100, 0, 200)
-    table.apply("put", [b"x", [(SEGMENT, twice)], None, False, None, [0, 0, 0], 0.0])
-    assert table.apply("remove", [b"x"]) == [(SEGMENT, struct.pack("<Q", 0))]
+    put = b"x", [(SEGMENT, twice)], None, False, None, (0, 0, 0), 0.0
+    table.apply(events.ObjectAdded(*put))
+    assert table.apply(events.ObjectRemoved(b"x")) == [(SEGMENT, struct.pack("<Q", 0))]
     assert table.bytes_stored == 0
     assert len(table.segments[SEGMENT].references) == 0

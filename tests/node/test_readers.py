@@ -15,6 +15,7 @@ from tests.node.test_absence import Away
 from tests.node.test_ends import standalone
 from zerrow_store import Client, StoreFullError
 from zerrow_store.processes import start_time
+from zerrow_store.protocol import events
 from zerrow_store.server import readers
 from zerrow_store.server.object_table import ObjectTable
 from zerrow_store.server.readers import Readers
@@ -255,7 +256,7 @@ def test_who_returns_before_the_end_of_the_old_connection_was_seen(make_readers)
 
 def test_a_pid_that_is_another_processs_now(make_readers) -> None:
     table = ObjectTable()
-    table.apply("reader", [b"reader", os.getpid(), 1])
+    table.apply(events.ReaderAdded(b"reader", os.getpid(), 1))
     known, _ = make_readers(table)
     known.restored()
     assert known.are_known
@@ -267,7 +268,7 @@ def test_one_that_has_ended_is_not_taken_for_the_last_one() -> None:
     ended, told = Worker(), list[bool]()
     table = ObjectTable()
     for identity, pid in (b"ended", ended.pid), (b"lives", os.getpid()):
-        table.apply("reader", [identity, pid, start_time(pid)])
+        table.apply(events.ReaderAdded(identity, pid, start_time(pid)))
     ended.kill()
     known = Readers(
         table,

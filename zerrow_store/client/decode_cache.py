@@ -12,7 +12,7 @@ from zerrow_store.client.holds import Hold, Moved
 from zerrow_store.client.requests import Request, moved_places
 from zerrow_store.native import _native
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.messages import Unit
+from zerrow_store.protocol.fields import Unit
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from zerrow_store.client.holds import Hold, Moved
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import MAX_ID
 
 
 @dataclass(eq=False)
@@ -64,8 +65,8 @@ def check_id(object_id: bytes) -> None:
         raise TypeError(
             f"an object's id is bytes, not {type(object_id).__name__}: {object_id!r:.100}"
         )
-    if not 1 <= len(object_id) <= m.MAX_ID:
-        raise ValueError(f"an object's id has 1 to {m.MAX_ID} bytes, not {len(object_id)}")
+    if not 1 <= len(object_id) <= MAX_ID:
+        raise ValueError(f"an object's id has 1 to {MAX_ID} bytes, not {len(object_id)}")
 
 
 def check_ids(object_ids: Any) -> list[bytes]:

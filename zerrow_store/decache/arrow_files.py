@@ -20,7 +20,7 @@ from zerrow_store.decache.parts import Chunks
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
 from zerrow_store.forks import Lock
-from zerrow_store.protocol.messages import Unit
+from zerrow_store.protocol.fields import Unit
 
 _VARIANT = "arrow"
 _KEPT = 256

@@ -22,7 +22,7 @@ from zerrow_store.decache.parts import Chunks, Parts
 from zerrow_store.decache.store import warn_once
 from zerrow_store.errors import DecodeError, ZerrowError
 from zerrow_store.native import _native
-from zerrow_store.protocol.messages import Unit
+from zerrow_store.protocol.fields import Unit
 
 logger = logging.getLogger("zerrow_store")
 

@@ -24,7 +24,7 @@ from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
 from zerrow_store.decache.parts import Chunks
 from zerrow_store.forks import Lock
-from zerrow_store.protocol.messages import Unit
+from zerrow_store.protocol.fields import Unit
 
 _KEPT_FOOTERS = 256
 _KNOWN = frozenset(inspect.signature(pq.ParquetFile).parameters)

@@ -15,7 +15,7 @@ from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
-from zerrow_store.protocol.messages import Unit
+from zerrow_store.protocol.fields import Unit
 
 # By extension, as pyarrow does it for paths.
 _CODECS = {".bz2": "bz2", ".gz": "gzip", ".lz4": "lz4", ".zst": "zstd"}

@@ -12,32 +12,23 @@ import msgspec
 from msgspec import Meta
 
 from zerrow_store.errors import ProtocolError
+from zerrow_store.protocol.fields import (
+    Adopted,
+    Allocations,
+    Counter,
+    Counters,
+    Layout,
+    Moves,
+    Name,
+    ObjectId,
+    OwnerId,
+    Seconds,
+    SegmentId,
+    Size,
+    Unit,
+    Wanted,
+)
 from zerrow_store.protocol.framing import MAX_DESCRIPTORS
-
-MAX_ID = 1024
-"""The bytes that an object's id may have."""
-
-ObjectId = Annotated[bytes, Meta(min_length=1, max_length=MAX_ID)]
-SegmentId = Annotated[bytes, Meta(min_length=16, max_length=16)]
-OwnerId = Annotated[bytes, Meta(max_length=64)]
-Size = Annotated[int, Meta(ge=0, le=1 << 62)]
-Number = Annotated[int, Meta(ge=0, le=1 << 31)]
-Seconds = Annotated[float, Meta(ge=0, le=1e9)]
-Counter = Annotated[int, Meta(ge=0, le=1 << 50)]
-Counters = tuple[Counter, Counter, Counter]
-Name = Annotated[str, Meta(max_length=1 << 16)]
-
-Foreign = list[tuple[SegmentId, bytes]]
-"""Per segment, allocations: packed little-endian uint64 pairs (offset, size)."""
-
-Adopted = Annotated[list[tuple[SegmentId, Size]], Meta(max_length=MAX_DESCRIPTORS)]
-"""Sealed segments (id, size) that come along, a descriptor each."""
-
-Unit = tuple[str, str]
-"""What was decoded of a file: (variant, column)."""
-
-Wanted = tuple[Unit, list[Number]]
-"""A unit of a file, and parts of it."""
 
 
 class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -120,7 +111,7 @@ class Put(Request):
     kind: ClassVar[str] = "put"
     object_id: ObjectId
     own: bytes
-    foreign: Foreign
+    foreign: Allocations
     message: bytes | None
     transient: bool
     owned: bool
@@ -198,7 +189,7 @@ class Land(Request):
     kind: ClassVar[str] = "land"
     object_id: ObjectId
     landed: ObjectId
-    moved: list[tuple[SegmentId, Size, SegmentId, Size]]
+    moved: Moves
     node: OwnerId
 
 
@@ -299,11 +290,11 @@ class Column(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """A decoded column. layout: distinct (part, number of its chunks), in the object's order."""
 
     unit: Unit
-    layout: Annotated[list[tuple[Number, Number]], Meta(min_length=1)]
+    layout: Layout
     seconds: Seconds
     object_id: ObjectId
     own: bytes
-    foreign: Foreign
+    foreign: Allocations
     message: bytes
     counters: Counters
 

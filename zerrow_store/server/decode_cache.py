@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerrow_store.errors import DecodeError, StoreFullError, ZerrowError
+from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.messages import Unit
+from zerrow_store.protocol.fields import Unit
 from zerrow_store.server.connection import DEFERRED, Call, Connection
 from zerrow_store.server.object_table import Object, ObjectTable
 
@@ -41,10 +42,10 @@ class DecodeCache:
         holders: Counter[bytes],
         *,
         hold: Callable[[Connection, bytes], Object],
-        change: Callable[[str, list[Any]], Any],
+        change: Callable[[events.Event], Any],
         delete: Callable[[bytes], None],
         check_own: Callable[[Connection, bytes], None],
-        admit: Callable[[Connection, m.Column], list[Any]],
+        admit: Callable[[Connection, m.Column], events.ObjectAdded],
         answer: Callable[[Call, Any], None],
         decoded: Callable[[bytes, Unit, frozenset[int], float], None],
         make_room: Callable[[int], bool],
@@ -195,16 +196,16 @@ class DecodeCache:
 
     def _take(self, connection: Connection, found: list[dict[bytes, list[int]]]) -> list[Any]:
         entries = self._table.cache.entries
-        answer = []
+        answer: list[list[Any]] = []
         for index, hits in enumerate(found):
             for object_id, parts in hits.items():
                 entry, cached = self._hold(connection, object_id), entries[object_id]
                 hit = [index, object_id, entry.message, cached.layout, parts]
                 self.counts["hits"] += len(parts)
                 self.counts["saved_seconds"] += cached.seconds * len(parts) / len(cached.layout)
-                answer.append([*hit, entry.places()])
+                answer.append([*hit, entry.moves()])
         if answer:
-            self._change("cache_used", [[hit[1] for hit in answer], time.time()])
+            self._change(events.ColumnsRead([hit[1] for hit in answer], time.time()))
         return answer
 
     def _claim(self, waiter: _Waiter, granted: list[Any]) -> None:
@@ -276,16 +277,18 @@ class DecodeCache:
         if any(part in there for part, _ in column.layout):
             return False
         self._decoded(file, unit, frozenset(part for part, _ in column.layout), column.seconds)
-        put = self._admitted(connection, request.path, column)
-        if put is None:
+        added = self._admitted(connection, request.path, column)
+        if added is None:
             return False
-        entry = [file, request.path, unit, column.layout, column.seconds, 0, time.time()]
-        self._change("cache", [put, entry])
+        decoded = file, request.path, unit, column.layout, column.seconds
+        self._change(events.ColumnAdded(added, *decoded, hits=0, used=time.time()))
         self.counts["decoding_seconds"] += column.seconds
         self._hold(connection, object_id)
         return True
 
-    def _admitted(self, connection: Connection, path: str, column: m.Column) -> list[Any] | None:
+    def _admitted(
+        self, connection: Connection, path: str, column: m.Column
+    ) -> events.ObjectAdded | None:
         """Return the event that enters a column; None if it does not fit, also after what can be
         dropped at once. A decoder does not wait for the disk.
         """

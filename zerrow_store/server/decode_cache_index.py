@@ -9,7 +9,7 @@ parts of one unit. A part is in one entry at most.
 from collections import Counter
 from dataclasses import dataclass
 
-from zerrow_store.protocol.messages import Unit
+from zerrow_store.protocol.fields import Unit
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Entry:
     file: bytes
     path: str
     unit: Unit
-    layout: list[list[int]]
+    layout: list[tuple[int, int]]
     seconds: float
     hits: int
     used: float

@@ -17,6 +17,7 @@ from zerrow_store.errors import (
     ObjectNotFoundError,
     ProtocolError,
 )
+from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.places import unpack
 from zerrow_store.protocol.reports import Eviction
@@ -110,7 +111,7 @@ class Handlers:
             call.descriptors.clear()
         segment = self._lifetimes.table.segments[segment_id]
         if request.shared and not segment.shared:
-            self._lifetimes.change("share", [segment_id])
+            self._lifetimes.change(events.SegmentShared(segment_id))
         connection.segment = segment_id
         self._lifetimes.owners[segment_id].add(connection)
         if request.owner_id:
@@ -150,10 +151,10 @@ class Handlers:
 
     def _get(self, call: Call, request: m.Get) -> list[Any]:
         entry = self._lifetimes.take_hold(call.connection, request.object_id)
-        return [entry.message, entry.allocations, entry.places(), entry.node or b""]
+        return [entry.message, entry.allocations, entry.moves(), entry.node or b""]
 
     def _hold(self, call: Call, request: m.Hold) -> list[Any]:
-        return self._lifetimes.take_hold(call.connection, request.object_id).places()
+        return self._lifetimes.take_hold(call.connection, request.object_id).moves()
 
     def _release(self, call: Call, request: m.Release) -> None:
         holds, released = call.connection.holds, Counter(request.object_ids)
@@ -192,8 +193,7 @@ class Handlers:
         entry = objects.get(request.object_id)
         if entry is not None and (entry.deleted or not entry.is_elsewhere):
             raise ObjectExistsError(f"object {request.object_id.hex()} is here already")
-        moved = [list(places) for places in request.moved]
-        self._lifetimes.land(request.object_id, request.landed, moved, request.node or None)
+        self._lifetimes.land(request.object_id, request.landed, request.moved, request.node or None)
         self._lifetimes.take_hold(call.connection, request.object_id)
         return True
 

@@ -10,21 +10,24 @@ import os
 import selectors
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
 from zerrow_store.policy import Policy
 from zerrow_store.processes import open_pidfd, start_time
+from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import Moves
 from zerrow_store.protocol.places import NO_PROCESS, Freed
 from zerrow_store.segments import punch, resident_bytes
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.eviction import Evictor
-from zerrow_store.server.object_table import Object, ObjectTable
+from zerrow_store.server.object_table import Object
 from zerrow_store.server.page_cache import PageCache
 from zerrow_store.server.readers import Readers
+from zerrow_store.server.replica import Replica, descriptors_of
 from zerrow_store.server.spill import Spiller, spill_directory
 
 _SOON_SECONDS = 10.0
@@ -47,13 +50,13 @@ class Lifetimes:
         policy: Policy,
         selector: selectors.BaseSelector,
         *,
-        replicate: Callable[[str, list[Any], Sequence[int]], None],
+        replicate: Callable[[events.Event, list[int]], None],
         tell: Callable[[Connection, m.Notice], None],
         clients: Callable[[], Iterable[Connection]],
         freeing: Callable[[], None],
     ) -> None:
-        self.table = ObjectTable()
-        self.descriptors: dict[bytes, int] = {}
+        self.replica = Replica()
+        self.table, self.descriptors = self.replica.table, self.replica.descriptors
         self.owners: defaultdict[bytes, set[Connection]] = defaultdict(set)
         self.dead: set[bytes] = set()
         self.living: set[bytes] = set()
@@ -123,7 +126,7 @@ class Lifetimes:
             raise ObjectLostError(f"process {pid}, which made the segment, has ended")
         self._watch(segment_id, pidfd)
         self.descriptors[segment_id] = fd
-        self.change("segment", [segment_id, size, pid, start_time(pid)])
+        self.change(events.SegmentAdded(segment_id, size, pid, start_time(pid)))
 
     def entered(self, object_id: bytes) -> None:
         """An object is new, and nobody holds it yet."""
@@ -131,12 +134,10 @@ class Lifetimes:
         if not self.table.objects[object_id].is_elsewhere:
             self.evictor.idle(object_id)
 
-    def land(
-        self, object_id: bytes, landed: bytes, moved: list[list[Any]], node: bytes | None
-    ) -> None:
+    def land(self, object_id: bytes, landed: bytes, moves: Moves, node: bytes | None) -> None:
         """Another machine's object is here, in the bytes of `landed`, and nobody holds it yet."""
         allocations = self.table.objects[landed].allocations
-        self.change("land", [object_id, allocations, moved, node, time.time()])
+        self.change(events.CopyAdded(object_id, allocations, moves, node, time.time()))
         self.evictor.idle(object_id)
 
     def _drop_copy(self, object_id: bytes) -> None:
@@ -145,7 +146,7 @@ class Lifetimes:
             self._remove(object_id)
             return
         self.evictor.busy(object_id)
-        self.give_back(self.change("unland", [object_id]))
+        self.give_back(self.change(events.CopyRemoved(object_id)))
 
     def owner_came_back(self, segment_id: bytes) -> None:
         """A process has attached its segment again: tell it of all objects that it may not know to
@@ -163,10 +164,10 @@ class Lifetimes:
             if connection.owner_id:
                 self._tell(connection, m.Adopt(object_id, entry.carrier))
 
-    def change(self, kind: str, body: list[Any]) -> Freed:
-        """Apply an event here and at the supervisor."""
-        freed = self.table.apply(kind, body)
-        self._replicate(kind, body, [self.descriptors[body[0]]] if kind == "segment" else [])
+    def change(self, event: events.Event) -> Freed:
+        """Apply an event here and at the supervisors."""
+        freed = self.table.apply(event)
+        self._replicate(event, descriptors_of(event, self.descriptors))
         return freed
 
     def take_hold(self, connection: Connection, object_id: bytes) -> Object:
@@ -221,10 +222,10 @@ class Lifetimes:
             self.watched.discard(object_id)
             self._tell_agents(object_id)
         if self.holders[object_id]:
-            self.change("hide", [object_id])
+            self.change(events.ObjectHidden(object_id))
             return
         if not self.all_returned():
-            self.change("hide", [object_id])
+            self.change(events.ObjectHidden(object_id))
         self._end(object_id)
 
     def _tell_agents(self, object_id: bytes) -> None:
@@ -248,7 +249,7 @@ class Lifetimes:
         self._orphaned.discard(object_id)
         self.evictor.busy(object_id)
         self.page_cache.forget(object_id)
-        self.give_back(self.change("remove", [object_id]))
+        self.give_back(self.change(events.ObjectRemoved(object_id)))
 
     def give_back(self, freed: Freed) -> None:
         """Tell the owners what nothing refers to any more; of the dead it is punched here."""
@@ -329,7 +330,7 @@ class Lifetimes:
         segment = self.table.segments[segment_id]
         fd = self.descriptors[segment_id]
         if not segment.references:
-            self.change("segment_gone", [segment_id])
+            self.change(events.SegmentRemoved(segment_id))
             os.close(self.descriptors.pop(segment_id))
             self.dead.discard(segment_id)
             for connection in self._clients():

@@ -1,15 +1,17 @@
 """The object table of a node store: which objects there are, and what they refer to.
 
 Pure data, changed only by events, so that server and supervisor keep the same object table by
-applying the same events. The unit of holding is the allocation: (segment, offset, size). Bytes are
-counted once, however many objects refer to them.
+applying the same events. The unit of reference is the allocation: (segment, offset, size). Bytes
+are counted once, however many objects refer to them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from zerrow_store._ledger import Ledger
+from zerrow_store.protocol import events
+from zerrow_store.protocol.fields import Moves
 from zerrow_store.protocol.places import (
     NO_PROCESS,
     Checksum,
@@ -82,16 +84,21 @@ class Object:
         """Whether none of its bytes are here."""
         return self.proxy and not self.copy
 
-    def places(self) -> list[list[Any]]:
+    def moves(self) -> Moves:
         """Return `moved` as it travels."""
-        return [[*before, *now] for before, now in self.moved.items()]
+        return [(*before, *now) for before, now in self.moved.items()]
 
 
 class ObjectTable:
     """Segments, objects, readers and counters; see the module.
 
-    epoch: what this object table is known by. Whoever connects again sees by it whether the store
-    knows what it knew. readers: by what a client is known by, its process's pid and start.
+    Attributes
+    ----------
+    epoch
+        What this object table is known by. A client that connects again sees by it whether the
+        store knows what it knew.
+    readers
+        The pid and start of each client's process, by the client's identity.
     """
 
     def __init__(self) -> None:
@@ -104,38 +111,50 @@ class ObjectTable:
         self.bytes_stored = 0
         self.bytes_spilled = 0
 
-    def apply(self, kind: str, body: list[Any]) -> Freed:
-        """Apply an event; returns what nothing refers to any more."""
-        freed: Freed = getattr(self, f"_{kind}")(*body) or []
-        return freed
+    def apply(self, event: events.Event) -> Freed:
+        """Apply an event; returns the allocations that nothing refers to any more."""
+        return _APPLIERS[type(event)](self, event) or []
 
-    def snapshot(self) -> Iterator[tuple[str, list[Any]]]:
+    def snapshot(self) -> Iterator[events.Event]:
         """Iterate over events that make an equal object table out of an empty one."""
-        yield "epoch", [self.epoch]
+        yield events.TableBegun(self.epoch)
         for identity, (pid, started) in self.readers.items():
-            yield "reader", [identity, pid, started]
+            yield events.ReaderAdded(identity, pid, started)
         for segment_id, segment in self.segments.items():
-            yield "segment", [segment_id, segment.size, segment.pid, segment.started]
+            yield events.SegmentAdded(segment_id, segment.size, segment.pid, segment.started)
             if segment.shared:
-                yield "share", [segment_id]
+                yield events.SegmentShared(segment_id)
             if segment.spilled:
-                yield "on_disk", [segment_id, segment.checksums]
+                yield events.SegmentOnDisk(segment_id, segment.checksums)
         for object_id, entry in self.objects.items():
-            allocations = [] if entry.copy else entry.allocations
-            body = [object_id, allocations, entry.message, entry.transient, entry.owner]
-            put = [*body, [0, 0, 0], entry.created, entry.carrier, entry.node, entry.proxy]
-            if cached := self.cache.entries.get(object_id):
-                yield "cache", [put, list(vars(cached).values())]
-            elif entry.proxy or not entry.copy:
-                yield "put", put
-            if entry.copy:
-                landed = [entry.allocations, entry.places(), entry.node, entry.created]
-                yield "land", [object_id, *landed]
-            elif entry.moved:
-                yield "moved", [object_id, entry.places()]
-            if entry.deleted:
-                yield "hide", [object_id]
-        yield "count", [list(self.counters.values())]
+            yield from self._snapshot_of(object_id, entry)
+        shared, reshared, copied = self.counters.values()
+        yield events.Counted((shared, reshared, copied))
+
+    def _snapshot_of(self, object_id: bytes, entry: Object) -> Iterator[events.Event]:
+        added = events.ObjectAdded(
+            object_id,
+            [] if entry.copy else entry.allocations,
+            entry.message,
+            entry.transient,
+            entry.owner,
+            (0, 0, 0),
+            entry.created,
+            entry.carrier,
+            entry.node,
+            entry.proxy,
+        )
+        if cached := self.cache.entries.get(object_id):
+            yield events.ColumnAdded(added, **vars(cached))
+        elif entry.proxy or not entry.copy:
+            yield added
+        if entry.copy:
+            landed = entry.allocations, entry.moves(), entry.node, entry.created
+            yield events.CopyAdded(object_id, *landed)
+        elif entry.moved:
+            yield events.MovesKnown(object_id, entry.moves())
+        if entry.deleted:
+            yield events.ObjectHidden(object_id)
 
     def has_results(self) -> bool:
         """Whether there are objects, but for what can be had again, and proxies."""
@@ -143,7 +162,7 @@ class ObjectTable:
         return any(not (e.proxy or e.copy or o in cached) for o, e in self.objects.items())
 
     def new_bytes(self, allocations: Packed) -> int:
-        """Return how many bytes of these are not counted yet.
+        """Return how many bytes of these allocations are not counted yet.
 
         Raises ValueError for an allocation outside of its segment or of a changed size.
         """
@@ -153,112 +172,89 @@ class ObjectTable:
             for segment_id, ranges in allocations
         )
 
-    def _epoch(self, epoch: bytes) -> None:
-        self.epoch = epoch
+    # --- events ---
 
-    def _reader(self, identity: bytes, pid: int, started: int) -> None:
-        self.readers[identity] = pid, started
+    def _begin(self, event: events.TableBegun) -> None:
+        self.epoch = event.epoch
 
-    def _reader_gone(self, identity: bytes) -> None:
-        del self.readers[identity]
+    def _add_reader(self, event: events.ReaderAdded) -> None:
+        self.readers[event.identity] = event.pid, event.started
 
-    def _segment(self, segment_id: bytes, size: int, pid: int, started: int) -> None:
-        self.segments[segment_id] = Segment(size, pid, started)
+    def _remove_reader(self, event: events.ReaderRemoved) -> None:
+        del self.readers[event.identity]
 
-    def _share(self, segment_id: bytes) -> None:
-        self.segments[segment_id].shared = True
+    def _add_segment(self, event: events.SegmentAdded) -> None:
+        self.segments[event.segment_id] = Segment(event.size, event.pid, event.started)
 
-    def _on_disk(self, segment_id: bytes, checksums: list[Checksum]) -> None:
-        self.segments[segment_id].checksums = checksums
+    def _share_segment(self, event: events.SegmentShared) -> None:
+        self.segments[event.segment_id].shared = True
 
-    def _segment_gone(self, segment_id: bytes) -> None:
-        del self.segments[segment_id]
+    def _note_on_disk(self, event: events.SegmentOnDisk) -> None:
+        self.segments[event.segment_id].checksums = event.checksums
 
-    def _put(
-        self,
-        object_id: bytes,
-        allocations: Packed,
-        message: bytes | None,
-        transient: bool,
-        owner: bytes | None,
-        counters: list[int],
-        created: float,
-        carrier: bytes | None = None,
-        node: bytes | None = None,
-        proxy: bool = False,
-    ) -> None:
+    def _remove_segment(self, event: events.SegmentRemoved) -> None:
+        del self.segments[event.segment_id]
+
+    def _add_object(self, event: events.ObjectAdded) -> None:
         nbytes = spilled = 0
-        for segment_id, ranges in allocations:
+        for segment_id, ranges in event.allocations:
             named = self._refer(segment_id, ranges)
             nbytes += named
             spilled += named if self.segments[segment_id].spilled else 0
         entry = Object(
-            allocations, message, created, nbytes, transient, owner, carrier, node, proxy
+            event.allocations,
+            event.message,
+            event.created,
+            nbytes,
+            event.transient,
+            event.owner,
+            event.carrier,
+            event.node,
+            event.proxy,
         )
         entry.bytes_spilled = spilled
-        self.objects[object_id] = entry
-        self._count(counters)
+        self.objects[event.object_id] = entry
+        self._add_counts(event.counters)
 
-    def _land(
-        self,
-        object_id: bytes,
-        allocations: Packed,
-        moved: list[list[Any]],
-        node: bytes | None,
-        created: float,
-    ) -> None:
-        """Another machine's object is here, too. It goes with its last holder if neither a proxy
-        nor a node says when.
-        """
+    def _add_column(self, event: events.ColumnAdded) -> None:
+        self._add_object(event.added)
+        unit, layout = event.unit, event.layout
+        times = event.seconds, event.hits, event.used
+        entry = Entry(event.file, event.path, unit, layout, *times)
+        self.cache.add(event.added.object_id, entry)
+
+    def _note_columns_read(self, event: events.ColumnsRead) -> None:
+        self.cache.use(event.object_ids, event.when)
+
+    def _hide_object(self, event: events.ObjectHidden) -> None:
+        self.cache.forget(event.object_id)
+        self.objects[event.object_id].deleted = True
+
+    def _remove_object(self, event: events.ObjectRemoved) -> Freed:
+        self.cache.forget(event.object_id)
+        return self._unrefer_all(self.objects.pop(event.object_id).allocations)
+
+    def _add_copy(self, event: events.CopyAdded) -> None:
+        """The copy goes with its last holder if neither a proxy nor a node says when."""
+        object_id, node = event.object_id, event.node
         if object_id not in self.objects:
             transient = node is None
-            self.objects[object_id] = Object([], None, created, 0, transient, None, node=node)
+            self.objects[object_id] = Object([], None, event.created, 0, transient, None, node=node)
         entry = self.objects[object_id]
-        entry.copy, entry.allocations = True, allocations
-        entry.nbytes = sum(self._refer(segment_id, ranges) for segment_id, ranges in allocations)
-        self._moved(object_id, moved)
+        entry.copy, entry.allocations = True, event.allocations
+        entry.nbytes = sum(self._refer(*allocations) for allocations in event.allocations)
+        entry.moved = _by_place(event.moves)
 
-    def _unland(self, object_id: bytes) -> Freed:
-        """Of another machine's object there is the proxy alone."""
-        entry = self.objects[object_id]
+    def _remove_copy(self, event: events.CopyRemoved) -> Freed:
+        entry = self.objects[event.object_id]
         allocations, entry.allocations = entry.allocations, []
         entry.copy, entry.nbytes, entry.moved = False, 0, {}
         return self._unrefer_all(allocations)
 
-    def _count(self, counters: list[int]) -> None:
-        for name, increment in zip(COUNTERS, counters, strict=True):
-            # They travel as 64 bits.
-            self.counters[name] = min(self.counters[name] + increment, (1 << 63) - 1)
-
-    def _cache(self, put: list[Any], entry: list[Any]) -> None:
-        self._put(*put)
-        file, path, unit, *rest = entry
-        self.cache.add(put[0], Entry(file, path, tuple(unit), *rest))
-
-    def _cache_used(self, object_ids: list[bytes], now: float) -> None:
-        self.cache.use(object_ids, now)
-
-    def _hide(self, object_id: bytes) -> None:
-        self.cache.forget(object_id)
-        self.objects[object_id].deleted = True
-
-    def _remove(self, object_id: bytes) -> Freed:
-        self.cache.forget(object_id)
-        return self._unrefer_all(self.objects.pop(object_id).allocations)
-
-    def _unrefer_all(self, allocations: Packed) -> Freed:
+    def _spill_allocations(self, event: events.AllocationsSpilled) -> Freed:
+        segment_id, offsets, file_id = event.segment_id, event.offsets, event.file_id
         freed = []
-        for segment_id, ranges in allocations:
-            if offsets := self._unrefer(segment_id, ranges):
-                freed.append((segment_id, offsets))
-        return freed
-
-    def _spill(
-        self, object_ids: list[bytes], segment_id: bytes, moves: dict[int, int], file_id: bytes
-    ) -> Freed:
-        """Objects refer to a file for what they had in a segment. moves: new offset by old one."""
-        freed = []
-        for object_id in object_ids:
+        for object_id in event.object_ids:
             entry = self.objects[object_id]
             kept: Packed = []
             for segment, ranges in entry.allocations:
@@ -266,21 +262,38 @@ class ObjectTable:
                     kept.append((segment, ranges))
                     continue
                 pairs = list(unpack(ranges))
-                gone = b"".join(pack_pair(*pair) for pair in pairs if pair[0] in moves)
-                new = b"".join(pack_pair(moves[o], size) for o, size in pairs if o in moves)
-                left = b"".join(pack_pair(*pair) for pair in pairs if pair[0] not in moves)
+                gone = b"".join(pack_pair(*pair) for pair in pairs if pair[0] in offsets)
+                new = b"".join(pack_pair(offsets[o], size) for o, size in pairs if o in offsets)
+                left = b"".join(pack_pair(*pair) for pair in pairs if pair[0] not in offsets)
                 kept += [(s, r) for s, r in ((segment_id, left), (file_id, new)) if r]
                 entry.bytes_spilled += self._refer(file_id, new)
-                if offsets := self._unrefer(segment_id, gone):
-                    freed.append((segment_id, offsets))
+                if unreferred := self._unrefer(segment_id, gone):
+                    freed.append((segment_id, unreferred))
                 entry.moved |= {
-                    (segment_id, o): (file_id, moves[o]) for o, _ in pairs if o in moves
+                    (segment_id, o): (file_id, offsets[o]) for o, _ in pairs if o in offsets
                 }
             entry.allocations = kept
         return freed
 
-    def _moved(self, object_id: bytes, moved: list[list[Any]]) -> None:
-        self.objects[object_id].moved = {(s, o): (file, at) for s, o, file, at in moved}
+    def _note_moves(self, event: events.MovesKnown) -> None:
+        self.objects[event.object_id].moved = _by_place(event.moves)
+
+    def _count(self, event: events.Counted) -> None:
+        self._add_counts(event.counters)
+
+    # --- references ---
+
+    def _add_counts(self, counters: tuple[int, int, int]) -> None:
+        for name, increment in zip(COUNTERS, counters, strict=True):
+            # They travel as 64 bits.
+            self.counters[name] = min(self.counters[name] + increment, (1 << 63) - 1)
+
+    def _unrefer_all(self, allocations: Packed) -> Freed:
+        freed = []
+        for segment_id, ranges in allocations:
+            if offsets := self._unrefer(segment_id, ranges):
+                freed.append((segment_id, offsets))
+        return freed
 
     def _refer(self, segment_id: bytes, ranges: bytes) -> int:
         segment = self.segments[segment_id]
@@ -301,3 +314,29 @@ class ObjectTable:
         else:
             self.bytes_stored -= nbytes
         return offsets
+
+
+_APPLIERS: dict[type[events.Event], Callable[[ObjectTable, Any], Freed | None]] = {
+    events.TableBegun: ObjectTable._begin,
+    events.ReaderAdded: ObjectTable._add_reader,
+    events.ReaderRemoved: ObjectTable._remove_reader,
+    events.SegmentAdded: ObjectTable._add_segment,
+    events.SegmentShared: ObjectTable._share_segment,
+    events.SegmentOnDisk: ObjectTable._note_on_disk,
+    events.SegmentRemoved: ObjectTable._remove_segment,
+    events.ObjectAdded: ObjectTable._add_object,
+    events.ColumnAdded: ObjectTable._add_column,
+    events.ColumnsRead: ObjectTable._note_columns_read,
+    events.ObjectHidden: ObjectTable._hide_object,
+    events.ObjectRemoved: ObjectTable._remove_object,
+    events.CopyAdded: ObjectTable._add_copy,
+    events.CopyRemoved: ObjectTable._remove_copy,
+    events.AllocationsSpilled: ObjectTable._spill_allocations,
+    events.MovesKnown: ObjectTable._note_moves,
+    events.Counted: ObjectTable._count,
+}
+"""What applies each event; `apply` is a method's call and one look-up."""
+
+
+def _by_place(moves: Moves) -> dict[Place, Place]:
+    return {(segment, offset): (file, at) for segment, offset, file, at in moves}

@@ -15,6 +15,7 @@ from zerrow_store.errors import (
     ProtocolError,
     StoreFullError,
 )
+from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.places import NO_PROCESS, Packed
 from zerrow_store.segments import check_segment
@@ -116,8 +117,8 @@ class PutQueue:
         *,
         transient: bool = False,
         owner: bytes | None = None,
-    ) -> list[Any]:
-        """Check a publication and make room for it; returns the event that enters it."""
+    ) -> events.ObjectAdded:
+        """Check a publication and that there is room for it; returns the event that enters it."""
         object_id, own = publication.object_id, publication.own
         self.check_new(object_id)
         allocations = [(segment_id, packed) for segment_id, packed in publication.foreign if packed]
@@ -132,8 +133,10 @@ class PutQueue:
         used = self._lifetimes.table.bytes_stored
         if needed and used + needed > self._budget:
             raise StoreFullError(needed=needed, used=used, budget=self._budget)
-        body = [object_id, allocations, publication.message, transient, owner]
-        return [*body, publication.counters, time.time()]
+        message, counters = publication.message, publication.counters
+        return events.ObjectAdded(
+            object_id, allocations, message, transient, owner, counters, time.time()
+        )
 
     def check_new(self, object_id: bytes) -> None:
         """Raise ObjectExistsError for an object that is there."""
@@ -191,9 +194,11 @@ class PutQueue:
         request, transient = put.request, put.request.transient
         event = self.admit(put.call.connection, request, transient=transient, owner=put.owner)
         carrier = request.carrier
-        event += [carrier.reference if carrier is not None and carrier.owner_id else None, put.node]
-        event.append(carrier is not None and put.call.connection.role == "agent")
-        self._lifetimes.change("put", event)
+        if carrier is not None:
+            event.carrier = carrier.reference if carrier.owner_id else None
+            event.proxy = put.call.connection.role == "agent"
+        event.node = put.node
+        self._lifetimes.change(event)
         self._lifetimes.entered(request.object_id)
         if transient:
             self._lifetimes.take_hold(put.call.connection, request.object_id)
@@ -208,7 +213,7 @@ class PutQueue:
             for (segment_id, size), fd in zip(adopted, call.descriptors, strict=True):
                 if segment_id not in self._lifetimes.table.segments:
                     self._lifetimes.descriptors[segment_id] = os.dup(fd)
-                    self._lifetimes.change("segment", [segment_id, size, NO_PROCESS, 0])
+                    self._lifetimes.change(events.SegmentAdded(segment_id, size, NO_PROCESS, 0))
                     self._adopted[segment_id] = 0
                 if segment_id in self._adopted:
                     self._adopted[segment_id] += 1

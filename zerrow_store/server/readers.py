@@ -13,9 +13,9 @@ import os
 import selectors
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from zerrow_store.processes import open_pidfd, start_time
+from zerrow_store.protocol import events
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.object_table import ObjectTable
 
@@ -42,7 +42,7 @@ class Readers:
         table: ObjectTable,
         selector: selectors.BaseSelector,
         *,
-        change: Callable[[str, list[Any]], object],
+        change: Callable[[events.Event], object],
         release: Callable[[bytes, int], None],
         all_returned: Callable[[], None],
     ) -> None:
@@ -72,7 +72,7 @@ class Readers:
             connection.identity = b""
         if connection.identity and connection.identity not in self._table.readers:
             started = start_time(connection.pid)
-            self._change("reader", [connection.identity, connection.pid, started])
+            self._change(events.ReaderAdded(connection.identity, connection.pid, started))
 
     def returned(self, connection: Connection) -> None:
         """Note that a client holds again all that it holds."""
@@ -142,7 +142,7 @@ class Readers:
     def _gone(self, identity: bytes) -> None:
         self._present.pop(identity, None)
         if identity in self._table.readers:
-            self._change("reader_gone", [identity])
+            self._change(events.ReaderRemoved(identity))
         self._end(identity)
 
     def _end(self, identity: bytes) -> None:

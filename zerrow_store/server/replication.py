@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zerrow_store.errors import ProtocolError
+from zerrow_store.protocol import events
 from zerrow_store.server.change_count import ChangeCount
 from zerrow_store.server.connection import Connection
-from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.replica import Replica
 from zerrow_store.server.send_buffer import MOST_UNSENT
 from zerrow_store.server.supervisor import SPARE
 
@@ -28,10 +29,10 @@ Send = Callable[[Connection, str, Any, Sequence[int]], None]
 
 
 class Replication:
-    """See the module. descriptors: of the segments, by id. listener_fd: on which clients connect;
-    the supervisors have it, too, so that they wait while the server is started again. command:
-    starts a supervisor. send: sends an event, with descriptors, to a connection; drop: ends one
-    soon, which has failed.
+    """See the module. replica: what the supervisors are given. listener_fd: on which clients
+    connect; the supervisors have it, too, so that clients wait while the server is started again.
+    command: starts a supervisor. send: sends a message, with descriptors, to a connection; drop:
+    ends one soon, which has failed.
 
     _identities: those that are given every change, with what they are known by; _complete: those of
     them that have been given everything.
@@ -39,16 +40,14 @@ class Replication:
 
     def __init__(
         self,
-        table: ObjectTable,
-        descriptors: dict[bytes, int],
+        replica: Replica,
         *,
         listener_fd: int,
         command: list[str],
         send: Send,
         drop: Callable[[Connection, Exception], None],
     ) -> None:
-        self._table = table
-        self._descriptors = descriptors
+        self._replica = replica
         self._listener_fd = listener_fd
         self._command = command
         self._send = send
@@ -76,22 +75,21 @@ class Replication:
         self._identities[connection] = identity
         self._complete.append(connection)
         self._share(connection)
-        if self._table.objects:
+        if self._replica.table.objects:
             self._others_come_until = time.monotonic() + _OTHERS_SECONDS
 
-    def replicate(self, kind: str, body: list[Any], fds: Sequence[int]) -> None:
-        """Tell of a change."""
+    def replicate(self, event: events.Event, fds: Sequence[int]) -> None:
+        """Send an event to all supervisors."""
         self._changes.count()
         for each in list(self._identities):
-            self._send(each, kind, body, fds)
+            self._send(each, event.kind, event, fds)
 
     def hand_over(self, connection: Connection, identity: bytes) -> None:
         """Give a new supervisor all there is. Once it has that, it says so."""
         self._identities[connection] = identity
         connection.send_buffer.limit = sys.maxsize  # the object table may be larger than any limit
-        for kind, body in self._table.snapshot():
-            fds = [self._descriptors[body[0]]] if kind == "segment" else []
-            self._send(connection, kind, body, fds)
+        for event, fds in self._replica.snapshot():
+            self._send(connection, event.kind, event, fds)
         self._share(connection)
         connection.send_buffer.limit = connection.send_buffer.unsent + MOST_UNSENT
 
@@ -104,7 +102,7 @@ class Replication:
         self._complete.append(connection)
         spare = [each for each in self._complete if self._identities[each].startswith(SPARE)]
         if len(self._complete) > _MOST and spare:
-            self._send(spare[0], "stopping", [], ())
+            self._mark(spare[0], events.Stopping())
             self._drop(spare[0], ProtocolError("it is needed no more"))
 
     def dropped(self, connection: Connection) -> None:
@@ -131,7 +129,7 @@ class Replication:
         self._ended = True
         self._changes.end()  # for those that were left behind
         for each in self._identities:
-            self._send(each, "stopping", [], ())
+            self._mark(each, events.Stopping())
         for process in self._on_their_way():
             process.terminate()  # it would find no store, and start one
 
@@ -144,9 +142,13 @@ class Replication:
         """Let a supervisor that has all of the object table of now see whether it keeps up, and
         start a server at which those wait that are waiting here.
         """
-        self._send(
-            supervisor, "following", self._changes.value, [self._listener_fd, self._changes.fd]
-        )
+        shared = [self._listener_fd, self._changes.fd]
+        self._mark(supervisor, events.Following(self._changes.value), shared)
+
+    def _mark(
+        self, supervisor: Connection, mark: events.Mark, descriptors: Sequence[int] = ()
+    ) -> None:
+        self._send(supervisor, mark.kind, mark, descriptors)
 
     def _start(self) -> None:
         """Start a supervisor if there are too few, and none is on its way."""

@@ -29,7 +29,7 @@ from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import InternalError, ProtocolError, ZerrowError
 from zerrow_store.policy import load_policy
 from zerrow_store.processes import allow_many_descriptors, open_pidfd
-from zerrow_store.protocol import framing, messages
+from zerrow_store.protocol import events, framing, messages
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.wire_errors import describe
 from zerrow_store.server.companion import Companion, Lasting
@@ -92,8 +92,7 @@ class Server:
             lasting=lasting,
         )
         self._replication = Replication(
-            self._lifetimes.table,
-            self._lifetimes.descriptors,
+            self._lifetimes.replica,
             listener_fd=listener.fileno(),
             command=[*command, "--spare"],
             send=self._send,
@@ -149,16 +148,21 @@ class Server:
 
     def restore(self, supervisor: socket.socket) -> None:
         """Take over the object table that the supervisor kept, over a socket that it made for
-        that."""
+        that.
+
+        Raises
+        ------
+        ProtocolError
+            If the supervisor does not send what a server of this version takes.
+        """
         reader = framing.FrameReader()
-        while (frame := reader.read(supervisor)).kind != "restored":
-            body = frame.body
-            if frame.kind == "segment":
-                (self._lifetimes.descriptors[body[0]],) = frame.take_descriptors(1)
-            self._lifetimes.table.apply(frame.kind, body)
+        while (mark := self._lifetimes.replica.receive(reader.read(supervisor))) is None:
+            pass
+        if not isinstance(mark, events.Restored):
+            raise ProtocolError(f"the supervisor sent {mark.kind!r} amid the object table")
         connection = self._add(supervisor)
         connection.greeted, connection.reader = True, reader
-        self._replication.restored_from(connection, frame.body)
+        self._replication.restored_from(connection, mark.identity)
         self._lifetimes.restored()
         while waiting := reader.next():
             self._answer(connection, waiting)
@@ -175,8 +179,8 @@ class Server:
                 return
             self._selector.register(pidfd, selectors.EVENT_READ, self._stop)
         while self._running:
-            for key, events in self._selector.select(timeout=1.0):
-                key.data(key.fileobj, events)
+            for key, ready in self._selector.select(timeout=1.0):
+                key.data(key.fileobj, ready)
                 self._drop_broken()
             self._tick()
             self._drop_broken()

@@ -20,9 +20,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from zerrow_store import _disk
+from zerrow_store.protocol import events
 from zerrow_store.protocol.places import NO_PROCESS, Checksum, Freed, Place, unpack
 from zerrow_store.segments import punch
 from zerrow_store.server.object_table import ObjectTable
@@ -140,7 +140,7 @@ class Spiller:
         dead: set[bytes],
         *,
         is_idle: Callable[[bytes], bool],
-        change: Callable[[str, list[Any]], Freed],
+        change: Callable[[events.Event], Freed],
         give_back: Callable[[Freed], None],
     ) -> None:
         self._directory = directory
@@ -237,11 +237,12 @@ class Spiller:
         self._descriptors[file_id] = job.fd
         self._dead.add(file_id)  # like the segment of a process that has ended
         before = self._table.bytes_spilled
-        self._change("segment", [file_id, job.size, NO_PROCESS, 0])
-        self._change("on_disk", [file_id, job.checksums])
+        self._change(events.SegmentAdded(file_id, job.size, NO_PROCESS, 0))
+        self._change(events.SegmentOnDisk(file_id, job.checksums))
         for segment_id, moves in by_segment.items():
             concerned = [o for o in objects if self._refers(o, segment_id)]
-            self._give_back(self._change("spill", [concerned, segment_id, moves, file_id]))
+            spilled = events.AllocationsSpilled(concerned, segment_id, moves, file_id)
+            self._give_back(self._change(spilled))
         for start, end in self._table.segments[file_id].references.gaps(job.size):
             punch(job.fd, start, end)
         moved = self._table.bytes_spilled - before

@@ -25,11 +25,12 @@ from zerrow_store import logs
 from zerrow_store.budget import default_budget, default_eviction
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.processes import allow_many_descriptors
-from zerrow_store.protocol import framing, sockets
+from zerrow_store.protocol import events, framing, sockets
+from zerrow_store.protocol import messages as m
 from zerrow_store.server.change_count import ChangeCount
 from zerrow_store.server.companion import Lasting
 from zerrow_store.server.launch import store_command
-from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.replica import Replica
 
 logger = logging.getLogger("zerrow_store.supervisor")
 
@@ -75,8 +76,7 @@ class Supervisor:
         self._log = log or logs.default_log(name)
         self._lasting = lasting
         self._begins = begins
-        self._table = ObjectTable()
-        self._descriptors: dict[bytes, int] = {}
+        self._replica = Replica()
         self._listener: socket.socket | None = None
         self._changes: ChangeCount | None = None
         self._seen = 0
@@ -99,7 +99,7 @@ class Supervisor:
         """End the store, and supervision."""
         self._stopping = True
         with contextlib.suppress(OSError):  # it may be gone, or just being started again
-            framing.send(self._connection, framing.pack("shutdown", 0, []))
+            framing.send(self._connection, framing.pack("shutdown", 0, m.Shutdown()))
         self.wait()
 
     def wait(self) -> None:
@@ -134,7 +134,7 @@ class Supervisor:
         if self._listener is None:
             with contextlib.suppress(StoreUnavailableError):
                 return self._adopt(sockets.connect(self._name))
-            if not (self._begins or self._table.epoch):
+            if not (self._begins or self._replica.table.epoch):
                 return None
             try:
                 self._listener = sockets.listen(self._name)
@@ -155,35 +155,29 @@ class Supervisor:
     def _adopt(self, connection: socket.socket) -> _Serving | None:
         """Take over the object table of a running server; None, and nothing lost, if it ends
         meanwhile."""
-        known = self._table, self._descriptors, self._listener, self._changes, self._seen
-        self._table, self._descriptors, self._listener, self._changes = (
-            ObjectTable(),
-            {},
-            None,
-            None,
-        )
+        known = self._replica, self._listener, self._changes, self._seen
+        self._replica, self._listener, self._changes = Replica(), None, None
         reader = framing.FrameReader()
         connection.settimeout(_PATIENCE_SECONDS)
-        hello = [framing.PROTOCOL_VERSION, "supervisor", self.id]
+        hello = m.Hello(framing.PROTOCOL_VERSION, "supervisor", self.id)
         try:
-            framing.send(connection, framing.pack("hello", 1, hello))
+            framing.send(connection, framing.pack(hello.kind, 1, hello))
             self._await_answer(connection)
             while (frame := reader.read(connection)).kind != "reply":
                 if frame.kind == "error":
                     raise ProtocolError(str(frame.body))
-                self._apply(frame)
-            framing.send(connection, framing.pack("take_over", 0, []))
+                self._receive(frame)
+            framing.send(connection, framing.pack("take_over", 0, m.TakeOver()))
         except (OSError, ProtocolError) as error:
             logger.warning("the store %s was not taken over: %s", self._name, error)
             self._forget()
-            self._table, self._descriptors, self._listener, self._changes, self._seen = known
+            self._replica, self._listener, self._changes, self._seen = known
             reader.close()
             connection.close()
             return None
         connection.settimeout(None)
-        _, descriptors, *shared, _ = known
-        for fd in descriptors.values():
-            os.close(fd)
+        replica, *shared, _ = known
+        replica.close()
         _close(*shared)
         return connection, reader
 
@@ -203,20 +197,20 @@ class Supervisor:
         ends meanwhile. Raises OSError if none can be started.
         """
         assert self._listener is not None
-        if not self._table.epoch:
-            self._table.apply("epoch", [os.urandom(16)])
+        if not self._replica.table.epoch:
+            self._replica.table.apply(events.TableBegun(os.urandom(16)))
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 self._run_server(theirs.fileno(), self._listener.fileno(), claimed.fileno())
-            for kind, body in self._table.snapshot():
-                fds = [self._descriptors[body[0]]] if kind == "segment" else []
-                framing.send(ours, framing.pack(kind, 0, body, len(fds)), fds)
-            framing.send(ours, framing.pack("restored", 0, self.id))
-            framing.send(ours, framing.pack("stats", 1, []))
+            for event, fds in self._replica.snapshot():
+                framing.send(ours, framing.pack(event.kind, 0, event, len(fds)), fds)
+            mark = events.Restored(self.id)
+            framing.send(ours, framing.pack(mark.kind, 0, mark))
+            framing.send(ours, framing.pack("stats", 1, m.Stats()))
             reader = framing.FrameReader()
             while (frame := reader.read(ours)).kind != "reply":
-                self._apply(frame)
+                self._receive(frame)
         except (ConnectionError, ProtocolError):
             ours.close()
             return None
@@ -272,7 +266,7 @@ class Supervisor:
                 self._connection, self._reader = serving
                 if self._stopping:
                     with contextlib.suppress(OSError):
-                        framing.send(self._connection, framing.pack("shutdown", 0, []))
+                        framing.send(self._connection, framing.pack("shutdown", 0, m.Shutdown()))
         finally:
             self._reader.close()
             self._connection.close()
@@ -282,33 +276,32 @@ class Supervisor:
         """Keep the object table until the server hangs up."""
         try:
             while True:
-                self._apply(self._reader.read(self._connection))
+                self._receive(self._reader.read(self._connection))
         except (OSError, ProtocolError) as error:
             if not self._stopping:
                 logger.warning("lost the server of the store %s: %s", self._name, error)
         self._reader.close()
         self._connection.close()
 
-    def _apply(self, frame: framing.Frame) -> None:
-        kind, body = frame.kind, frame.body
-        if kind == "reply":
-            return
-        if kind == "stopping":  # the store's end is meant, or this supervisor is needed no more
+    def _receive(self, frame: framing.Frame) -> None:
+        try:
+            mark = self._replica.receive(frame)
+            if mark is None:
+                self._seen += 1
+                return
+            descriptors = frame.take_descriptors(mark.descriptors)
+        finally:
+            frame.close()
+        if isinstance(mark, events.Stopping):
             self._stopping = True
             self._close_shared()
-            return
-        if kind == "following":
+        elif isinstance(mark, events.Following):
             self._close_shared()
-            listener, changes = frame.take_descriptors(2)
+            listener, changes = descriptors
             self._listener, self._changes = socket.socket(fileno=listener), ChangeCount(changes)
-            self._seen = body
-            return
-        self._seen += 1
-        if kind == "segment":
-            (self._descriptors[body[0]],) = frame.take_descriptors(1)
-        self._table.apply(kind, body)
-        if kind == "segment_gone":
-            os.close(self._descriptors.pop(body[0]))
+            self._seen = mark.changes
+        else:
+            raise ProtocolError(f"the server sent {mark.kind!r} to a supervisor")
 
     def _is_ending(self) -> bool:
         """Whether the store's end is meant, also if the server could not tell."""
@@ -323,10 +316,8 @@ class Supervisor:
 
     def _forget(self) -> None:
         self._close_shared()
-        for fd in self._descriptors.values():
-            os.close(fd)
-        self._descriptors.clear()
-        self._table = ObjectTable()
+        self._replica.close()
+        self._replica = Replica()
 
 
 def _close(*shared: socket.socket | ChangeCount | None) -> None:

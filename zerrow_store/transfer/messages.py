@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from zerrow_store.errors import ProtocolError
-from zerrow_store.protocol.messages import Carrier, Name, ObjectId, OwnerId, SegmentId, Size
+from zerrow_store.protocol.fields import Name, ObjectId, OwnerId, SegmentId, Size
+from zerrow_store.protocol.messages import Carrier
 
 Allocation = tuple[SegmentId, Size, Size]
 """Segment, offset, size: as a message has it."""

@@ -1,0 +1,258 @@
+"""What a server sends its supervisors, and a supervisor the server that it starts.
+
+An *event* is one change of the object table. A *snapshot* is a sequence of events that makes an
+equal object table out of an empty one; it begins with `TableBegun`. The other messages of such a
+stream, the *marks*, say where the receiver is in it.
+
+Each message is an array of its fields, checked where it arrives: an object table is made of checked
+events alone. There are no replies. Client and server compare their protocol versions in `Hello`; a
+server that is being started compares that of its supervisor in `TableBegun`.
+"""
+
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from zerrow_store.errors import ProtocolError
+from zerrow_store.protocol.fields import (
+    Allocations,
+    Checksums,
+    Layout,
+    Moves,
+    Name,
+    ObjectId,
+    OwnerId,
+    Seconds,
+    SegmentId,
+    Size,
+    Unit,
+)
+from zerrow_store.protocol.framing import PROTOCOL_VERSION
+
+_Identity = Annotated[bytes, Meta(max_length=64)]
+_Running = tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
+"""Running counts, in the order of `object_table.COUNTERS`; they stop at 63 bits."""
+
+
+class Event(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A change of the object table."""
+
+    kind: ClassVar[str]
+    descriptors: ClassVar[int] = 0
+    """How many descriptors go with it."""
+
+
+class TableBegun(Event):
+    """An object table begins, known by its epoch. Raises ValueError for another version's."""
+
+    kind: ClassVar[str] = "table_begun"
+    epoch: Annotated[bytes, Meta(max_length=64)]
+    version: int = PROTOCOL_VERSION
+
+    def __post_init__(self) -> None:
+        if self.version != PROTOCOL_VERSION:
+            raise ValueError(f"it is of version {self.version}; this one is {PROTOCOL_VERSION}")
+
+
+class ReaderAdded(Event):
+    """A client has a name, by which it is known when it connects again, and a process."""
+
+    kind: ClassVar[str] = "reader_added"
+    identity: _Identity
+    pid: Size
+    started: Size
+
+
+class ReaderRemoved(Event):
+    """A client has said goodbye, or its process has ended."""
+
+    kind: ClassVar[str] = "reader_removed"
+    identity: _Identity
+
+
+class SegmentAdded(Event):
+    """There is a segment; its descriptor goes with this. started: see `processes.start_time`."""
+
+    kind: ClassVar[str] = "segment_added"
+    descriptors: ClassVar[int] = 1
+    segment_id: SegmentId
+    size: Size
+    pid: Size
+    started: Size
+
+
+class SegmentShared(Event):
+    """Objects of other stores lie in the segment, too."""
+
+    kind: ClassVar[str] = "segment_shared"
+    segment_id: SegmentId
+
+
+class SegmentOnDisk(Event):
+    """The segment is a file of spilled bytes, with these checksums."""
+
+    kind: ClassVar[str] = "segment_on_disk"
+    segment_id: SegmentId
+    checksums: Checksums
+
+
+class SegmentRemoved(Event):
+    """There is no such segment any more."""
+
+    kind: ClassVar[str] = "segment_removed"
+    segment_id: SegmentId
+
+
+class ObjectAdded(Event):
+    """There is an object. See `object_table.Object` for the fields. counters: what it adds."""
+
+    kind: ClassVar[str] = "object_added"
+    object_id: ObjectId
+    allocations: Allocations
+    message: bytes | None
+    transient: bool
+    owner: SegmentId | None
+    counters: _Running
+    created: float
+    carrier: bytes | None = None
+    node: OwnerId | None = None
+    proxy: bool = False
+
+
+class ColumnAdded(Event):
+    """There is an object that is a decoded column. See `decode_cache_index.Entry`."""
+
+    kind: ClassVar[str] = "column_added"
+    added: ObjectAdded
+    file: bytes
+    path: Name
+    unit: Unit
+    layout: Layout
+    seconds: Seconds
+    hits: Size
+    used: float
+
+
+class ColumnsRead(Event):
+    """Decoded columns were read at this time."""
+
+    kind: ClassVar[str] = "columns_read"
+    object_ids: list[ObjectId]
+    when: float
+
+
+class ObjectHidden(Event):
+    """An object was deleted; it stays until its last hold ends."""
+
+    kind: ClassVar[str] = "object_hidden"
+    object_id: ObjectId
+
+
+class ObjectRemoved(Event):
+    """There is no such object any more."""
+
+    kind: ClassVar[str] = "object_removed"
+    object_id: ObjectId
+
+
+class CopyAdded(Event):
+    """The bytes of another machine's object are here, too. node: the machine whose store says when
+    it goes.
+    """
+
+    kind: ClassVar[str] = "copy_added"
+    object_id: ObjectId
+    allocations: Allocations
+    moves: Moves
+    node: OwnerId | None
+    created: float
+
+
+class CopyRemoved(Event):
+    """Of another machine's object there is the proxy alone."""
+
+    kind: ClassVar[str] = "copy_removed"
+    object_id: ObjectId
+
+
+class AllocationsSpilled(Event):
+    """Objects refer to a file for what they had in a segment. offsets: the new one by the old one,
+    for each allocation that has moved.
+    """
+
+    kind: ClassVar[str] = "allocations_spilled"
+    object_ids: list[ObjectId]
+    segment_id: SegmentId
+    offsets: dict[Size, Size]
+    file_id: SegmentId
+
+
+class MovesKnown(Event):
+    """Where allocations that an object's message names lie now."""
+
+    kind: ClassVar[str] = "moves_known"
+    object_id: ObjectId
+    moves: Moves
+
+
+class Counted(Event):
+    """What the running counts go up by."""
+
+    kind: ClassVar[str] = "counted"
+    counters: _Running
+
+
+class Mark(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What the receiver of a stream of events has to know of the stream."""
+
+    kind: ClassVar[str]
+    descriptors: ClassVar[int] = 0
+
+
+class Restored(Mark):
+    """A supervisor, known by its identity, has sent a new server all there is."""
+
+    kind: ClassVar[str] = "restored"
+    identity: _Identity
+
+
+class Following(Mark):
+    """A server has sent a supervisor all there is, up to this change. With it go the listening
+    socket and the page of `ChangeCount`.
+    """
+
+    kind: ClassVar[str] = "following"
+    descriptors: ClassVar[int] = 2
+    changes: Annotated[int, Meta(ge=0)]
+
+
+class Stopping(Mark):
+    """The store's end is meant, or the supervisor is needed no more."""
+
+    kind: ClassVar[str] = "stopping"
+
+
+EVENTS: dict[str, type[Event]] = {each.kind: each for each in Event.__subclasses__()}
+"""All events, by kind."""
+
+_decoders: "dict[str, msgspec.msgpack.Decoder[Event | Mark]]" = {
+    kind: msgspec.msgpack.Decoder(each)
+    for kind, each in {**EVENTS, **{each.kind: each for each in Mark.__subclasses__()}}.items()
+}
+
+
+def decode(kind: str, body: msgspec.Raw) -> Event | Mark:
+    """Return a message of such a stream.
+
+    Raises
+    ------
+    ProtocolError
+        If it is unknown or malformed.
+    """
+    if kind not in _decoders:
+        raise ProtocolError(f"nobody knows of {kind!r}")
+    try:
+        return _decoders[kind].decode(body)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"a malformed {kind!r}: {error}") from None
