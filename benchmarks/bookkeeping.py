@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from zerrow_store.policy import load_policy
+from zerrow_store.protocol import events
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.server import collect_young_garbage
 
@@ -73,15 +74,15 @@ def _fill(lifetimes: Lifetimes, count: int) -> None:
     segment, fd = b"s" * 16, os.memfd_create("bookkeeping")
     os.ftruncate(fd, (count + 1) * _PAGE)
     lifetimes.descriptors[segment] = fd
-    lifetimes.change("segment", [segment, (count + 1) * _PAGE, os.getpid(), 0])
+    lifetimes.change(events.SegmentAdded(segment, (count + 1) * _PAGE, os.getpid(), 0))
     connection: Any = SimpleNamespace(holds=Counter())
     for n in range(count):
         object_id = n.to_bytes(16, "big")
         packed = (n * _PAGE).to_bytes(8, "little") + _PAGE.to_bytes(8, "little")
-        body = [object_id, [(segment, packed)], b"", False, None, [_PAGE, 0, 0], 0.0]
-        entry = [b"file", "path", ["", str(n)], [[0, 1]], 1e-9 * (n % 97), 0, 0.0]
-        lifetimes.change("cache", [body, entry])
-        lifetimes.entered(object_id, transient=False)
+        put = object_id, [(segment, packed)], b"", False, None, (_PAGE, 0, 0), 0.0
+        column = b"file", "path", ("", str(n)), [(0, 1)], 1e-9 * (n % 97), 0, 0.0
+        lifetimes.change(events.ColumnAdded(events.ObjectAdded(*put), *column))
+        lifetimes.entered(object_id)
         lifetimes.take_hold(connection, object_id)
         lifetimes.release(object_id, 1)
 

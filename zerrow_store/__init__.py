@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zerrow_store.client.client import Client, ObjectInfo
+    from zerrow_store.client.client import Client
     from zerrow_store.connection import connect
     from zerrow_store.decache import read_csv, read_feather, read_ipc, read_json, read_parquet
     from zerrow_store.errors import (
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         ZerrowError,
     )
-    from zerrow_store.protocol.reports import StoreStats
+    from zerrow_store.protocol.reports import ObjectInfo, StoreStats
 
 __version__ = "0.1.0"
 
@@ -47,8 +47,8 @@ __all__ = [
 _MODULES = {
     "connect": "zerrow_store.connection",
     "Client": "zerrow_store.client.client",
-    "ObjectInfo": "zerrow_store.client.client",
-    "StoreStats": "zerrow_store.client.observe",
+    "ObjectInfo": "zerrow_store.protocol.reports",
+    "StoreStats": "zerrow_store.protocol.reports",
 } | dict.fromkeys(
     ["read_csv", "read_feather", "read_ipc", "read_json", "read_parquet"], "zerrow_store.decache"
 )

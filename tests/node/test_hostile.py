@@ -9,6 +9,7 @@ import socket
 import struct
 
 import msgpack
+import msgspec
 import pytest
 
 from tests.node.conftest import table
@@ -74,7 +75,7 @@ class Peer:
         except ConnectionResetError:
             return None
         self.descriptors += frame.descriptors
-        return frame.kind, frame.request_id, frame.body
+        return frame.kind, frame.request_id, msgspec.msgpack.decode(frame.raw)
 
     def close(self) -> None:
         self.reader.close()

@@ -19,8 +19,8 @@ from tests.node.helpers import Store, descriptors, wait_until
 from tests.node.test_hostile import Peer, memfd
 from tests.node.test_protocol import unharmed
 from zerrow_store.errors import InternalError
-from zerrow_store.protocol import framing, messages
-from zerrow_store.protocol.wire_errors import make_error
+from zerrow_store.protocol import framing, messages, notices
+from zerrow_store.protocol.wire_errors import decode_error
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.server import Server
 
@@ -250,7 +250,7 @@ def test_whatever_a_handler_raises_is_an_answer(
     assert "LookupError: unforeseen" in str(logging.Formatter().format(logged[0]))
     answer = framing.FrameReader().read(ours)
     assert (answer.kind, answer.request_id) == ("error", 7)
-    assert isinstance(make_error(*answer.body), InternalError)
+    assert isinstance(decode_error(answer.raw), InternalError)
     ours.setblocking(False)
     with pytest.raises(BlockingIOError):
         ours.recv(1)
@@ -265,5 +265,5 @@ def test_a_connection_that_was_closed_in_the_same_round_is_left_alone(
     key = server._selector.get_key(connection.socket)
     server._drop(connection)
     key.data(key.fileobj, events)
-    server._tell(connection, messages.Freed(b""))
+    server._tell(connection, notices.Freed(b""))
     server._drop_broken()

@@ -5,7 +5,6 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -27,22 +26,18 @@ from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.messages import Carrier
 from zerrow_store.protocol.places import Place, unpack
-from zerrow_store.protocol.reports import Eviction, MemoryReport, SegmentMemory, StoreStats
+from zerrow_store.protocol.replies import Found
+from zerrow_store.protocol.reports import (
+    Eviction,
+    MemoryReport,
+    ObjectInfo,
+    SegmentMemory,
+    StoreStats,
+)
 
 _ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
 
 Allocations = list[tuple[bytes, int, int]]
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """An object in the store. `nbytes`: what it refers to; `holds`: connections' views of it."""
-
-    object_id: bytes
-    nbytes: int
-    created: float
-    holds: int
-    transient: bool
 
 
 class Publication:
@@ -100,11 +95,16 @@ class Client(Session, DecodeCacheCalls):
 
         Raises ObjectNotFoundError.
         """
-        check_id(object_id)
-        message, _, moved, _, hold = self._request(m.Get(object_id))
-        if message is None:
+        found, hold = self._found(object_id)
+        if found.message is None:
             raise errors.ObjectNotFoundError(object_id)
-        return self.decode(message, hold, moved_places(moved))
+        return self.decode(found.message, hold, moved_places(found.moves))
+
+    def _found(self, object_id: bytes) -> tuple[Found, Hold]:
+        """Return an object's entry, and what keeps it. Raises ObjectNotFoundError."""
+        check_id(object_id)
+        found: tuple[Found, Hold] = self._request(m.Get(object_id))
+        return found
 
     def delete(self, object_ids: bytes | Iterable[bytes], *, missing_ok: bool = False) -> None:
         """Delete objects. Their memory goes when the last view does.
@@ -118,23 +118,26 @@ class Client(Session, DecodeCacheCalls):
 
     def list(self) -> list[ObjectInfo]:
         """Return the objects in the store."""
-        return [ObjectInfo(*entry) for entry in self._request(m.List())]
+        objects: list[ObjectInfo] = self._request(m.List())
+        return objects
 
     def stats(self) -> StoreStats:
         """Return the store's figures."""
-        return StoreStats(**self._request(m.Stats()))
+        stats: StoreStats = self._request(m.Stats())
+        return stats
 
     def memory(self) -> MemoryReport:
         """Return what the store's memory is used for."""
-        return MemoryReport(**self._request(m.Memory()))
+        report: MemoryReport = self._request(m.Memory())
+        return report
 
     def memory_by_segment(self) -> tuple[SegmentMemory, ...]:
         """Return what each segment is used for: those of processes, sealed ones, files on disk."""
-        return tuple(SegmentMemory(*row) for row in self._request(m.MemoryBySegment()))
+        return tuple(self._request(m.MemoryBySegment()))
 
     def evictions(self) -> tuple[Eviction, ...]:
         """Return the newest evictions, the oldest first, since the store was last started."""
-        return tuple(Eviction(*record) for record in self._request(m.Evictions()))
+        return tuple(self._request(m.Evictions()))
 
     def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Have objects that are there spilled as soon as nobody reads them, whether memory is short
@@ -238,9 +241,8 @@ class Client(Session, DecodeCacheCalls):
         """Return the allocations (segment, offset, size) of an object, which the caller must
         hold.
         """
-        check_id(object_id)
-        _, allocations, *_ = self._request(m.Get(object_id))
-        return unpacked(allocations)
+        found, _ = self._found(object_id)
+        return unpacked(found.allocations)
 
     def decode(self, message: bytes, hold: Hold, moved: Moved) -> Any:
         """Return a message's data, where it lies; its buffers keep `hold`, which is the object's.
@@ -304,4 +306,4 @@ def _put(
 
 def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:
     """Return allocations, packed by segment, as (segment, offset, size)."""
-    return [(bytes(s), o, size) for s, packed in allocations for o, size in unpack(packed)]
+    return [(s, o, size) for s, packed in allocations for o, size in unpack(packed)]

@@ -33,14 +33,15 @@ from zerrow_store.client.holds import Hold, Holds
 from zerrow_store.client.requests import Request
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
-from zerrow_store.protocol import framing, messages, sockets
+from zerrow_store.protocol import framing, messages, notices, sockets
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.wire_errors import make_error
+from zerrow_store.protocol.replies import Greeting
+from zerrow_store.protocol.wire_errors import decode_error
 
 logger = logging.getLogger("zerrow_store")
 
 Call = Callable[..., Any]
-"""Send a request, with descriptors, on a new connection, and return the answer's body."""
+"""Send a request, with descriptors, on a new connection, and return its reply."""
 
 _PATIENCE_SECONDS = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
@@ -140,7 +141,7 @@ class Connection(ABC):
         """Let go of what went along with a request that is over, or was never sent."""
 
     @abstractmethod
-    def _note(self, notice: m.Notice) -> None:
+    def _note(self, notice: notices.Notice) -> None:
         """Do what a notice of the store entails."""
 
     @abstractmethod
@@ -168,8 +169,9 @@ class Connection(ABC):
 
         try:
             connection.settimeout(_PATIENCE_SECONDS)
-            _, _, epoch = call(m.Hello(framing.PROTOCOL_VERSION, self._role, self._identity))
-            self._enter_epoch(epoch)
+            hello = m.Hello(framing.PROTOCOL_VERSION, self._role, self._identity)
+            greeting: Greeting = call(hello)
+            self._enter_epoch(greeting.epoch)
             self._introduce(call)
             held = self._hold_again(call)
             with self._lock:
@@ -252,10 +254,10 @@ class Connection(ABC):
         while True:
             answer = reader.read(connection)
             if answer.kind == "reply":
-                return answer.body
+                return messages.decode_reply(request, answer.raw)
             if answer.kind == "error":
-                raise make_error(*answer.body)
-            self._note(messages.decode_notice(answer.kind, answer.raw))
+                raise decode_error(answer.raw)
+            self._note(notices.decode(answer.kind, answer.raw))
 
     # --- requests ---
 
@@ -392,7 +394,7 @@ class Connection(ABC):
 
     def _handle(self, frame: framing.Frame) -> None:
         if frame.kind not in ("reply", "error"):
-            self._note(messages.decode_notice(frame.kind, frame.raw))
+            self._note(notices.decode(frame.kind, frame.raw))
             return
         self._silent = 0
         with self._lock:

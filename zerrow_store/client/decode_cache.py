@@ -13,6 +13,8 @@ from zerrow_store.client.requests import Request, moved_places
 from zerrow_store.native import _native
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import Unit
+from zerrow_store.protocol.replies import CacheOpened
+from zerrow_store.protocol.reports import CacheEntry
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class CacheHit:
 
     index: int
     message: bytes
-    layout: list[list[int]]
+    layout: list[tuple[int, int]]
     parts: list[int]
     moved: Moved
     hold: Hold
@@ -38,8 +40,8 @@ class CacheAnswer:
     """
 
     hits: list[CacheHit]
-    granted: list[list[Any]]
-    later: list[list[Any]]
+    granted: list[tuple[int, list[int]]]
+    later: list[tuple[int, list[int], int]]
 
 
 @dataclass(frozen=True)
@@ -59,26 +61,6 @@ class DecodedColumn:
         layout = [(part, chunks) for part, chunks in self.layout]
         column = (self.unit, layout, self.seconds, self.object_id)
         return m.Column(*column, e.own, e.foreign, e.message, counters)
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """An entry of the cache, as `zerrow cache` shows it. parts: row groups, or 1 for a whole file.
-
-    readers: how many views there are of it. seconds: what its decoding took.
-    """
-
-    object_id: bytes
-    path: str
-    variant: str
-    column: str
-    parts: int
-    nbytes: int
-    readers: int
-    hits: int
-    seconds: float
-    created: float
-    used: float
 
 
 class DecodeCacheCalls(ABC):
@@ -110,12 +92,13 @@ class DecodeCacheCalls(ABC):
         Raises DecodeError when the one who decodes fails.
         """
         request = m.CacheOpen(token, file, path, wanted, most)
-        hits, granted, later, holds = self._request(request)
-        found = [
-            CacheHit(index, message, layout, parts, moved_places(moved), hold)
-            for (index, _, message, layout, parts, moved), hold in zip(hits, holds, strict=True)
+        opened: CacheOpened
+        opened, holds = self._request(request)
+        hits = [
+            CacheHit(hit.index, hit.message, hit.layout, hit.parts, moved_places(hit.moves), hold)
+            for hit, hold in zip(opened.hits, holds, strict=True)
         ]
-        return CacheAnswer(found, granted, later)
+        return CacheAnswer(hits, opened.granted, opened.later)
 
     def cache_publish(
         self, token: bytes, file: bytes, path: str, columns: list[DecodedColumn]
@@ -141,7 +124,8 @@ class DecodeCacheCalls(ABC):
 
     def cache_list(self) -> list[CacheEntry]:
         """Return the cache's entries."""
-        return [CacheEntry(*entry) for entry in self._request(m.CacheList())]
+        entries: list[CacheEntry] = self._request(m.CacheList())
+        return entries
 
     def cache_drop(self, path: str | None = None) -> int:
         """Drop the entries of a file, or all; returns how many. Views of them stay."""

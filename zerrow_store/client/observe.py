@@ -1,10 +1,10 @@
 """A store's figures, and asking for them without being a client: no pyarrow, no arena, no holds."""
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
-from zerrow_store.protocol import framing, sockets
+from zerrow_store.protocol import framing, messages, sockets
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.reports import StoreStats
-from zerrow_store.protocol.wire_errors import make_error
+from zerrow_store.protocol.wire_errors import decode_error
 
 _PATIENCE_SECONDS = 15.0
 
@@ -23,7 +23,9 @@ def observe(name: str) -> StoreStats:
                 framing.send(connection, framing.pack(request.kind, 1, request))
                 answer = reader.read(connection)
                 if answer.kind == "error":
-                    raise make_error(*answer.body)
+                    raise decode_error(answer.raw)
+                reply = messages.decode_reply(request, answer.raw)
         except (OSError, ProtocolError) as error:
             raise StoreUnavailableError(f"the store {name!r} does not answer: {error}") from error
-    return StoreStats(**answer.body)
+    assert isinstance(reply, StoreStats)
+    return reply

@@ -11,7 +11,7 @@ from typing import Any
 
 from zerrow_store.client.holds import Hold, Moved
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.fields import MAX_ID
+from zerrow_store.protocol.fields import MAX_ID, Moves
 
 
 @dataclass(eq=False)
@@ -55,8 +55,8 @@ def offsets_of(pairs: bytes) -> bytes:
     return b"".join(pairs[i : i + 8] for i in range(0, len(pairs), 16))
 
 
-def moved_places(places: list[Any]) -> Moved:
-    return {(segment, offset): (file, at) for segment, offset, file, at in places}
+def moved_places(moves: Moves) -> Moved:
+    return {(segment, offset): (file, at) for segment, offset, file, at in moves}
 
 
 def check_id(object_id: bytes) -> None:

@@ -21,9 +21,10 @@ from zerrow_store.client.requests import Request, moved_places, offsets_of
 from zerrow_store.errors import ObjectExistsError, ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
 from zerrow_store.native import _native
-from zerrow_store.protocol import framing
+from zerrow_store.protocol import framing, messages, notices
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.wire_errors import make_error
+from zerrow_store.protocol.replies import SentSegment
+from zerrow_store.protocol.wire_errors import decode_error
 
 
 class Owner(Protocol):
@@ -76,7 +77,7 @@ class Session(Connection):
     def _introduce(self, call: Call) -> None:
         if self._attached:
             message, fd = self._segment()
-            (live,) = call(message, [fd])
+            live: bytes = call(message, [fd])
             _native.unpin(self._registered.retain(live))
 
     def _lose(self) -> None:
@@ -92,19 +93,19 @@ class Session(Connection):
     def _pause(self) -> None:
         _native.bound_unpublished(None)
 
-    def _note(self, notice: m.Notice) -> None:
-        if isinstance(notice, m.Freed):
+    def _note(self, notice: notices.Notice) -> None:
+        if isinstance(notice, notices.Freed):
             _native.unpin(self._registered.remove(notice.offsets))
-        elif isinstance(notice, m.SegmentGone):
+        elif isinstance(notice, notices.SegmentGone):
             spill_reader.forget(notice.segment_id)
             self._unmap_gone(notice.segment_id)
-        elif isinstance(notice, m.Unpublished):
+        elif isinstance(notice, notices.Unpublished):
             _native.bound_unpublished(notice.bound)
-        elif isinstance(notice, m.HoldBack):
+        elif isinstance(notice, notices.HoldBack):
             _native.hold_back(notice.seconds)
-        elif isinstance(notice, m.Adopt) and self._owner is not None:
+        elif isinstance(notice, notices.Adopt) and self._owner is not None:
             self._owner.adopts(notice.object_id, notice.reference)
-        elif isinstance(notice, m.Whose) and self._owner is not None:
+        elif isinstance(notice, notices.Whose) and self._owner is not None:
             mine = self._owner.claims(notice.object_id, notice.reference)
             self._send_quietly(m.Claim(notice.object_id, mine))
         else:
@@ -171,14 +172,16 @@ class Session(Connection):
     # --- answers ---
 
     def _conclude(self, request: Request, frame: framing.Frame) -> Any:
-        message, body = request.message, frame.body
-        if frame.kind == "error":
-            error = make_error(*body)
+        message = request.message
+        reply: Any = None
+        if frame.kind == "reply":
+            reply = messages.decode_reply(message, frame.raw)
+        else:
+            error = decode_error(frame.raw)
             # Sent twice around a crash of the store, and the first time has counted.
             if not (isinstance(error, ObjectExistsError) and request.resent):
                 _native.unpin(offsets_of(request.own))
                 raise error
-            body = None
         if isinstance(message, m.Attach):
             self._attached = True
         elif isinstance(message, m.Put):
@@ -186,38 +189,32 @@ class Session(Connection):
             _native.unpin(self._registered.add(request.own))
         if isinstance(message, m.Put | m.Land):
             # As from now on it may hold what it has put.
-            return self._confirmed(message.object_id) if body else None
+            return self._confirmed(message.object_id) if reply else None
         if isinstance(message, m.Get):
-            return *body, self._confirmed(message.object_id)
+            return reply, self._confirmed(message.object_id)
         if isinstance(message, m.Hold):
             hold = self._confirmed(message.object_id, request.hold)
-            hold.moved = moved_places(body)
+            hold.moved = moved_places(reply)
             return hold
         if isinstance(message, m.CacheOpen):
-            return *body, [self._confirmed(hit[1]) for hit in body[0]]
+            return reply, [self._confirmed(hit.object_id) for hit in reply.hits]
         if isinstance(message, m.CachePublish):
-            return self._conclude_columns(message.columns, body)
+            return self._conclude_columns(message.columns, reply)
         if isinstance(message, m.Segments):
             fds = frame.take_descriptors(len(message.segment_ids))
-            self._take_segments(message.segment_ids, fds, *body)
-        return body
+            self._take_segments(message.segment_ids, fds, reply)
+        return reply
 
     def _take_segments(
-        self,
-        segment_ids: Sequence[bytes],
-        fds: Sequence[int],
-        sizes: Sequence[int],
-        checksums: Sequence[list[Any]],
+        self, segment_ids: Sequence[bytes], fds: Sequence[int], segments: Sequence[SentSegment]
     ) -> None:
         """Have segments that the store has sent, whose descriptors are closed then."""
         try:
-            for segment_id, fd, size, spilled in zip(
-                segment_ids, fds, sizes, checksums, strict=True
-            ):
+            for segment_id, fd, sent in zip(segment_ids, fds, segments, strict=True):
                 # Registered first: as soon as it is mapped, another thread may read it.
-                if spilled:
-                    spill_reader.register(segment_id, fd, size, spilled)
-                self._have_segment(segment_id, fd, size, sealed=not spilled)
+                if sent.checksums:
+                    spill_reader.register(segment_id, fd, sent.size, sent.checksums)
+                self._have_segment(segment_id, fd, sent.size, sealed=not sent.checksums)
         finally:
             for fd in fds:
                 os.close(fd)

@@ -11,10 +11,8 @@ server that is being started compares that of its supervisor in `TableBegun`.
 
 from typing import Annotated, ClassVar
 
-import msgspec
 from msgspec import Meta
 
-from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol.fields import (
     Allocations,
     Checksums,
@@ -29,16 +27,16 @@ from zerrow_store.protocol.fields import (
     Unit,
 )
 from zerrow_store.protocol.framing import PROTOCOL_VERSION
+from zerrow_store.protocol.schema import Message, Schema
 
 _Identity = Annotated[bytes, Meta(max_length=64)]
 _Running = tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
 """Running counts, in the order of `object_table.COUNTERS`; they stop at 63 bits."""
 
 
-class Event(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class Event(Message):
     """A change of the object table."""
 
-    kind: ClassVar[str]
     descriptors: ClassVar[int] = 0
     """How many descriptors go with it."""
 
@@ -203,10 +201,9 @@ class Counted(Event):
     counters: _Running
 
 
-class Mark(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class Mark(Message):
     """What the receiver of a stream of events has to know of the stream."""
 
-    kind: ClassVar[str]
     descriptors: ClassVar[int] = 0
 
 
@@ -233,26 +230,10 @@ class Stopping(Mark):
     kind: ClassVar[str] = "stopping"
 
 
-EVENTS: dict[str, type[Event]] = {each.kind: each for each in Event.__subclasses__()}
-"""All events, by kind."""
+_types: list[type[Event | Mark]] = [*Event.__subclasses__(), *Mark.__subclasses__()]
+_schema = Schema(_types)
 
-_decoders: "dict[str, msgspec.msgpack.Decoder[Event | Mark]]" = {
-    kind: msgspec.msgpack.Decoder(each)
-    for kind, each in {**EVENTS, **{each.kind: each for each in Mark.__subclasses__()}}.items()
-}
+STREAM = _schema.types
+"""All events and marks, by kind."""
 
-
-def decode(kind: str, body: msgspec.Raw) -> Event | Mark:
-    """Return a message of such a stream.
-
-    Raises
-    ------
-    ProtocolError
-        If it is unknown or malformed.
-    """
-    if kind not in _decoders:
-        raise ProtocolError(f"nobody knows of {kind!r}")
-    try:
-        return _decoders[kind].decode(body)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"a malformed {kind!r}: {error}") from None
+decode = _schema.decode

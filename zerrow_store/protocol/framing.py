@@ -40,11 +40,6 @@ class Frame:
     raw: msgspec.Raw
     descriptors: list[int]
 
-    @property
-    def body(self) -> Any:
-        """The body, as plain lists and values: for what comes from the store itself."""
-        return msgspec.msgpack.decode(self.raw)
-
     def take_descriptors(self, count: int) -> list[int]:
         """Return the frame's descriptors, which are the caller's to close then.
 

@@ -1,17 +1,17 @@
-"""The requests to a node store, and its notices: every kind, with its fields and what these may be.
+"""The requests to a node store: every kind, with its fields, what these may be, and its reply.
 
 Each is an array of its fields. It is decoded here, before any handler sees it: a number is finite
 and within bounds, a list has what it should have, nothing is missing or left over. A request that
-is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer, as notices
-have none.
+is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from zerrow_store.errors import ProtocolError
+from zerrow_store.protocol import replies, reports
 from zerrow_store.protocol.fields import (
     Adopted,
     Allocations,
@@ -29,12 +29,13 @@ from zerrow_store.protocol.fields import (
     Wanted,
 )
 from zerrow_store.protocol.framing import MAX_DESCRIPTORS
+from zerrow_store.protocol.schema import Message, Schema
 
 
-class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What all have: their kind, and how many descriptors go with them."""
+class Request(Message):
+    """A request. reply: the type of its reply; None if that says only that it is done."""
 
-    kind: ClassVar[str]
+    reply: ClassVar[Any] = None
 
     @property
     def descriptors(self) -> int:
@@ -50,6 +51,7 @@ class Hello(Request):
     """
 
     kind: ClassVar[str] = "hello"
+    reply: ClassVar[Any] = replies.Greeting
     version: int
     role: Literal["client", "supervisor", "agent", "observer"]
     identity: Annotated[bytes, Meta(max_length=64)] = b""
@@ -79,6 +81,7 @@ class Attach(Request):
     """
 
     kind: ClassVar[str] = "attach"
+    reply: ClassVar[Any] = bytes
     segment_id: SegmentId
     size: Size
     shared: bool = False
@@ -109,6 +112,7 @@ class Put(Request):
     """
 
     kind: ClassVar[str] = "put"
+    reply: ClassVar[Any] = bool
     object_id: ObjectId
     own: bytes
     foreign: Allocations
@@ -116,7 +120,7 @@ class Put(Request):
     transient: bool
     owned: bool
     counters: Counters
-    adopted: Adopted = []
+    adopted: Adopted = msgspec.field(default_factory=list)
     carrier: Carrier | None = None
 
     def __post_init__(self) -> None:
@@ -142,6 +146,7 @@ class Get(Request):
     """Hold an object, and have its message."""
 
     kind: ClassVar[str] = "get"
+    reply: ClassVar[Any] = replies.Found
     object_id: ObjectId
 
 
@@ -149,6 +154,7 @@ class Hold(Request):
     """Hold an object."""
 
     kind: ClassVar[str] = "hold"
+    reply: ClassVar[Any] = Moves
     object_id: ObjectId
 
 
@@ -163,6 +169,7 @@ class Segments(Request):
     """Have the descriptors of segments."""
 
     kind: ClassVar[str] = "segments"
+    reply: ClassVar[Any] = list[replies.SentSegment]
     segment_ids: Annotated[list[SegmentId], Meta(max_length=MAX_DESCRIPTORS)]
 
 
@@ -178,6 +185,7 @@ class Watch(Request):
     """See `FileClient.watch`."""
 
     kind: ClassVar[str] = "watch"
+    reply: ClassVar[Any] = list[ObjectId]
     object_ids: list[ObjectId]
 
 
@@ -187,6 +195,7 @@ class Land(Request):
     """
 
     kind: ClassVar[str] = "land"
+    reply: ClassVar[Any] = bool
     object_id: ObjectId
     landed: ObjectId
     moved: Moves
@@ -197,36 +206,42 @@ class Elsewhere(Request):
     """See `FileClient.owned_elsewhere`."""
 
     kind: ClassVar[str] = "elsewhere"
+    reply: ClassVar[Any] = dict[OwnerId, list[ObjectId]]
 
 
 class List(Request):
     """See `Client.list`."""
 
     kind: ClassVar[str] = "list"
+    reply: ClassVar[Any] = list[reports.ObjectInfo]
 
 
 class Stats(Request):
     """See `Client.stats`."""
 
     kind: ClassVar[str] = "stats"
+    reply: ClassVar[Any] = reports.StoreStats
 
 
 class Memory(Request):
     """See `Client.memory`."""
 
     kind: ClassVar[str] = "memory"
+    reply: ClassVar[Any] = reports.MemoryReport
 
 
 class MemoryBySegment(Request):
     """See `Client.memory_by_segment`."""
 
     kind: ClassVar[str] = "memory_by_segment"
+    reply: ClassVar[Any] = list[reports.SegmentMemory]
 
 
 class Evictions(Request):
     """See `Client.evictions`."""
 
     kind: ClassVar[str] = "evictions"
+    reply: ClassVar[Any] = list[reports.Eviction]
 
 
 class ReadBack(Request):
@@ -279,6 +294,7 @@ class CacheOpen(Request):
     """See `CacheCalls.cache_open`."""
 
     kind: ClassVar[str] = "cache_open"
+    reply: ClassVar[Any] = replies.CacheOpened
     token: bytes
     file: bytes
     path: Name
@@ -308,11 +324,12 @@ class CachePublish(Request):
     """See `CacheCalls.cache_publish`."""
 
     kind: ClassVar[str] = "cache_publish"
+    reply: ClassVar[Any] = list[bool]
     token: bytes
     file: bytes
     path: Name
     columns: list[Column]
-    adopted: Adopted = []
+    adopted: Adopted = msgspec.field(default_factory=list)
 
     @property
     def descriptors(self) -> int:
@@ -340,80 +357,15 @@ class CacheList(Request):
     """See `CacheCalls.cache_list`."""
 
     kind: ClassVar[str] = "cache_list"
+    reply: ClassVar[Any] = list[reports.CacheEntry]
 
 
 class CacheDrop(Request):
     """See `CacheCalls.cache_drop`."""
 
     kind: ClassVar[str] = "cache_drop"
+    reply: ClassVar[Any] = int
     path: Name | None
-
-
-class Notice(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What the store tells a process unasked."""
-
-    kind: ClassVar[str]
-
-
-class Freed(Notice):
-    """Nothing refers any more to what lies at these offsets of the process's arena: packed
-    little-endian uint64.
-    """
-
-    kind: ClassVar[str] = "freed"
-    offsets: bytes
-
-
-class SegmentGone(Notice):
-    """A segment is not in the store any more."""
-
-    kind: ClassVar[str] = "segment_gone"
-    segment_id: SegmentId
-
-
-class Unpublished(Notice):
-    """So many bytes the process may have beside objects: in use, or freed and kept warm."""
-
-    kind: ClassVar[str] = "unpublished"
-    bound: Size
-
-
-class HoldBack(Notice):
-    """Large allocations are to wait so long, or until the next one of these: memory is short."""
-
-    kind: ClassVar[str] = "hold_back"
-    seconds: Seconds
-
-
-class Adopt(Notice):
-    """An item of a stream of this process carries an object, which is to go with it."""
-
-    kind: ClassVar[str] = "adopt"
-    object_id: ObjectId
-    reference: bytes
-
-
-class Whose(Notice):
-    """Does the process own the reference that carries an object? The answer is a `Claim`."""
-
-    kind: ClassVar[str] = "whose"
-    object_id: ObjectId
-    reference: bytes
-
-
-class WhoseElsewhere(Notice):
-    """To the transfer agent: does a process of another machine own it? The answer is a `Claim`."""
-
-    kind: ClassVar[str] = "whose_elsewhere"
-    object_id: ObjectId
-    carrier: Carrier
-
-
-class Removed(Notice):
-    """To the transfer agent: an object, or a proxy, that concerns other machines has gone."""
-
-    kind: ClassVar[str] = "removed"
-    object_id: ObjectId
 
 
 def _check_packed(publication: Put | Column) -> None:
@@ -421,35 +373,27 @@ def _check_packed(publication: Put | Column) -> None:
         raise ValueError("allocations are pairs of 8 bytes each")
 
 
-REQUESTS: dict[str, type[Request]] = {each.kind: each for each in Request.__subclasses__()}
+_schema: Schema[Request] = Schema(Request.__subclasses__())
+_replies = {each.kind: msgspec.msgpack.Decoder(each.reply) for each in Request.__subclasses__()}
+
+REQUESTS = _schema.types
 """All requests, by kind."""
 
-NOTICES: dict[str, type[Notice]] = {each.kind: each for each in Notice.__subclasses__()}
-"""All notices, by kind."""
-
-_requests = {kind: msgspec.msgpack.Decoder(each) for kind, each in REQUESTS.items()}
-_notices = {kind: msgspec.msgpack.Decoder(each) for kind, each in NOTICES.items()}
-
-M = TypeVar("M", Request, Notice)
+decode = _schema.decode
 
 
-def decode(kind: str, body: msgspec.Raw) -> Request:
-    """Return a request. Raises ProtocolError for one that is unknown or malformed."""
-    return _decode(_requests, kind, body)
+def decode_reply(request: Request, body: msgspec.Raw) -> Any:
+    """Return the reply to a request, which is of the type `request.reply`.
 
-
-def decode_notice(kind: str, body: msgspec.Raw) -> Notice:
-    """Return a notice. Raises ProtocolError for one that is unknown or malformed."""
-    return _decode(_notices, kind, body)
-
-
-def _decode(decoders: "dict[str, msgspec.msgpack.Decoder[M]]", kind: str, body: msgspec.Raw) -> M:
-    if kind not in decoders:
-        raise ProtocolError(f"nobody knows of {kind!r}")
+    Raises
+    ------
+    ProtocolError
+        If it is malformed.
+    """
     try:
-        return decoders[kind].decode(body)
+        return _replies[request.kind].decode(body)
     except msgspec.MsgspecError as error:
-        raise ProtocolError(f"a malformed {kind!r}: {error}") from None
+        raise ProtocolError(f"a malformed reply to {request.kind!r}: {error}") from None
 
 
 def check(request: Request) -> None:

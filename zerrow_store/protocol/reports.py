@@ -1,4 +1,4 @@
-"""What a store tells of itself: statistics, a memory report, evictions."""
+"""What a store tells of itself: statistics, memory reports, and lists of what it has."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,7 +44,7 @@ class StoreStats:
     puts_waited: int
     puts_refused: dict[str, int]
     evicted: dict[str, dict[str, float]]
-    cache: dict[str, float]
+    cache: dict[str, int | float]
     transfers: dict[str, int]
     sandbox: dict[str, int]
 
@@ -110,3 +110,34 @@ class Eviction:
     expected: float
     seconds: float
     returned: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object in the store. `nbytes`: what it refers to; `holds`: connections' views of it."""
+
+    object_id: bytes
+    nbytes: int
+    created: float
+    holds: int
+    transient: bool
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """An entry of the cache, as `zerrow cache` shows it. parts: row groups, or 1 for a whole file.
+
+    readers: how many views there are of it. seconds: what its decoding took.
+    """
+
+    object_id: bytes
+    path: str
+    variant: str
+    column: str
+    parts: int
+    nbytes: int
+    readers: int
+    hits: int
+    seconds: float
+    created: float
+    used: float

@@ -19,12 +19,15 @@ from zerrow_store.errors import DecodeError, StoreFullError, ZerrowError
 from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import Unit
+from zerrow_store.protocol.replies import CacheOpened, Hit
+from zerrow_store.protocol.reports import CacheEntry
 from zerrow_store.server.connection import DEFERRED, Call, Connection
 from zerrow_store.server.object_table import Object, ObjectTable
 
 logger = logging.getLogger("zerrow_store.server")
 
 _Key = tuple[bytes, Unit, int]
+_Granted = tuple[int, list[int]]
 
 
 @dataclass(eq=False)
@@ -126,11 +129,11 @@ class DecodeCache:
         claimed = self._claimed[call.connection]
         self._give_up({key for key in claimed if self._claims[key][1] == request.token})
 
-    def list_entries(self, call: Call, request: m.CacheList) -> list[Any]:
+    def list_entries(self, call: Call, request: m.CacheList) -> list[CacheEntry]:
         """Answer all entries."""
         table, holders = self._table, self._holders
         return [
-            [
+            CacheEntry(
                 object_id,
                 entry.path,
                 *entry.unit,
@@ -141,7 +144,7 @@ class DecodeCache:
                 entry.seconds,
                 table.objects[object_id].created,
                 entry.used,
-            ]
+            )
             for object_id, entry in table.cache.entries.items()
         ]
 
@@ -163,10 +166,10 @@ class DecodeCache:
 
     # --- claims ---
 
-    def _collect(self, waiter: _Waiter) -> list[Any] | None:
+    def _collect(self, waiter: _Waiter) -> CacheOpened | None:
         """Return hits, claims granted, and the rest; None if there is only to wait."""
         found: list[dict[bytes, list[int]]] = []
-        granted: list[list[Any]] = []
+        granted: list[_Granted] = []
         held, later = [], []
         file = waiter.request.file
         for index, (unit, parts) in enumerate(waiter.request.wanted):
@@ -184,31 +187,33 @@ class DecodeCache:
                     free.append(part)
             found.append(hits)
             if free and len(granted) < waiter.request.most:
-                granted.append([index, free])
+                granted.append((index, free))
             elif free:
-                later.append([index, free, 0])
+                later.append((index, free, 0))
             if taken:
-                held.append([index, taken, decoder])
+                held.append((index, taken, decoder))
         if held and not granted:
             return None
         self._claim(waiter, granted)
-        return [self._take(waiter.call.connection, found), granted, [*later, *held]]
+        held_now = self._take(waiter.call.connection, found)
+        return CacheOpened(held_now, granted, [*later, *held])
 
-    def _take(self, connection: Connection, found: list[dict[bytes, list[int]]]) -> list[Any]:
+    def _take(self, connection: Connection, found: list[dict[bytes, list[int]]]) -> list[Hit]:
         entries = self._table.cache.entries
-        answer: list[list[Any]] = []
-        for index, hits in enumerate(found):
-            for object_id, parts in hits.items():
+        hits = []
+        for index, by_object in enumerate(found):
+            for object_id, parts in by_object.items():
                 entry, cached = self._hold(connection, object_id), entries[object_id]
-                hit = [index, object_id, entry.message, cached.layout, parts]
+                assert entry.message is not None  # a `Column` has one
                 self.counts["hits"] += len(parts)
                 self.counts["saved_seconds"] += cached.seconds * len(parts) / len(cached.layout)
-                answer.append([*hit, entry.moves()])
-        if answer:
-            self._change(events.ColumnsRead([hit[1] for hit in answer], time.time()))
-        return answer
+                there = entry.message, cached.layout, parts, entry.moves()
+                hits.append(Hit(index, object_id, *there))
+        if hits:
+            self._change(events.ColumnsRead([hit.object_id for hit in hits], time.time()))
+        return hits
 
-    def _claim(self, waiter: _Waiter, granted: list[Any]) -> None:
+    def _claim(self, waiter: _Waiter, granted: list[_Granted]) -> None:
         connection, request = waiter.call.connection, waiter.request
         for index, parts in granted:
             self.counts["misses"] += len(parts)
@@ -243,19 +248,20 @@ class DecodeCache:
                 self._forget(waiter)
                 self._answer(waiter.call, reply)
 
-    def _collect_refused(self, waiter: _Waiter, refused: Set[_Key]) -> list[Any] | None:
+    def _collect_refused(self, waiter: _Waiter, refused: Set[_Key]) -> CacheOpened | None:
         """Return only what is refused, as granted without a claim; the rest is asked for again."""
-        granted, held = [], []
+        granted: list[_Granted] = []
+        later: list[tuple[int, list[int], int]] = []
         file = waiter.request.file
         for index, (unit, parts) in enumerate(waiter.request.wanted):
             own = [part for part in parts if (file, unit, part) in refused]
             rest = [part for part in parts if (file, unit, part) not in refused]
             if own:
                 self.counts["misses"] += len(own)
-                granted.append([index, own])
+                granted.append((index, own))
             if rest:
-                held.append([index, rest, 0])
-        return [[], granted, held] if granted else None
+                later.append((index, rest, 0))
+        return CacheOpened([], granted, later) if granted else None
 
     def _forget(self, waiter: _Waiter) -> None:
         file = waiter.request.file

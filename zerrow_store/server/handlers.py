@@ -19,8 +19,10 @@ from zerrow_store.errors import (
 )
 from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import Moves
 from zerrow_store.protocol.places import unpack
-from zerrow_store.protocol.reports import Eviction
+from zerrow_store.protocol.replies import Found, SentSegment
+from zerrow_store.protocol.reports import Eviction, MemoryReport, ObjectInfo, SegmentMemory
 from zerrow_store.segments import check_segment
 from zerrow_store.server.connection import Call, WithDescriptors
 from zerrow_store.server.decode_cache import DecodeCache
@@ -97,7 +99,7 @@ class Handlers:
 
     # --- segments ---
 
-    def _attach(self, call: Call, request: m.Attach) -> list[bytes]:
+    def _attach(self, call: Call, request: m.Attach) -> bytes:
         connection, segment_id = call.connection, request.segment_id
         if connection.segment not in (None, segment_id):
             raise ProtocolError("a process has one segment")
@@ -119,7 +121,7 @@ class Handlers:
             if known is not None:
                 self._lifetimes.owner_came_back(segment_id)
         self._quota.came(segment_id)
-        return [segment.references.offsets()]
+        return segment.references.offsets()
 
     def _segments(self, call: Call, request: m.Segments) -> WithDescriptors:
         missing = [s for s in request.segment_ids if s not in self._lifetimes.descriptors]
@@ -135,10 +137,8 @@ class Handlers:
             for fd in fds:
                 os.close(fd)
             raise
-        segments = [
-            self._lifetimes.table.segments[segment_id] for segment_id in request.segment_ids
-        ]
-        return WithDescriptors([[s.size for s in segments], [s.checksums for s in segments]], fds)
+        segments = [self._lifetimes.table.segments[each] for each in request.segment_ids]
+        return WithDescriptors([SentSegment(s.size, s.checksums) for s in segments], fds)
 
     # --- objects ---
 
@@ -149,11 +149,11 @@ class Handlers:
     def _claim(self, call: Call, request: m.Claim) -> None:
         self._owners.claimed(call.connection, request)
 
-    def _get(self, call: Call, request: m.Get) -> list[Any]:
+    def _get(self, call: Call, request: m.Get) -> Found:
         entry = self._lifetimes.take_hold(call.connection, request.object_id)
-        return [entry.message, entry.allocations, entry.moves(), entry.node or b""]
+        return Found(entry.message, entry.allocations, entry.moves(), entry.node or b"")
 
-    def _hold(self, call: Call, request: m.Hold) -> list[Any]:
+    def _hold(self, call: Call, request: m.Hold) -> Moves:
         return self._lifetimes.take_hold(call.connection, request.object_id).moves()
 
     def _release(self, call: Call, request: m.Release) -> None:
@@ -197,12 +197,12 @@ class Handlers:
         self._lifetimes.take_hold(call.connection, request.object_id)
         return True
 
-    def _elsewhere(self, call: Call, request: m.Elsewhere) -> list[Any]:
+    def _elsewhere(self, call: Call, request: m.Elsewhere) -> dict[bytes, list[bytes]]:
         by_node = defaultdict(list)
         for object_id, entry in self._lifetimes.table.objects.items():
             if entry.node is not None and not entry.deleted:
                 by_node[entry.node].append(object_id)
-        return list(by_node.items())
+        return by_node
 
     def _cache_publish(self, call: Call, request: m.CachePublish) -> list[bool]:
         self._quota.published(call.connection.segment)
@@ -210,26 +210,26 @@ class Handlers:
 
     # --- figures ---
 
-    def _list(self, call: Call, request: m.List) -> list[Any]:
+    def _list(self, call: Call, request: m.List) -> list[ObjectInfo]:
         holders = self._lifetimes.holders
         return [
-            [object_id, entry.nbytes, entry.created, holders[object_id], entry.transient]
+            ObjectInfo(object_id, entry.nbytes, entry.created, holders[object_id], entry.transient)
             for object_id, entry in self._lifetimes.table.objects.items()
             if not (entry.deleted or entry.is_elsewhere)
         ]
 
-    def _memory(self, call: Call, request: m.Memory) -> dict[str, Any]:
+    def _memory(self, call: Call, request: m.Memory) -> MemoryReport:
         return account(
             self._lifetimes.table, self._lifetimes.holders, self._lifetimes.resident(), self._budget
         )
 
-    def _memory_by_segment(self, call: Call, request: m.MemoryBySegment) -> list[Any]:
+    def _memory_by_segment(self, call: Call, request: m.MemoryBySegment) -> list[SegmentMemory]:
         return account_by_segment(
             self._lifetimes.table, self._lifetimes.holders, self._lifetimes.resident_of
         )
 
-    def _evictions(self, call: Call, request: m.Evictions) -> list[Any]:
-        return [list(vars(record).values()) for record in self._lifetimes.evictor.records.rows()]
+    def _evictions(self, call: Call, request: m.Evictions) -> list[Eviction]:
+        return self._lifetimes.evictor.records.rows()
 
     # --- what processes know of the disk, and of what is to come ---
 

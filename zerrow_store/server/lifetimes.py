@@ -17,8 +17,7 @@ from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError
 from zerrow_store.policy import Policy
 from zerrow_store.processes import open_pidfd, start_time
-from zerrow_store.protocol import events
-from zerrow_store.protocol import messages as m
+from zerrow_store.protocol import events, notices
 from zerrow_store.protocol.fields import Moves
 from zerrow_store.protocol.places import NO_PROCESS, Freed
 from zerrow_store.segments import punch, resident_bytes
@@ -51,7 +50,7 @@ class Lifetimes:
         selector: selectors.BaseSelector,
         *,
         replicate: Callable[[events.Event, list[int]], None],
-        tell: Callable[[Connection, m.Notice], None],
+        tell: Callable[[Connection, notices.Notice], None],
         clients: Callable[[], Iterable[Connection]],
         freeing: Callable[[], None],
     ) -> None:
@@ -162,7 +161,7 @@ class Lifetimes:
             return
         for connection in self.owners.get(entry.owner, ()):
             if connection.owner_id:
-                self._tell(connection, m.Adopt(object_id, entry.carrier))
+                self._tell(connection, notices.Adopt(object_id, entry.carrier))
 
     def change(self, event: events.Event) -> Freed:
         """Apply an event here and at the supervisors."""
@@ -232,7 +231,7 @@ class Lifetimes:
         """Other machines have an object, or copies of it, which are to go there."""
         for connection in self._clients():
             if connection.role == "agent":
-                self._tell(connection, m.Removed(object_id))
+                self._tell(connection, notices.Removed(object_id))
 
     def _end(self, object_id: bytes) -> None:
         """Remove an object that nobody is known to hold, as soon as that is known of everybody."""
@@ -260,7 +259,7 @@ class Lifetimes:
                 continue
             # Each client of the owning process unpins what it has pinned itself.
             for owner in list(self.owners.get(segment_id, ())):
-                self._tell(owner, m.Freed(offsets))
+                self._tell(owner, notices.Freed(offsets))
 
     def all_returned(self) -> bool:
         """Whether all readers that a restarted store had before have come back, or ended."""
@@ -334,7 +333,7 @@ class Lifetimes:
             os.close(self.descriptors.pop(segment_id))
             self.dead.discard(segment_id)
             for connection in self._clients():
-                self._tell(connection, m.SegmentGone(segment_id))
+                self._tell(connection, notices.SegmentGone(segment_id))
             return
         # Another store may refer to what this one does not; what is sealed goes as a whole.
         if segment.shared or segment.sealed:

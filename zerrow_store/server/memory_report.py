@@ -2,10 +2,10 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import Any
 
 from zerrow_store.budget import HIGH_WATERMARK, LOW_WATERMARK
 from zerrow_store.protocol.places import Place, unpack
+from zerrow_store.protocol.reports import MemoryReport, SegmentMemory
 from zerrow_store.server.object_table import ObjectTable
 
 _KINDS = ("objects_in_use", "objects_idle", "cache_in_use", "cache_idle")
@@ -15,31 +15,41 @@ _PRECEDENCE = ("objects_in_use", "cache_in_use", "objects_idle", "cache_idle")
 
 def account(
     table: ObjectTable, holders: Counter[bytes], resident: int, budget: int
-) -> dict[str, Any]:
-    """Return the fields of a MemoryReport. Takes time in proportion to all allocations."""
+) -> MemoryReport:
+    """Return what all memory is used for. Takes time in proportion to all allocations."""
     kinds = _kinds(table, holders)
-    return {
-        "budget": budget,
-        "high_watermark": int(HIGH_WATERMARK * budget),
-        "low_watermark": int(LOW_WATERMARK * budget),
-        "resident": resident,
+    return MemoryReport(
+        budget=budget,
+        high_watermark=int(HIGH_WATERMARK * budget),
+        low_watermark=int(LOW_WATERMARK * budget),
+        resident=resident,
         **{kind: sum(each[kind] for each in kinds.values()) for kind in _KINDS},
-        "unpublished": max(0, resident - table.bytes_stored),
-        "spilled": table.bytes_spilled,
-    }
+        unpublished=max(0, resident - table.bytes_stored),
+        spilled=table.bytes_spilled,
+    )
 
 
 def account_by_segment(
     table: ObjectTable, holders: Counter[bytes], resident: Callable[[bytes], int]
-) -> list[list[Any]]:
-    """Return the fields of a SegmentMemory for each segment. resident: of a segment in memory."""
+) -> list[SegmentMemory]:
+    """Return what each segment is used for.
+
+    resident: called with the id of a segment in memory; returns the bytes that it has there.
+    """
     kinds, rows = _kinds(table, holders), []
     for segment_id, segment in table.segments.items():
         held = 0 if segment.spilled else resident(segment_id)
         spilled = segment.bytes_stored if segment.spilled else 0
         unpublished = max(0, held - segment.bytes_stored)
-        sizes = [kinds[segment_id][kind] for kind in _KINDS]
-        rows.append([segment_id, segment.pid, held, *sizes, unpublished, spilled])
+        row = SegmentMemory(
+            segment_id,
+            segment.pid,
+            held,
+            **{kind: kinds[segment_id][kind] for kind in _KINDS},
+            unpublished=unpublished,
+            spilled=spilled,
+        )
+        rows.append(row)
     return rows
 
 

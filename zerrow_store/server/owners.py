@@ -22,6 +22,7 @@ from typing import Any
 
 from zerrow_store.errors import ObjectExistsError, ProtocolError
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol import notices
 from zerrow_store.server.connection import DEFERRED, Call, Connection
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.put_queue import Put, PutQueue
@@ -51,7 +52,7 @@ class Owners:
         put_queue: PutQueue,
         lifetimes: Lifetimes,
         *,
-        tell: Callable[[Connection, m.Notice], None],
+        tell: Callable[[Connection, notices.Notice], None],
         retry: Callable[[Put], None],
     ) -> None:
         self._put_queue = put_queue
@@ -164,9 +165,9 @@ class Owners:
         carrier = _carrier(question.put)
         for connection in processes:
             if connection is self._agent:
-                self._tell(connection, m.WhoseElsewhere(object_id, carrier))
+                self._tell(connection, notices.WhoseElsewhere(object_id, carrier))
             else:
-                self._tell(connection, m.Whose(object_id, carrier.reference))
+                self._tell(connection, notices.Whose(object_id, carrier.reference))
 
     def _denied(self, object_id: bytes, connection: Connection) -> None:
         question = self._asked[object_id]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zerrow_store.budget import HIGH_WATERMARK
-from zerrow_store.protocol import messages as m
+from zerrow_store.protocol import notices
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.lifetimes import Lifetimes
 
@@ -62,7 +62,11 @@ class ProducerQuota:
     """See the module. budget: bytes. tell: sends a notice to a connection."""
 
     def __init__(
-        self, lifetimes: Lifetimes, budget: int, *, tell: Callable[[Connection, m.Notice], None]
+        self,
+        lifetimes: Lifetimes,
+        budget: int,
+        *,
+        tell: Callable[[Connection, notices.Notice], None],
     ) -> None:
         self._lifetimes = lifetimes
         self._budget = budget
@@ -113,7 +117,7 @@ class ProducerQuota:
         for segment_id, bound in self._bounds.items():
             if bound != told.get(segment_id):
                 for owner in list(self._lifetimes.owners.get(segment_id, ())):
-                    self._tell(owner, m.Unpublished(bound))
+                    self._tell(owner, notices.Unpublished(bound))
 
     def hold_back(self, resident: int) -> None:
         """Let producers wait before they take more, if `resident` bytes are more than the budget
@@ -126,7 +130,7 @@ class ProducerQuota:
         self._held_back = full
         for owners in list(self._lifetimes.owners.values()):
             for owner in list(owners):
-                self._tell(owner, m.HoldBack(_HOLD_BACK_SECONDS if full else 0.0))
+                self._tell(owner, notices.HoldBack(_HOLD_BACK_SECONDS if full else 0.0))
 
     def room_was_made(self) -> None:
         """Look again at whether producers have to wait."""

@@ -29,8 +29,10 @@ from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import InternalError, ProtocolError, ZerrowError
 from zerrow_store.policy import load_policy
 from zerrow_store.processes import allow_many_descriptors, open_pidfd
-from zerrow_store.protocol import events, framing, messages
+from zerrow_store.protocol import events, framing, messages, notices
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.replies import Greeting
+from zerrow_store.protocol.reports import StoreStats
 from zerrow_store.protocol.wire_errors import describe
 from zerrow_store.server.companion import Companion, Lasting
 from zerrow_store.server.connection import DEFERRED, Call, Connection, WithDescriptors
@@ -269,7 +271,7 @@ class Server:
         while self._broken:
             self._drop(self._broken.pop())
 
-    def _tell(self, connection: Connection, notice: m.Notice) -> None:
+    def _tell(self, connection: Connection, notice: notices.Notice) -> None:
         self._send(connection, notice.kind, notice)
 
     def _send(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
@@ -366,7 +368,7 @@ class Server:
         except (OSError, ProtocolError) as error:
             self._note_broken(put.call.connection, error)
 
-    def _greet(self, call: Call, request: m.Hello) -> list[Any]:
+    def _greet(self, call: Call, request: m.Hello) -> Greeting:
         connection = call.connection
         if connection.greeted:
             raise ProtocolError("it has said hello already")
@@ -384,37 +386,37 @@ class Server:
             self._owners.agent_came(connection)
         return self._greeting()
 
-    def _greeting(self) -> list[Any]:
-        return [framing.PROTOCOL_VERSION, os.getpid(), self._lifetimes.table.epoch]
+    def _greeting(self) -> Greeting:
+        return Greeting(framing.PROTOCOL_VERSION, os.getpid(), self._lifetimes.table.epoch)
 
     def _take_over(self, call: Call, request: m.TakeOver) -> None:
         self._replication.has_all(call.connection)
 
-    def _stats(self, call: Call, request: m.Stats) -> dict[str, Any]:
+    def _stats(self, call: Call, request: m.Stats) -> StoreStats:
         table, spiller = self._lifetimes.table, self._lifetimes.spiller
-        return {
-            "objects": sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
-            "bytes_stored": table.bytes_stored,
-            "bytes_spilled": table.bytes_spilled,
+        return StoreStats(
+            objects=sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
+            bytes_stored=table.bytes_stored,
+            bytes_spilled=table.bytes_spilled,
             **table.counters,
-            "spill_bandwidth": int(spiller.write_bandwidth),
-            "spill_processor_bandwidth": int(spiller.processor_bandwidth),
-            "read_back_bandwidth": int(spiller.read_bandwidth),
-            "budget": self._budget,
-            "eviction": self._eviction,
-            "segments": len(table.segments),
-            "clients": len(self._users()),
-            "pid": os.getpid(),
-            "supervisors": len(self._replication),
-            "log": str(self._log),
-            "puts": self._puts,
-            "puts_waited": self._put_queue.waited,
-            "puts_refused": dict(self._puts_refused),
-            "evicted": self._lifetimes.evictor.records.totals,
-            "cache": {"entries": len(table.cache.entries), **self._cache.counts},
-            "transfers": dict(self._counts["transfers"]),
-            "sandbox": dict(self._counts["sandbox"]),
-        }
+            spill_bandwidth=int(spiller.write_bandwidth),
+            spill_processor_bandwidth=int(spiller.processor_bandwidth),
+            read_back_bandwidth=int(spiller.read_bandwidth),
+            budget=self._budget,
+            eviction=self._eviction,
+            segments=len(table.segments),
+            clients=len(self._users()),
+            pid=os.getpid(),
+            supervisors=len(self._replication),
+            log=str(self._log),
+            puts=self._puts,
+            puts_waited=self._put_queue.waited,
+            puts_refused=dict(self._puts_refused),
+            evicted=self._lifetimes.evictor.records.totals,
+            cache={"entries": len(table.cache.entries), **self._cache.counts},
+            transfers=dict(self._counts["transfers"]),
+            sandbox=dict(self._counts["sandbox"]),
+        )
 
     def _count(self, call: Call, request: m.Count) -> None:
         self._counts[request.group].update(request.increments)

@@ -27,6 +27,7 @@ from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.processes import allow_many_descriptors
 from zerrow_store.protocol import events, framing, sockets
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.wire_errors import decode_error
 from zerrow_store.server.change_count import ChangeCount
 from zerrow_store.server.companion import Lasting
 from zerrow_store.server.launch import store_command
@@ -165,7 +166,7 @@ class Supervisor:
             self._await_answer(connection)
             while (frame := reader.read(connection)).kind != "reply":
                 if frame.kind == "error":
-                    raise ProtocolError(str(frame.body))
+                    raise ProtocolError(str(decode_error(frame.raw)))
                 self._receive(frame)
             framing.send(connection, framing.pack("take_over", 0, m.TakeOver()))
         except (OSError, ProtocolError) as error:

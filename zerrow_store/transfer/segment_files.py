@@ -13,9 +13,10 @@ from typing import Protocol
 from zerrow_store.client.client import Allocations, Client, unpacked
 from zerrow_store.client.connection import Call
 from zerrow_store.client.holds import Hold
-from zerrow_store.client.requests import Request, check_id, moved_places
+from zerrow_store.client.requests import Request, moved_places
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol import notices
 
 
 class SegmentFile:
@@ -84,7 +85,8 @@ class FileClient(Client):
 
     def owned_elsewhere(self) -> dict[bytes, list[bytes]]:
         """Return, by the owner's machine, the objects whose owners are on other machines."""
-        return {node: list(ids) for node, ids in self._request(m.Elsewhere())}
+        objects: dict[bytes, list[bytes]] = self._request(m.Elsewhere())
+        return objects
 
     def claim(self, object_id: bytes, node: bytes | None) -> None:
         """Say on which machine an object's owner is; None: on none."""
@@ -105,10 +107,9 @@ class FileClient(Client):
 
         Raises ObjectNotFoundError.
         """
-        check_id(object_id)
-        _, allocations, moved, node, hold = self._request(m.Get(object_id))
-        hold.moved = moved_places(moved)
-        return hold, unpacked(allocations), node
+        found, hold = self._found(object_id)
+        hold.moved = moved_places(found.moves)
+        return hold, unpacked(found.allocations), found.node
 
     def files(self, segment_ids: Iterable[bytes]) -> dict[bytes, SegmentFile]:
         """Return segments' files. Raises ObjectLostError for a segment that is gone."""
@@ -126,17 +127,17 @@ class FileClient(Client):
     def _have_segment(self, segment_id: bytes, fd: int, size: int, *, sealed: bool) -> None:
         self._files[segment_id] = SegmentFile(os.dup(fd))
 
-    def _note(self, notice: m.Notice) -> None:
-        if isinstance(notice, m.Removed):
+    def _note(self, notice: notices.Notice) -> None:
+        if isinstance(notice, notices.Removed):
             if self.neighbourhood is not None:
                 self.neighbourhood.removed(notice.object_id)
-        elif isinstance(notice, m.WhoseElsewhere):
+        elif isinstance(notice, notices.WhoseElsewhere):
             if self.neighbourhood is None:
                 self.claim(notice.object_id, None)
             else:
                 self.neighbourhood.whose(notice.object_id, notice.carrier)
         else:
-            if isinstance(notice, m.SegmentGone):
+            if isinstance(notice, notices.SegmentGone):
                 self._files.pop(notice.segment_id, None)
             super()._note(notice)
 
