@@ -18,6 +18,7 @@ from typing import Any
 
 from zerrow_store.policy import load_policy
 from zerrow_store.protocol import events
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.server import collect_young_garbage
 
@@ -38,17 +39,12 @@ def measure(count: int = 100_000, chosen: int = 1000) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         os.environ["ZERROW_SPILL_DIR"] = directory
+        effects = Effects()
         lifetimes = Lifetimes(
-            2 * count * _PAGE,
-            load_policy("adaptive"),
-            selectors.DefaultSelector(),
-            replicate=lambda *_: None,
-            tell=lambda *_: None,
-            clients=list,
-            freeing=lambda: None,
+            2 * count * _PAGE, load_policy("adaptive"), selectors.DefaultSelector(), effects
         )
         start = time.process_time()
-        _fill(lifetimes, count)
+        _fill(lifetimes, effects, count)
         event = (time.process_time() - start) / (3 * count)
         queue = lifetimes.evictor._queue
         start = time.process_time()
@@ -69,8 +65,8 @@ def measure(count: int = 100_000, chosen: int = 1000) -> dict[str, float]:
     }
 
 
-def _fill(lifetimes: Lifetimes, count: int) -> None:
-    """Put, hold and release `count` objects of a page, each that of one column."""
+def _fill(lifetimes: Lifetimes, effects: Effects, count: int) -> None:
+    """Put, hold and release `count` objects of a page, each that of one column. Nobody is told."""
     segment, fd = b"s" * 16, os.memfd_create("bookkeeping")
     os.ftruncate(fd, (count + 1) * _PAGE)
     lifetimes.descriptors[segment] = fd
@@ -83,6 +79,7 @@ def _fill(lifetimes: Lifetimes, count: int) -> None:
         column = b"file", "path", ("", str(n)), [(0, 1)], 1e-9 * (n % 97), 0, 0.0
         lifetimes.change(events.ColumnAdded(events.ObjectAdded(*put), *column))
         lifetimes.entered(object_id)
+        effects.take()
         lifetimes.take_hold(connection, object_id)
         lifetimes.release(object_id, 1)
 

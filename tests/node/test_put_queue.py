@@ -17,7 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from zerrow_store.errors import StoreFullError
 from zerrow_store.policy import load_policy
+from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.notices import Freed
+from zerrow_store.server import effects
 from zerrow_store.server.connection import DEFERRED, Call
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.put_queue import Put, PutQueue
@@ -51,18 +54,13 @@ class Admissions(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.selector = selectors.DefaultSelector()
         with mock.patch.dict(os.environ, ZERROW_SPILL_DIR=self.directory.name):
-            self.lifetimes = Lifetimes(
-                BUDGET,
-                load_policy(self.policy),
-                self.selector,
-                replicate=lambda *_: None,
-                tell=self.told,
-                clients=list,
-                freeing=lambda: None,
-            )
+            self.effects = effects.Effects()
+            policy = load_policy(self.policy)
+            self.lifetimes = Lifetimes(BUDGET, policy, self.selector, self.effects)
         self.is_done = select.poll()  # descriptors have any number here
         self.is_done.register(self.lifetimes.spiller.done, select.POLLIN)
-        self.put_queue = PutQueue(self.lifetimes, BUDGET, retry=self.answer_later)
+        self.put_queue = PutQueue(self.lifetimes, BUDGET, self.effects)
+        self.put_queue.retry = self.answer_later  # type: ignore[method-assign]
         self.serial = 0
         self.peers = [self.connect() for _ in range(PROCESSES)]
 
@@ -70,14 +68,23 @@ class Admissions(RuleBasedStateMachine):
         segment, fd = os.urandom(16), os.memfd_create("admission")
         os.ftruncate(fd, SIZE)
         self.lifetimes.descriptors[segment] = fd
-        self.lifetimes.change("segment", [segment, SIZE, os.getpid(), 0])
+        self.lifetimes.change(events.SegmentAdded(segment, SIZE, os.getpid(), 0))
         peer = Peer(segment)
         self.lifetimes.owners[segment].add(peer)  # type: ignore[arg-type]
         return peer
 
-    def told(self, peer: Any, notice: m.Notice) -> None:
-        assert isinstance(notice, m.Freed)
-        peer.free |= {offset // PAGE for (offset,) in struct.iter_unpack("<Q", notice.offsets)}
+    def carry_out(self) -> None:
+        """Do with what was done what the server does, without sockets."""
+        for effect in self.effects.take():
+            if isinstance(effect, effects.Notify):
+                peer: Any = effect.connection
+                assert isinstance(effect.notice, Freed)
+                offsets = struct.iter_unpack("<Q", effect.notice.offsets)
+                peer.free |= {offset // PAGE for (offset,) in offsets}
+            elif isinstance(effect, effects.Close):
+                os.close(effect.descriptor)
+            else:
+                assert not isinstance(effect, effects.Reply | effects.Refuse)
 
     # --- answers ---
 
@@ -116,6 +123,7 @@ class Admissions(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, PROCESSES - 1), pages=st.integers(1, 18))
     def put(self, who: int, pages: int) -> None:
+        self.carry_out()
         peer = self.peers[who]
         if peer.asked or len(peer.free) < pages:
             return  # it waits for the answer
@@ -127,7 +135,7 @@ class Admissions(RuleBasedStateMachine):
             (o * PAGE).to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets
         )
         message = m.Put(object_id, own, [], None, False, False, (0, 0, 0))
-        call = Call(peer, self.serial, [])  # type: ignore[arg-type]
+        call = Call(peer, "put", self.serial, [])  # type: ignore[arg-type]
         peer.asked[self.serial] = pages
         self.answer(
             peer, self.serial, lambda: self.put_queue.enter(self.put_queue.received(call, message))
@@ -197,6 +205,7 @@ class Admissions(RuleBasedStateMachine):
                 self.conclude()
             assert not any(peer.asked for peer in self.peers), "a put starves"
         finally:
+            self.carry_out()
             # A failed example is tried over and over again.
             if self.lifetimes.spiller.is_busy:
                 self.is_done.poll()

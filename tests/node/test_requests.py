@@ -218,7 +218,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         listener=listener,
     )
     yield made
-    for connection in list(made._connections.values()):
+    for connection in list(made._connections._open):
         made._drop(connection)
     listener.close()
 
@@ -226,7 +226,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def connected(server: Server) -> Iterator[tuple[Connection, socket.socket]]:
     ours, theirs = socket.socketpair()
-    connection = server._add(theirs)
+    connection = server._connected(theirs)
     connection.greeted = True
     yield connection, ours
     ours.close()
@@ -240,7 +240,7 @@ def test_whatever_a_handler_raises_is_an_answer(
     def fail(*_: Any) -> Any:
         raise LookupError("unforeseen")
 
-    server._handlers._by_type[messages.Memory] = fail
+    server._dispatcher._handlers[messages.Memory] = fail
     for request_id in (7, 0):  # also of a notice, which has no answer
         framing.send(ours, framing.pack("memory", request_id, []))
     with caplog.at_level(logging.INFO):
@@ -265,5 +265,5 @@ def test_a_connection_that_was_closed_in_the_same_round_is_left_alone(
     key = server._selector.get_key(connection.socket)
     server._drop(connection)
     key.data(key.fileobj, events)
-    server._tell(connection, notices.Freed(b""))
-    server._drop_broken()
+    server._effects.notify(connection, notices.Freed(b""))
+    server._settle()

@@ -5,13 +5,12 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from zerrow_store.protocol import framing, sockets
 from zerrow_store.server.send_buffer import SendBuffer
 
 DEFERRED = object()
-"""A handler's answer that comes later."""
+"""A handler's reply that is among its effects, or comes later."""
 
 
 class Connection:
@@ -21,9 +20,7 @@ class Connection:
     its process's, if attached.
     `owner_id`: what its process is known by as an owner of what others publish, if it may be one;
     `last_claimer`: who claimed what was last published here.
-    Sending raises OSError when the peer is gone, ProtocolError when it does not read. An event of
-    the selector may come when the connection is closed already, in the same round: nothing is done
-    then.
+    Sending raises OSError when the peer is gone, ProtocolError when it does not read.
     """
 
     def __init__(
@@ -48,21 +45,13 @@ class Connection:
         self._selector = selector
         selector.register(sock, selectors.EVENT_READ, lambda _, events: serve(self, events))
 
-    def send(self, kind: str, request_id: int, body: Any, fds: Sequence[int] = ()) -> None:
-        """Send a frame, now or as soon as the peer reads."""
-        self.send_frame(framing.pack(kind, request_id, body, len(fds)), fds)
-
     def send_frame(self, frame: bytes, fds: Sequence[int] = ()) -> None:
         """Send what `framing.pack` returned, now or as soon as the peer reads."""
-        if self.closed:
-            raise ConnectionResetError("the connection is closed")
         self.send_buffer.put(frame, fds)
         self.flush()
 
     def flush(self) -> None:
         """Send what the socket takes now."""
-        if self.closed:
-            return
         self.send_buffer.flush()
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.send_buffer else 0)
         key = self._selector.get_key(self.socket)
@@ -80,19 +69,13 @@ class Connection:
 
 @dataclass(eq=False)
 class Call:
-    """A request under way: whose, its id (0 for a notice), and the descriptors that came with it.
+    """A request under way: whose, of which kind, its id (0: nobody waits for an answer), and the
+    descriptors that came with it.
 
     Who takes a descriptor out of the list closes it; the others are closed after the request.
     """
 
     connection: Connection
+    kind: str
     request_id: int
-    descriptors: list[int]
-
-
-@dataclass(frozen=True)
-class WithDescriptors:
-    """A handler's answer that descriptors go with. They are closed once it is sent."""
-
-    body: Any
     descriptors: list[int]

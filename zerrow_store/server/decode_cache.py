@@ -10,8 +10,8 @@ publishes with or without a claim.
 
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ from zerrow_store.protocol.fields import Unit
 from zerrow_store.protocol.replies import CacheOpened, Hit
 from zerrow_store.protocol.reports import CacheEntry
 from zerrow_store.server.connection import DEFERRED, Call, Connection
-from zerrow_store.server.object_table import Object, ObjectTable
+from zerrow_store.server.effects import Effects
+from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.put_queue import PutQueue
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -37,36 +39,18 @@ class _Waiter:
 
 
 class DecodeCache:
-    """See the module. What it needs of the server it is given."""
+    """See the module."""
 
     def __init__(
         self,
-        table: ObjectTable,
-        holders: Counter[bytes],
-        *,
-        hold: Callable[[Connection, bytes], Object],
-        change: Callable[[events.Event], Any],
-        delete: Callable[[bytes], None],
-        check_own: Callable[[Connection, bytes], None],
-        admit: Callable[[Connection, m.Column], events.ObjectAdded],
-        answer: Callable[[Call, Any], None],
-        decoded: Callable[[bytes, Unit, frozenset[int], float], None],
-        make_room: Callable[[int], bool],
-        adopt: Callable[[Call, Sequence[tuple[bytes, int]]], list[bytes]],
-        settle: Callable[[list[bytes]], None],
+        lifetimes: Lifetimes,
+        put_queue: PutQueue,
+        effects: Effects,
     ) -> None:
-        self._table = table
-        self._holders = holders
-        self._hold = hold
-        self._change = change
-        self._delete = delete
-        self._check_own = check_own
-        self._admit = admit
-        self._answer = answer
-        self._decoded = decoded
-        self._make_room = make_room
-        self._adopt = adopt
-        self._settle = settle
+        self._lifetimes = lifetimes
+        self._table = lifetimes.table
+        self._put_queue = put_queue
+        self._effects = effects
         self._claims: dict[_Key, tuple[Connection, bytes]] = {}
         self._claimed: defaultdict[Connection, set[_Key]] = defaultdict(set)
         self._waiting: dict[bytes, list[_Waiter]] = {}
@@ -83,7 +67,7 @@ class DecodeCache:
         it is given `most` units at a time to decode, so that readers at once share the work.
         """
         for object_id in self._table.cache.outdated(request.file, request.path):
-            self._delete(object_id)
+            self._lifetimes.delete(object_id)
         waiter = _Waiter(call, request)
         reply = self._collect(waiter)
         if reply is None:
@@ -94,12 +78,12 @@ class DecodeCache:
     def publish(self, call: Call, request: m.CachePublish) -> list[bool]:
         """Take decoded columns in; answers which were taken. The caller holds these."""
         for column in request.columns:
-            self._check_own(call.connection, column.own)
-        segments = self._adopt(call, request.adopted)
+            self._put_queue.check_own(call.connection, column.own)
+        segments = self._put_queue.adopt(call, request.adopted)
         try:
             return self._publish(call.connection, request)
         finally:
-            self._settle(segments)
+            self._put_queue.settle(segments)
 
     def _publish(self, connection: Connection, request: m.CachePublish) -> list[bool]:
         admitted = [self._enter(connection, request, column) for column in request.columns]
@@ -121,7 +105,7 @@ class DecodeCache:
             wanted = waiter.request.wanted
             if keys & {(request.file, unit, part) for unit, parts in wanted for part in parts}:
                 self._forget(waiter)
-                self._answer(waiter.call, reason)
+                self._effects.refuse(waiter.call, reason)
         self._wake(request.file)
 
     def release(self, call: Call, request: m.CacheRelease) -> None:
@@ -131,7 +115,7 @@ class DecodeCache:
 
     def list_entries(self, call: Call, request: m.CacheList) -> list[CacheEntry]:
         """Answer all entries."""
-        table, holders = self._table, self._holders
+        table, holders = self._table, self._lifetimes.holders
         return [
             CacheEntry(
                 object_id,
@@ -152,7 +136,7 @@ class DecodeCache:
         """Delete the entries of a file, or all; answers how many."""
         objects = self._table.cache.objects_at(request.path)
         for object_id in objects:
-            self._delete(object_id)
+            self._lifetimes.delete(object_id)
         return len(objects)
 
     # --- what the server tells ---
@@ -203,14 +187,14 @@ class DecodeCache:
         hits = []
         for index, by_object in enumerate(found):
             for object_id, parts in by_object.items():
-                entry, cached = self._hold(connection, object_id), entries[object_id]
+                entry, cached = self._lifetimes.take_hold(connection, object_id), entries[object_id]
                 assert entry.message is not None  # a `Column` has one
                 self.counts["hits"] += len(parts)
                 self.counts["saved_seconds"] += cached.seconds * len(parts) / len(cached.layout)
                 there = entry.message, cached.layout, parts, entry.moves()
                 hits.append(Hit(index, object_id, *there))
         if hits:
-            self._change(events.ColumnsRead([hit.object_id for hit in hits], time.time()))
+            self._lifetimes.change(events.ColumnsRead([hit.object_id for hit in hits], time.time()))
         return hits
 
     def _claim(self, waiter: _Waiter, granted: list[_Granted]) -> None:
@@ -246,7 +230,7 @@ class DecodeCache:
             reply = self._collect(waiter) if reply is None else reply
             if reply is not None:
                 self._forget(waiter)
-                self._answer(waiter.call, reply)
+                self._effects.reply(waiter.call, reply)
 
     def _collect_refused(self, waiter: _Waiter, refused: Set[_Key]) -> CacheOpened | None:
         """Return only what is refused, as granted without a claim; the rest is asked for again."""
@@ -277,19 +261,21 @@ class DecodeCache:
             known = self._table.cache.entries.get(object_id)
             if known is None or (known.file, known.unit) != (file, unit):
                 return False
-            self._hold(connection, object_id)
+            self._lifetimes.take_hold(connection, object_id)
             return True
         there = self._table.cache.parts(file, unit)
         if any(part in there for part, _ in column.layout):
             return False
-        self._decoded(file, unit, frozenset(part for part, _ in column.layout), column.seconds)
+        self._lifetimes.evictor.decoded(
+            file, unit, frozenset(part for part, _ in column.layout), column.seconds
+        )
         added = self._admitted(connection, request.path, column)
         if added is None:
             return False
         decoded = file, request.path, unit, column.layout, column.seconds
-        self._change(events.ColumnAdded(added, *decoded, hits=0, used=time.time()))
+        self._lifetimes.change(events.ColumnAdded(added, *decoded, hits=0, used=time.time()))
         self.counts["decoding_seconds"] += column.seconds
-        self._hold(connection, object_id)
+        self._lifetimes.take_hold(connection, object_id)
         return True
 
     def _admitted(
@@ -300,9 +286,9 @@ class DecodeCache:
         """
         for last in (False, True):
             try:
-                return self._admit(connection, column)
+                return self._put_queue.admit(connection, column)
             except StoreFullError as error:
-                if last or not self._make_room(error.needed):
+                if last or not self._lifetimes.evictor.make_room(error.needed):
                     return None
             except ZerrowError as error:
                 logger.warning("a decoded column of %s is not cached: %s", path, error)

@@ -1,14 +1,13 @@
 """What the server does for each kind of request.
 
-A handler is given a call and its request, checked already, and returns the answer or raises. It
-checks all that can be wrong before it changes anything: a request that is refused has changed
-nothing.
+A handler is given a call and its request, whose fields are checked already. It changes the state,
+collects effects, and returns the reply or raises an error. It checks all that can be wrong before
+it changes anything: a request that is refused has changed nothing.
 """
 
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from typing import Any
 
 from zerrow_store.errors import (
@@ -20,23 +19,32 @@ from zerrow_store.errors import (
 from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import Moves
+from zerrow_store.protocol.framing import PROTOCOL_VERSION
 from zerrow_store.protocol.places import unpack
-from zerrow_store.protocol.replies import Found, SentSegment
-from zerrow_store.protocol.reports import Eviction, MemoryReport, ObjectInfo, SegmentMemory
+from zerrow_store.protocol.replies import Found, Greeting, SentSegment
+from zerrow_store.protocol.reports import (
+    Eviction,
+    MemoryReport,
+    ObjectInfo,
+    SegmentMemory,
+    StoreStats,
+)
 from zerrow_store.segments import check_segment
-from zerrow_store.server.connection import Call, WithDescriptors
+from zerrow_store.server.connection import DEFERRED, Call
 from zerrow_store.server.decode_cache import DecodeCache
+from zerrow_store.server.dispatcher import Handler
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.memory_report import account, account_by_segment
 from zerrow_store.server.owners import Owners
 from zerrow_store.server.producer_quota import ProducerQuota
 from zerrow_store.server.put_queue import PutQueue
-
-Handler = Callable[[Call, Any], Any]
+from zerrow_store.server.replication import Replication
+from zerrow_store.server.statistics import Statistics
 
 
 class Handlers:
-    """See the module. of_the_server: handlers of what concerns connections and the process."""
+    """See the module. by_type: the handler of each type of request."""
 
     def __init__(
         self,
@@ -45,16 +53,24 @@ class Handlers:
         put_queue: PutQueue,
         owners: Owners,
         cache: DecodeCache,
+        statistics: Statistics,
+        replication: Replication,
+        effects: Effects,
         budget: int,
-        of_the_server: dict[type[m.Request], Handler],
     ) -> None:
         self._lifetimes = lifetimes
         self._quota = quota
         self._put_queue = put_queue
         self._owners = owners
         self._cache = cache
+        self._statistics = statistics
+        self._replication = replication
+        self._effects = effects
         self._budget = budget
-        self._by_type: dict[type[m.Request], Handler] = {
+        self.by_type: dict[type[m.Request], Handler] = {
+            m.Hello: self._greet,
+            m.TakeOver: self._take_over,
+            m.Shutdown: self._shut_down,
             m.Returned: self._returned,
             m.Goodbye: self._goodbye,
             m.Attach: self._attach,
@@ -69,6 +85,8 @@ class Handlers:
             m.Land: self._land,
             m.Elsewhere: self._elsewhere,
             m.List: self._list,
+            m.Stats: self._stats,
+            m.Count: self._count,
             m.Memory: self._memory,
             m.MemoryBySegment: self._memory_by_segment,
             m.Evictions: self._evictions,
@@ -82,14 +100,33 @@ class Handlers:
             m.CacheRelease: cache.release,
             m.CacheList: cache.list_entries,
             m.CacheDrop: cache.drop,
-            **of_the_server,
         }
 
-    def handle(self, call: Call, request: m.Request) -> Any:
-        """Return the answer to a request."""
-        return self._by_type[type(request)](call, request)
-
     # --- connections ---
+
+    def _greet(self, call: Call, request: m.Hello) -> Greeting:
+        connection = call.connection
+        if connection.greeted:
+            raise ProtocolError("it has said hello already")
+        if request.version != PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"it speaks version {request.version}, the store {PROTOCOL_VERSION}"
+            )
+        connection.greeted, connection.role = True, request.role
+        if request.role == "supervisor":
+            self._effects.hand_over(connection, request.identity)
+        else:
+            connection.identity = request.identity
+            self._lifetimes.readers.came(connection)
+        if request.role == "agent":
+            self._owners.agent_came(connection)
+        return Greeting(PROTOCOL_VERSION, os.getpid(), self._lifetimes.table.epoch)
+
+    def _take_over(self, call: Call, request: m.TakeOver) -> None:
+        self._replication.has_all(call.connection)
+
+    def _shut_down(self, call: Call, request: m.Shutdown) -> None:
+        self._effects.stop()
 
     def _returned(self, call: Call, request: m.Returned) -> None:
         self._lifetimes.readers.returned(call.connection)
@@ -123,7 +160,7 @@ class Handlers:
         self._quota.came(segment_id)
         return segment.references.offsets()
 
-    def _segments(self, call: Call, request: m.Segments) -> WithDescriptors:
+    def _segments(self, call: Call, request: m.Segments) -> Any:
         missing = [s for s in request.segment_ids if s not in self._lifetimes.descriptors]
         if missing:
             raise ObjectLostError(f"segment {missing[0].hex()} is not in the store any more")
@@ -138,7 +175,8 @@ class Handlers:
                 os.close(fd)
             raise
         segments = [self._lifetimes.table.segments[each] for each in request.segment_ids]
-        return WithDescriptors([SentSegment(s.size, s.checksums) for s in segments], fds)
+        self._effects.reply(call, [SentSegment(s.size, s.checksums) for s in segments], fds)
+        return DEFERRED
 
     # --- objects ---
 
@@ -217,6 +255,12 @@ class Handlers:
             for object_id, entry in self._lifetimes.table.objects.items()
             if not (entry.deleted or entry.is_elsewhere)
         ]
+
+    def _stats(self, call: Call, request: m.Stats) -> StoreStats:
+        return self._statistics.report()
+
+    def _count(self, call: Call, request: m.Count) -> None:
+        self._statistics.count(request)
 
     def _memory(self, call: Call, request: m.Memory) -> MemoryReport:
         return account(

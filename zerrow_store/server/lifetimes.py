@@ -10,7 +10,6 @@ import os
 import selectors
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from zerrow_store.budget import HIGH_WATERMARK
@@ -20,8 +19,9 @@ from zerrow_store.processes import open_pidfd, start_time
 from zerrow_store.protocol import events, notices
 from zerrow_store.protocol.fields import Moves
 from zerrow_store.protocol.places import NO_PROCESS, Freed
-from zerrow_store.segments import punch, resident_bytes
+from zerrow_store.segments import resident_bytes
 from zerrow_store.server.connection import Connection
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.eviction import Evictor
 from zerrow_store.server.object_table import Object
 from zerrow_store.server.page_cache import PageCache
@@ -38,9 +38,7 @@ class Lifetimes:
 
     owners: the connections of the process that made a segment. living: the segments of processes
     that have not ended; dead: those whose memory is this server's to give back. watched: objects
-    of which the transfer agent hears when they go, beside those that have a proxy here. replicate:
-    tells the supervisor of an event; tell: sends a notice to a connection; clients: all that are
-    connected; freeing: called before owners are told of what is free.
+    of which the transfer agent hears when they go, beside those that have a proxy here.
     """
 
     def __init__(
@@ -48,11 +46,7 @@ class Lifetimes:
         budget: int,
         policy: Policy,
         selector: selectors.BaseSelector,
-        *,
-        replicate: Callable[[events.Event, list[int]], None],
-        tell: Callable[[Connection, notices.Notice], None],
-        clients: Callable[[], Iterable[Connection]],
-        freeing: Callable[[], None],
+        effects: Effects,
     ) -> None:
         self.replica = Replica()
         self.table, self.descriptors = self.replica.table, self.replica.descriptors
@@ -70,10 +64,7 @@ class Lifetimes:
         self._orphaned: set[bytes] = set()
         self._returning_until = 0.0
         self._selector = selector
-        self._replicate = replicate
-        self._tell = tell
-        self._clients = clients
-        self._freeing = freeing
+        self._effects = effects
         self.spiller = Spiller(
             spill_directory(),
             self.table,
@@ -161,12 +152,12 @@ class Lifetimes:
             return
         for connection in self.owners.get(entry.owner, ()):
             if connection.owner_id:
-                self._tell(connection, notices.Adopt(object_id, entry.carrier))
+                self._effects.notify(connection, notices.Adopt(object_id, entry.carrier))
 
     def change(self, event: events.Event) -> Freed:
         """Apply an event here and at the supervisors."""
         freed = self.table.apply(event)
-        self._replicate(event, descriptors_of(event, self.descriptors))
+        self._effects.replicate(event, descriptors_of(event, self.descriptors))
         return freed
 
     def take_hold(self, connection: Connection, object_id: bytes) -> Object:
@@ -219,19 +210,14 @@ class Lifetimes:
             return
         if entry.proxy or object_id in self.watched:
             self.watched.discard(object_id)
-            self._tell_agents(object_id)
+            # Other machines have it, or copies of it, which are to go there.
+            self._effects.notify_all(notices.Removed(object_id), role="agent")
         if self.holders[object_id]:
             self.change(events.ObjectHidden(object_id))
             return
         if not self.all_returned():
             self.change(events.ObjectHidden(object_id))
         self._end(object_id)
-
-    def _tell_agents(self, object_id: bytes) -> None:
-        """Other machines have an object, or copies of it, which are to go there."""
-        for connection in self._clients():
-            if connection.role == "agent":
-                self._tell(connection, notices.Removed(object_id))
 
     def _end(self, object_id: bytes) -> None:
         """Remove an object that nobody is known to hold, as soon as that is known of everybody."""
@@ -252,14 +238,13 @@ class Lifetimes:
 
     def give_back(self, freed: Freed) -> None:
         """Tell the owners what nothing refers to any more; of the dead it is punched here."""
-        self._freeing()
         for segment_id, offsets in freed:
             if segment_id in self.dead:
                 self._punch_gaps(segment_id)
                 continue
             # Each client of the owning process unpins what it has pinned itself.
-            for owner in list(self.owners.get(segment_id, ())):
-                self._tell(owner, notices.Freed(offsets))
+            for owner in self.owners.get(segment_id, ()):
+                self._effects.notify(owner, notices.Freed(offsets))
 
     def all_returned(self) -> bool:
         """Whether all readers that a restarted store had before have come back, or ended."""
@@ -268,6 +253,13 @@ class Lifetimes:
     def some_return_soon(self) -> bool:
         """Whether it is worth waiting for readers that a restarted store had before."""
         return not self.all_returned() and time.monotonic() < self._returning_until
+
+    def dropped(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
+        if connection.segment is not None:
+            self.owners[connection.segment].discard(connection)
+            if not self.owners[connection.segment]:
+                del self.owners[connection.segment]
 
     def _is_idle(self, object_id: bytes) -> bool:
         return object_id in self.table.objects and not self.holders[object_id]
@@ -330,13 +322,12 @@ class Lifetimes:
         fd = self.descriptors[segment_id]
         if not segment.references:
             self.change(events.SegmentRemoved(segment_id))
-            os.close(self.descriptors.pop(segment_id))
+            self._effects.close(self.descriptors.pop(segment_id))
             self.dead.discard(segment_id)
-            for connection in self._clients():
-                self._tell(connection, notices.SegmentGone(segment_id))
+            self._effects.notify_all(notices.SegmentGone(segment_id))
             return
         # Another store may refer to what this one does not; what is sealed goes as a whole.
         if segment.shared or segment.sealed:
             return
         for start, end in segment.references.gaps(segment.size):
-            punch(fd, start, end)
+            self._effects.punch(fd, start, end)

@@ -16,7 +16,7 @@ that belong to processes of this one.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from zerrow_store.errors import ObjectExistsError, ProtocolError
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol import notices
 from zerrow_store.server.connection import DEFERRED, Call, Connection
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.put_queue import Put, PutQueue
 
@@ -43,22 +44,17 @@ class _Question:
 
 
 class Owners:
-    """See the module. tell: sends a notice to a connection; retry: enters a put that was deferred,
-    and answers it.
-    """
+    """See the module."""
 
     def __init__(
         self,
         put_queue: PutQueue,
         lifetimes: Lifetimes,
-        *,
-        tell: Callable[[Connection, notices.Notice], None],
-        retry: Callable[[Put], None],
+        effects: Effects,
     ) -> None:
         self._put_queue = put_queue
         self._lifetimes = lifetimes
-        self._tell = tell
-        self._retry = retry
+        self._effects = effects
         self._owners: dict[bytes, Connection] = {}
         self._agent: Connection | None = None
         self._asked: dict[bytes, _Question] = {}
@@ -165,9 +161,9 @@ class Owners:
         carrier = _carrier(question.put)
         for connection in processes:
             if connection is self._agent:
-                self._tell(connection, notices.WhoseElsewhere(object_id, carrier))
+                self._effects.notify(connection, notices.WhoseElsewhere(object_id, carrier))
             else:
-                self._tell(connection, notices.Whose(object_id, carrier.reference))
+                self._effects.notify(connection, notices.Whose(object_id, carrier.reference))
 
     def _denied(self, object_id: bytes, connection: Connection) -> None:
         question = self._asked[object_id]
@@ -183,12 +179,12 @@ class Owners:
     def _enter(self, object_id: bytes, owner: Connection) -> None:
         put = self._asked.pop(object_id).put
         put.owner = None if put.node else owner.segment
-        self._retry(put)
+        self._put_queue.retry(put)
 
     def _refuse(self, object_id: bytes) -> None:
         put = self._asked.pop(object_id).put
         put.withdrawn = True
-        self._retry(put)
+        self._put_queue.retry(put)
 
 
 def _carrier(put: Put) -> m.Carrier:

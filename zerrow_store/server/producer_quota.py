@@ -8,12 +8,11 @@ budget is resident all the same and room is being made, large allocations wait.
 import bisect
 import os
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.protocol import notices
-from zerrow_store.server.connection import Connection
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.lifetimes import Lifetimes
 
 # A change of what objects leave, as a share of the budget, that producers are told of at once.
@@ -59,18 +58,12 @@ def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[byte
 
 
 class ProducerQuota:
-    """See the module. budget: bytes. tell: sends a notice to a connection."""
+    """See the module. budget: bytes."""
 
-    def __init__(
-        self,
-        lifetimes: Lifetimes,
-        budget: int,
-        *,
-        tell: Callable[[Connection, notices.Notice], None],
-    ) -> None:
+    def __init__(self, lifetimes: Lifetimes, budget: int, effects: Effects) -> None:
         self._lifetimes = lifetimes
         self._budget = budget
-        self._tell = tell
+        self._effects = effects
         self._room = 0
         self._bounds: dict[bytes, int] = {}
         self._publications = 0
@@ -116,8 +109,8 @@ class ProducerQuota:
         told, self._bounds = self._bounds, bounds(held, resting, self._room)
         for segment_id, bound in self._bounds.items():
             if bound != told.get(segment_id):
-                for owner in list(self._lifetimes.owners.get(segment_id, ())):
-                    self._tell(owner, notices.Unpublished(bound))
+                for owner in self._lifetimes.owners.get(segment_id, ()):
+                    self._effects.notify(owner, notices.Unpublished(bound))
 
     def hold_back(self, resident: int) -> None:
         """Let producers wait before they take more, if `resident` bytes are more than the budget
@@ -128,9 +121,10 @@ class ProducerQuota:
         if not (full or self._held_back):
             return
         self._held_back = full
-        for owners in list(self._lifetimes.owners.values()):
-            for owner in list(owners):
-                self._tell(owner, notices.HoldBack(_HOLD_BACK_SECONDS if full else 0.0))
+        notice = notices.HoldBack(_HOLD_BACK_SECONDS if full else 0.0)
+        for owners in self._lifetimes.owners.values():
+            for owner in owners:
+                self._effects.notify(owner, notice)
 
     def room_was_made(self) -> None:
         """Look again at whether producers have to wait."""

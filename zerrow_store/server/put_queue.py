@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.places import NO_PROCESS, Packed
 from zerrow_store.segments import check_segment
 from zerrow_store.server.connection import DEFERRED, Call, Connection
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.lifetimes import Lifetimes
 
 
@@ -43,18 +44,12 @@ class Put:
 
 
 class PutQueue:
-    """See the module. retry: answers a put that waited; `waited`: how many have."""
+    """See the module. waited: how many puts have waited."""
 
-    def __init__(
-        self,
-        lifetimes: Lifetimes,
-        budget: int,
-        *,
-        retry: Callable[[Put], None],
-    ) -> None:
+    def __init__(self, lifetimes: Lifetimes, budget: int, effects: Effects) -> None:
         self._lifetimes = lifetimes
         self._budget = budget
-        self._retry = retry
+        self._effects = effects
         self._arrivals = itertools.count()
         self._full: list[Put] = []
         self._adopted: Counter[bytes] = Counter()
@@ -83,12 +78,22 @@ class PutQueue:
             if not put.waits:
                 self.settle(put.adopted)
 
+    def retry(self, put: Put) -> None:
+        """Enter an object whose put was deferred, and answer that, unless it waits again."""
+        try:
+            reply = self.enter(put)
+        except Exception as error:
+            self._effects.refuse(put.call, error)
+            return
+        if reply is not DEFERRED:
+            self._effects.reply(put.call, reply)
+
     def let_in(self) -> None:
         """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
         waiting = deque(sorted(self._full, key=lambda p: (not p.call.connection.holds, p.arrival)))
         self._full.clear()
         while waiting and not self._full:
-            self._retry(waiting.popleft())
+            self.retry(waiting.popleft())
         self._full.extend(waiting)
 
     def withdraw(self, object_ids: Iterable[bytes]) -> None:

@@ -9,13 +9,13 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol import events
 from zerrow_store.server.change_count import ChangeCount
 from zerrow_store.server.connection import Connection
+from zerrow_store.server.connections import Connections
 from zerrow_store.server.replica import Replica
 from zerrow_store.server.send_buffer import MOST_UNSENT
 from zerrow_store.server.supervisor import SPARE
@@ -25,14 +25,11 @@ logger = logging.getLogger("zerrow_store.server")
 _MOST = 2
 _OTHERS_SECONDS = 2.0
 
-Send = Callable[[Connection, str, Any, Sequence[int]], None]
-
 
 class Replication:
     """See the module. replica: what the supervisors are given. listener_fd: on which clients
     connect; the supervisors have it, too, so that clients wait while the server is started again.
-    command: starts a supervisor. send: sends a message, with descriptors, to a connection; drop:
-    ends one soon, which has failed.
+    command: starts a supervisor. connections: all of the server.
 
     _identities: those that are given every change, with what they are known by; _complete: those of
     them that have been given everything.
@@ -44,14 +41,12 @@ class Replication:
         *,
         listener_fd: int,
         command: list[str],
-        send: Send,
-        drop: Callable[[Connection, Exception], None],
+        connections: Connections,
     ) -> None:
         self._replica = replica
         self._listener_fd = listener_fd
         self._command = command
-        self._send = send
-        self._drop = drop
+        self._connections = connections
         self._changes = ChangeCount()
         self._identities: dict[Connection, bytes] = {}
         self._complete: list[Connection] = []
@@ -59,10 +54,6 @@ class Replication:
         self._started: list[subprocess.Popen[bytes]] = []
         self._others_come_until = 0.0
         self._ended = False
-
-    def __contains__(self, connection: Connection) -> bool:
-        """Whether a connection is a supervisor's."""
-        return connection in self._identities
 
     def __len__(self) -> int:
         """How many supervisors have everything."""
@@ -81,15 +72,14 @@ class Replication:
     def replicate(self, event: events.Event, fds: Sequence[int]) -> None:
         """Send an event to all supervisors."""
         self._changes.count()
-        for each in list(self._identities):
-            self._send(each, event.kind, event, fds)
+        self._connections.send(self._identities, event, fds)
 
     def hand_over(self, connection: Connection, identity: bytes) -> None:
         """Give a new supervisor all there is. Once it has that, it says so."""
         self._identities[connection] = identity
         connection.send_buffer.limit = sys.maxsize  # the object table may be larger than any limit
         for event, fds in self._replica.snapshot():
-            self._send(connection, event.kind, event, fds)
+            self._connections.send([connection], event, fds)
         self._share(connection)
         connection.send_buffer.limit = connection.send_buffer.unsent + MOST_UNSENT
 
@@ -102,8 +92,8 @@ class Replication:
         self._complete.append(connection)
         spare = [each for each in self._complete if self._identities[each].startswith(SPARE)]
         if len(self._complete) > _MOST and spare:
-            self._mark(spare[0], events.Stopping())
-            self._drop(spare[0], ProtocolError("it is needed no more"))
+            self._connections.send(spare[:1], events.Stopping())
+            self._connections.fail(spare[0], ConnectionAbortedError("it is needed no more"))
 
     def dropped(self, connection: Connection) -> None:
         """A connection has ended."""
@@ -120,7 +110,7 @@ class Replication:
         behind = {each for each in self._complete if each.send_buffer}
         if len(behind) < len(self._complete):
             for each in behind & self._behind:
-                self._drop(each, ProtocolError("it does not keep up"))
+                self._connections.fail(each, ProtocolError("it does not keep up"))
         self._behind = behind
         self._start()
 
@@ -128,8 +118,7 @@ class Replication:
         """Tell the supervisors that the store's end is meant."""
         self._ended = True
         self._changes.end()  # for those that were left behind
-        for each in self._identities:
-            self._mark(each, events.Stopping())
+        self._connections.send(self._identities, events.Stopping())
         for process in self._on_their_way():
             process.terminate()  # it would find no store, and start one
 
@@ -143,12 +132,7 @@ class Replication:
         start a server at which those wait that are waiting here.
         """
         shared = [self._listener_fd, self._changes.fd]
-        self._mark(supervisor, events.Following(self._changes.value), shared)
-
-    def _mark(
-        self, supervisor: Connection, mark: events.Mark, descriptors: Sequence[int] = ()
-    ) -> None:
-        self._send(supervisor, mark.kind, mark, descriptors)
+        self._connections.send([supervisor], events.Following(self._changes.value), shared)
 
     def _start(self) -> None:
         """Start a supervisor if there are too few, and none is on its way."""

@@ -1,11 +1,12 @@
 """The node store's server: descriptors and the object table; data never passes through it.
 
 Run as `python -m zerrow_store.server.server`. One thread, one selector; imports neither pyarrow nor
-numpy. A client's holds end with its connection; a segment with its process, as a connection may
-drop while the process lives, and a forked child may keep it open. Every change of the object table
-is sent to the supervisors before the client is answered (`replication`). Here are connections and
-requests; `lifetimes` keeps the object table, `put_queue` lets objects in, `decode_cache` answers
-for decoded columns.
+numpy. Whatever happens (a request, a connection's or process's end, a second that has passed) is
+handled to its end first, and its effects are carried out then (`effects`).
+
+A client's holds end with its connection; a segment with its process, as a connection may drop while
+the process lives, and a forked child may keep it open. Every change of the object table is sent to
+the supervisors before the client is answered (`replication`).
 """
 
 import argparse
@@ -19,31 +20,32 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from zerrow_store import logs
 from zerrow_store.budget import HIGH_WATERMARK
-from zerrow_store.errors import InternalError, ProtocolError, ZerrowError
+from zerrow_store.errors import ProtocolError
 from zerrow_store.policy import load_policy
 from zerrow_store.processes import allow_many_descriptors, open_pidfd
-from zerrow_store.protocol import events, framing, messages, notices
-from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.replies import Greeting
-from zerrow_store.protocol.reports import StoreStats
-from zerrow_store.protocol.wire_errors import describe
+from zerrow_store.protocol import events, framing
+from zerrow_store.protocol.notices import Freed
 from zerrow_store.server.companion import Companion, Lasting
-from zerrow_store.server.connection import DEFERRED, Call, Connection, WithDescriptors
+from zerrow_store.server.connection import Connection
+from zerrow_store.server.connections import Connections
 from zerrow_store.server.decode_cache import DecodeCache
+from zerrow_store.server.delivery import Delivery
+from zerrow_store.server.dispatcher import Dispatcher
+from zerrow_store.server.effects import Effects, Notify
 from zerrow_store.server.handlers import Handlers
 from zerrow_store.server.launch import store_command
 from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.listener import Listener
 from zerrow_store.server.owners import Owners
 from zerrow_store.server.producer_quota import ProducerQuota
-from zerrow_store.server.put_queue import Put, PutQueue
+from zerrow_store.server.put_queue import PutQueue
 from zerrow_store.server.replication import Replication
+from zerrow_store.server.statistics import Statistics
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -51,10 +53,24 @@ _PATIENCE_SECONDS = 5.0
 
 
 class Server:
-    """See the module. `budget` is in bytes; `watched` is the pid whose end is the store's end.
+    """The parts of a server, and the loop that lets them act; see the module.
 
-    eviction: a policy's name. log: where this process logs. listener: on which clients connect.
-    lasting: what the store is to do for as long as it runs.
+    Parameters
+    ----------
+    name
+        The store's name.
+    budget
+        The bytes that the store may hold in memory.
+    eviction
+        The name of the policy, see `policy`.
+    log
+        Where this process logs.
+    watched
+        The pid of a process with whose end the store ends.
+    listener
+        The socket on which clients connect.
+    lasting
+        What the store does for as long as it runs.
     """
 
     def __init__(
@@ -68,22 +84,18 @@ class Server:
         listener: socket.socket,
         lasting: Lasting = Lasting(),  # noqa: B008  # it never changes
     ) -> None:
-        self._name = name
         self._budget = budget
-        self._eviction = eviction
-        self._log = log
         self._watched = watched
-        self._listener = listener
+        self._lasting = lasting
         self._selector = selectors.DefaultSelector()
-        self._lifetimes = Lifetimes(
-            budget,
-            load_policy(eviction),
-            self._selector,
-            replicate=lambda *event: self._replication.replicate(*event),
-            tell=self._tell,
-            clients=self._clients,
-            freeing=lambda: self._quota.share_changed(),
-        )
+        self._effects = Effects()
+        self._connections = Connections()
+        self._listener = Listener(listener, self._connected)
+        self._lifetimes = Lifetimes(budget, load_policy(eviction), self._selector, self._effects)
+        self._quota = ProducerQuota(self._lifetimes, budget, self._effects)
+        self._put_queue = PutQueue(self._lifetimes, budget, self._effects)
+        self._owners = Owners(self._put_queue, self._lifetimes, self._effects)
+        self._cache = DecodeCache(self._lifetimes, self._put_queue, self._effects)
         command = store_command(
             "zerrow_store.server.supervisor",
             name,
@@ -97,55 +109,35 @@ class Server:
             self._lifetimes.replica,
             listener_fd=listener.fileno(),
             command=[*command, "--spare"],
-            send=self._send,
-            drop=self._note_broken,
+            connections=self._connections,
         )
-        self._quota = ProducerQuota(self._lifetimes, budget, tell=self._tell)
-        self._put_queue = PutQueue(self._lifetimes, budget, retry=self._retry_put)
-        self._owners = Owners(
-            self._put_queue, self._lifetimes, tell=self._tell, retry=self._retry_put
+        statistics = Statistics(
+            self._lifetimes,
+            self._put_queue,
+            self._cache,
+            self._connections,
+            self._replication,
+            budget=budget,
+            eviction=eviction,
+            log=str(log),
         )
-        self._cache = DecodeCache(
-            self._lifetimes.table,
-            self._lifetimes.holders,
-            hold=self._lifetimes.take_hold,
-            change=self._lifetimes.change,
-            delete=self._lifetimes.delete,
-            check_own=self._put_queue.check_own,
-            admit=self._put_queue.admit,
-            adopt=self._put_queue.adopt,
-            settle=self._put_queue.settle,
-            answer=self._answer_later,
-            decoded=self._lifetimes.evictor.decoded,
-            make_room=self._lifetimes.evictor.make_room,
-        )
-        self._handlers = Handlers(
+        handlers = Handlers(
             self._lifetimes,
             self._quota,
             self._put_queue,
             self._owners,
             self._cache,
+            statistics,
+            self._replication,
+            self._effects,
             budget,
-            {
-                m.Hello: self._greet,
-                m.TakeOver: self._take_over,
-                m.Stats: self._stats,
-                m.Count: self._count,
-                m.Shutdown: self._shut_down,
-            },
         )
-        self._lasting = lasting
+        self._dispatcher = Dispatcher(handlers.by_type, self._effects)
+        self._delivery = Delivery(self._connections, self._replication, statistics)
         self._companion = Companion(name, lasting.companion)
-        self._puts = 0
-        self._puts_refused: Counter[str] = Counter()
-        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._used = time.monotonic()
         self._ticked = 0.0
         self._crowded = False
-        self._connections: dict[int, Connection] = {}
-        self._broken: set[Connection] = set()
-        self._running = True
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._stop_reading, self._stop_writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def restore(self, supervisor: socket.socket) -> None:
@@ -162,17 +154,17 @@ class Server:
             pass
         if not isinstance(mark, events.Restored):
             raise ProtocolError(f"the supervisor sent {mark.kind!r} amid the object table")
-        connection = self._add(supervisor)
-        connection.greeted, connection.reader = True, reader
+        connection = self._connected(supervisor)
+        connection.greeted, connection.role, connection.reader = True, "supervisor", reader
         self._replication.restored_from(connection, mark.identity)
         self._lifetimes.restored()
-        while waiting := reader.next():
-            self._answer(connection, waiting)
+        self._deliver()
+        self._answer_frames(connection)
+        self._settle()
 
     def run(self) -> None:
         """Serve until stopped."""
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._listener.register(self._selector)
         self._selector.register(self._stop_reading, selectors.EVENT_READ, self._stop)
         self._selector.register(self._lifetimes.spiller.done, selectors.EVENT_READ, self._spilled)
         if self._watched is not None:
@@ -180,12 +172,12 @@ class Server:
             if pidfd is None:
                 return
             self._selector.register(pidfd, selectors.EVENT_READ, self._stop)
-        while self._running:
+        while not self._delivery.stopped:
             for key, ready in self._selector.select(timeout=1.0):
                 key.data(key.fileobj, ready)
-                self._drop_broken()
+                self._settle()
             self._tick()
-            self._drop_broken()
+            self._settle()
         for supervisor in self._replication.connections():
             # It has to read that the end is meant, after all that it has not read yet: also one
             # that is just being given the object table, which would start a store without it.
@@ -199,230 +191,63 @@ class Server:
 
     # --- connections ---
 
-    def _accept(self, *_: Any) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._refuse(error)
-            return
-        try:
-            connection = self._add(sock)
-        except OSError as error:
-            logger.warning("cannot take a connection: %s", error)
-            sock.close()
-            return
+    def _connected(self, sock: socket.socket) -> Connection:
+        connection = Connection(sock, self._selector, self._serve)
+        self._connections.add(connection)
         if connection.uid != os.getuid():
             logger.warning("refused a process of user %d", connection.uid)
-            self._drop(connection)
-
-    def _refuse(self, error: OSError) -> None:
-        """Without descriptors left, a spare one serves to hang up: nobody waits for an answer."""
-        logger.warning("cannot take a connection: %s", error)
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
-        with contextlib.suppress(OSError):
-            self._listener.accept()[0].close()
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-    def _add(self, sock: socket.socket) -> Connection:
-        connection = Connection(sock, self._selector, self._serve)
-        self._connections[sock.fileno()] = connection
+            self._connections.fail(connection)
         return connection
 
-    def _serve(self, connection: Connection, events: int) -> None:
-        if connection.closed:  # since the selector has seen what there was to do
-            return
-        try:
-            if events & selectors.EVENT_WRITE:
-                connection.flush()
-            if events & selectors.EVENT_READ:
-                with contextlib.suppress(BlockingIOError):
-                    if not connection.reader.feed(connection.socket):
-                        self._drop(connection)
-                        return
-                while frame := connection.reader.next():
-                    self._answer(connection, frame)
-        except ProtocolError as error:
-            logger.warning("dropped process %d: %s", connection.pid, error)
-            self._drop(connection)
-        except OSError as error:
-            logger.info("lost process %d: %s", connection.pid, error)
-            self._drop(connection)
-
-    def _drop(self, connection: Connection) -> None:
+    def _serve(self, connection: Connection, ready: int) -> None:
+        """Do what a connection is ready for. It may have been closed since it was."""
         if connection.closed:
             return
-        del self._connections[connection.socket.fileno()]
-        connection.close()
+        try:
+            if ready & selectors.EVENT_WRITE:
+                connection.flush()
+            if ready & selectors.EVENT_READ:
+                with contextlib.suppress(BlockingIOError):
+                    if not connection.reader.feed(connection.socket):
+                        self._connections.fail(connection)
+                        return
+                self._answer_frames(connection)
+        except (OSError, ProtocolError) as error:
+            self._connections.fail(connection, error)
+
+    def _answer_frames(self, connection: Connection) -> None:
+        """Answer all requests that have arrived whole, also of a peer that does not read."""
+        while frame := connection.reader.next():
+            self._dispatcher.dispatch(connection, frame)
+            self._deliver()
+
+    # --- effects ---
+
+    def _settle(self) -> None:
+        """Carry out all effects, also those of connections that end over that."""
+        self._deliver()
+        while failed := self._connections.failed():
+            self._drop(failed)
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Carry out the effects of what was done last."""
+        effects = self._effects.take()
+        if any(isinstance(each, Notify) and isinstance(each.notice, Freed) for each in effects):
+            # A producer has to know its bound before it is told what it may free: the memory of an
+            # object that goes stays warm for its next one.
+            self._quota.share_changed()
+            effects = [*self._effects.take(), *effects]
+        self._delivery.carry_out(effects)
+
+    def _drop(self, connection: Connection) -> None:
+        self._connections.close(connection)
         self._replication.dropped(connection)
-        if connection.segment is not None:
-            self._lifetimes.owners[connection.segment].discard(connection)
-            if not self._lifetimes.owners[connection.segment]:
-                del self._lifetimes.owners[connection.segment]
+        self._lifetimes.dropped(connection)
         self._lifetimes.readers.dropped(connection)
         self._cache.dropped(connection)
         self._owners.dropped(connection)
         self._put_queue.dropped(connection)
-
-    def _drop_broken(self) -> None:
-        while self._broken:
-            self._drop(self._broken.pop())
-
-    def _tell(self, connection: Connection, notice: notices.Notice) -> None:
-        self._send(connection, notice.kind, notice)
-
-    def _send(self, connection: Connection, kind: str, body: Any, fds: Sequence[int] = ()) -> None:
-        """Send what nobody has asked for. Who does not take it is dropped later: nothing ends amid
-        a request.
-        """
-        if connection in self._broken:
-            return
-        try:
-            connection.send(kind, 0, body, fds)
-        except (OSError, ProtocolError) as error:
-            self._note_broken(connection, error)
-
-    def _note_broken(self, connection: Connection, error: Exception) -> None:
-        logger.info("lost process %d: %s", connection.pid, error)
-        self._broken.add(connection)
-
-    def _clients(self) -> list[Connection]:
-        return [c for c in self._connections.values() if c.greeted and c not in self._replication]
-
-    def _users(self) -> list[Connection]:
-        """Return the connections of processes that use the store."""
-        return [c for c in self._clients() if c.role == "client"]
-
-    # --- requests ---
-
-    def _answer(self, connection: Connection, frame: framing.Frame) -> None:
-        """Answer a request; whatever is wrong with it, or with its handler, is an answer, too.
-
-        Raises ProtocolError, for what ends the connection, and OSError if it is lost.
-        """
-        try:
-            if not (connection.greeted or frame.kind == "hello"):
-                raise ProtocolError(f"it began with {frame.kind!r}")
-            call = Call(connection, frame.request_id, frame.descriptors)
-            self._reply(call, frame.kind, lambda: self._handle(call, frame))
-        finally:
-            frame.close()
-
-    def _handle(self, call: Call, frame: framing.Frame) -> Any:
-        request = messages.decode(frame.kind, frame.raw)
-        if len(frame.descriptors) != request.descriptors:
-            wanted, came = request.descriptors, len(frame.descriptors)
-            raise ProtocolError(f"{frame.kind!r} goes with {wanted} descriptors; {came} came")
-        return self._handlers.handle(call, request)
-
-    def _reply(self, call: Call, kind: str, handle: Callable[[], Any]) -> None:
-        fds: list[int] = []
-        try:
-            try:
-                reply = handle()
-                if isinstance(reply, WithDescriptors):
-                    reply, fds = reply.body, reply.descriptors
-                if reply is DEFERRED or not call.request_id:
-                    return
-                answer = framing.pack("reply", call.request_id, reply, len(fds))
-                self._puts += _is_put(call, kind)
-            except Exception as error:
-                for fd in fds:
-                    os.close(fd)
-                fds = []
-                answer = self._refusal(call, kind, error)
-            if call.request_id:
-                call.connection.send_frame(answer, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    def _refusal(self, call: Call, kind: str, error: Exception) -> bytes:
-        pid = call.connection.pid
-        if _is_put(call, kind):
-            self._puts_refused[type(error).__name__] += 1
-        if isinstance(error, ProtocolError):
-            logger.warning("refused a request of process %d: %s", pid, error)
-        elif not isinstance(error, ZerrowError):
-            logger.error("a request %r of process %d failed", kind, pid, exc_info=error)
-            error = InternalError(
-                f"the store failed over {kind!r}: {error!r}; its log, {self._log}, says where"
-            )
-        return framing.pack("error", call.request_id, describe(error))
-
-    def _answer_later(self, call: Call, reply: Any) -> None:
-        """Answer a request that was deferred; an error, if `reply` is one."""
-        failed = isinstance(reply, ZerrowError)
-        kind, body = ("error", describe(reply)) if failed else ("reply", reply)
-        try:
-            call.connection.send(kind, call.request_id, body)
-        except (OSError, ProtocolError) as error:
-            self._note_broken(call.connection, error)
-
-    def _retry_put(self, put: Put) -> None:
-        try:
-            self._reply(put.call, "put", lambda: self._put_queue.enter(put))
-        except (OSError, ProtocolError) as error:
-            self._note_broken(put.call.connection, error)
-
-    def _greet(self, call: Call, request: m.Hello) -> Greeting:
-        connection = call.connection
-        if connection.greeted:
-            raise ProtocolError("it has said hello already")
-        if request.version != framing.PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"it speaks version {request.version}, the store {framing.PROTOCOL_VERSION}"
-            )
-        connection.greeted, connection.role = True, request.role
-        if request.role == "supervisor":
-            self._replication.hand_over(connection, request.identity)
-            return self._greeting()
-        connection.identity = request.identity
-        self._lifetimes.readers.came(connection)
-        if request.role == "agent":
-            self._owners.agent_came(connection)
-        return self._greeting()
-
-    def _greeting(self) -> Greeting:
-        return Greeting(framing.PROTOCOL_VERSION, os.getpid(), self._lifetimes.table.epoch)
-
-    def _take_over(self, call: Call, request: m.TakeOver) -> None:
-        self._replication.has_all(call.connection)
-
-    def _stats(self, call: Call, request: m.Stats) -> StoreStats:
-        table, spiller = self._lifetimes.table, self._lifetimes.spiller
-        return StoreStats(
-            objects=sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
-            bytes_stored=table.bytes_stored,
-            bytes_spilled=table.bytes_spilled,
-            **table.counters,
-            spill_bandwidth=int(spiller.write_bandwidth),
-            spill_processor_bandwidth=int(spiller.processor_bandwidth),
-            read_back_bandwidth=int(spiller.read_bandwidth),
-            budget=self._budget,
-            eviction=self._eviction,
-            segments=len(table.segments),
-            clients=len(self._users()),
-            pid=os.getpid(),
-            supervisors=len(self._replication),
-            log=str(self._log),
-            puts=self._puts,
-            puts_waited=self._put_queue.waited,
-            puts_refused=dict(self._puts_refused),
-            evicted=self._lifetimes.evictor.records.totals,
-            cache={"entries": len(table.cache.entries), **self._cache.counts},
-            transfers=dict(self._counts["transfers"]),
-            sandbox=dict(self._counts["sandbox"]),
-        )
-
-    def _count(self, call: Call, request: m.Count) -> None:
-        self._counts[request.group].update(request.increments)
-
-    def _shut_down(self, call: Call, request: m.Shutdown) -> None:
-        self._stop()
 
     # --- the course of time ---
 
@@ -447,11 +272,11 @@ class Server:
             self._end_if_unused(now)
 
     def _end_if_unused(self, now: float) -> None:
-        if self._users() or self._lifetimes.table.has_results():
+        if any(self._connections.greeted("client")) or self._lifetimes.table.has_results():
             self._used = now
-        elif self._running and now - self._used > (self._lasting.unused_seconds or math.inf):
+        elif now - self._used > (self._lasting.unused_seconds or math.inf):
             logger.info("nobody uses the store any more")
-            self._stop()
+            self._effects.stop()
 
     def _spilled(self, *_: Any) -> None:
         self._lifetimes.evictor.conclude()
@@ -459,14 +284,7 @@ class Server:
         self._put_queue.let_in()
 
     def _stop(self, *_: Any) -> None:
-        """End the store, and tell the supervisors that it is meant."""
-        self._running = False
-        self._replication.end()
-
-
-def _is_put(call: Call, kind: str) -> bool:
-    """Whether a process publishes; not the agent, for what other machines have."""
-    return kind == "put" and call.connection.role == "client"
+        self._effects.stop()
 
 
 def collect_young_garbage() -> None:

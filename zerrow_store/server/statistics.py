@@ -1,0 +1,89 @@
+"""The store's figures."""
+
+import os
+from collections import Counter, defaultdict
+
+from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.reports import StoreStats
+from zerrow_store.server.connection import Call
+from zerrow_store.server.connections import Connections
+from zerrow_store.server.decode_cache import DecodeCache
+from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.put_queue import PutQueue
+from zerrow_store.server.replication import Replication
+
+
+class Statistics:
+    """What is counted while the server runs, and the report of all figures.
+
+    eviction: the policy's name. log: where the server logs.
+    """
+
+    def __init__(
+        self,
+        lifetimes: Lifetimes,
+        put_queue: PutQueue,
+        cache: DecodeCache,
+        connections: Connections,
+        replication: Replication,
+        *,
+        budget: int,
+        eviction: str,
+        log: str,
+    ) -> None:
+        self._lifetimes = lifetimes
+        self._put_queue = put_queue
+        self._cache = cache
+        self._connections = connections
+        self._replication = replication
+        self._budget = budget
+        self._eviction = eviction
+        self.log = log
+        self._puts = 0
+        self._puts_refused: Counter[str] = Counter()
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def answered(self, call: Call) -> None:
+        """Count a request that was carried out."""
+        self._puts += _is_put(call)
+
+    def refused(self, call: Call, error: Exception) -> None:
+        """Count a request that was refused."""
+        if _is_put(call):
+            self._puts_refused[type(error).__name__] += 1
+
+    def count(self, request: m.Count) -> None:
+        """Add to the figures that processes count themselves."""
+        self._counts[request.group].update(request.increments)
+
+    def report(self) -> StoreStats:
+        """Return all figures."""
+        table, spiller = self._lifetimes.table, self._lifetimes.spiller
+        return StoreStats(
+            objects=sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
+            bytes_stored=table.bytes_stored,
+            bytes_spilled=table.bytes_spilled,
+            **table.counters,
+            spill_bandwidth=int(spiller.write_bandwidth),
+            spill_processor_bandwidth=int(spiller.processor_bandwidth),
+            read_back_bandwidth=int(spiller.read_bandwidth),
+            budget=self._budget,
+            eviction=self._eviction,
+            segments=len(table.segments),
+            clients=sum(1 for _ in self._connections.greeted("client")),
+            pid=os.getpid(),
+            supervisors=len(self._replication),
+            log=self.log,
+            puts=self._puts,
+            puts_waited=self._put_queue.waited,
+            puts_refused=dict(self._puts_refused),
+            evicted=self._lifetimes.evictor.records.totals,
+            cache={"entries": len(table.cache.entries), **self._cache.counts},
+            transfers=dict(self._counts["transfers"]),
+            sandbox=dict(self._counts["sandbox"]),
+        )
+
+
+def _is_put(call: Call) -> bool:
+    """Whether a process publishes; not the agent, for what other machines have."""
+    return call.kind == "put" and call.connection.role == "client"
