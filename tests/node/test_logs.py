@@ -14,7 +14,7 @@ from zerrow_store.server.supervisor import Supervisor
 
 
 def run(code: str, log: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", f"from zerrow_store.node import logs\n{code}", str(log)]
+    command = [sys.executable, "-c", f"from zerrow_store import logs\n{code}", str(log)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
