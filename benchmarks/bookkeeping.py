@@ -18,8 +18,7 @@ from typing import Any
 
 from zerrow_store.policy import load_policy
 from zerrow_store.protocol import events
-from zerrow_store.server.effects import Effects
-from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.core import Core
 from zerrow_store.server.server import collect_young_garbage
 
 _PAGE = 4096
@@ -39,14 +38,11 @@ def measure(count: int = 100_000, chosen: int = 1000) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         os.environ["ZERROW_SPILL_DIR"] = directory
-        effects = Effects()
-        lifetimes = Lifetimes(
-            2 * count * _PAGE, load_policy("adaptive"), selectors.DefaultSelector(), effects
-        )
+        core = Core(2 * count * _PAGE, load_policy("adaptive"), selectors.DefaultSelector())
         start = time.process_time()
-        _fill(lifetimes, effects, count)
+        _fill(core, count)
         event = (time.process_time() - start) / (3 * count)
-        queue = lifetimes.evictor._queue
+        queue = core.idle.queue
         start = time.process_time()
         popped = [queue.pop() for _ in range(chosen)]
         decision = time.process_time() - start
@@ -54,34 +50,34 @@ def measure(count: int = 100_000, chosen: int = 1000) -> dict[str, float]:
             queue.add(candidate)
         start = time.process_time()
         # Of entries whose decoding is quicker than any disk: none is spilled.
-        lifetimes.evictor._evict(chosen * _PAGE)
+        core.evictor._evict(chosen * _PAGE)
         carried_out = time.process_time() - start
     return {
         "objects": count,
         "event_us": event * 1e6,
         "decide_1000_ms": decision * 1e3,
         "evict_1000_ms": carried_out * 1e3,
-        "evicted": count - len(lifetimes.table.objects),
+        "evicted": count - len(core.state.table.objects),
     }
 
 
-def _fill(lifetimes: Lifetimes, effects: Effects, count: int) -> None:
+def _fill(core: Core, count: int) -> None:
     """Put, hold and release `count` objects of a page, each that of one column. Nobody is told."""
     segment, fd = b"s" * 16, os.memfd_create("bookkeeping")
     os.ftruncate(fd, (count + 1) * _PAGE)
-    lifetimes.descriptors[segment] = fd
-    lifetimes.change(events.SegmentAdded(segment, (count + 1) * _PAGE, os.getpid(), 0))
+    added = events.SegmentAdded(segment, (count + 1) * _PAGE, os.getpid(), 0)
+    core.state.add_segment(added, fd)
     connection: Any = SimpleNamespace(holds=Counter())
     for n in range(count):
         object_id = n.to_bytes(16, "big")
         packed = (n * _PAGE).to_bytes(8, "little") + _PAGE.to_bytes(8, "little")
         put = object_id, [(segment, packed)], b"", False, None, (_PAGE, 0, 0), 0.0
         column = b"file", "path", ("", str(n)), [(0, 1)], 1e-9 * (n % 97), 0, 0.0
-        lifetimes.change(events.ColumnAdded(events.ObjectAdded(*put), *column))
-        lifetimes.entered(object_id)
-        effects.take()
-        lifetimes.take_hold(connection, object_id)
-        lifetimes.release(object_id, 1)
+        core.state.change(events.ColumnAdded(events.ObjectAdded(*put), *column))
+        core.lifetimes.entered(object_id)
+        core.effects.take()
+        core.lifetimes.take_hold(connection, object_id)
+        core.lifetimes.release(object_id, 1)
 
 
 if __name__ == "__main__":

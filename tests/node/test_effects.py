@@ -47,7 +47,7 @@ def ask(server: Server, peer: Any, kind: str, *body: Any, fds: tuple[int, ...] =
     """Have a request carried out; returns its effects."""
     raw = msgspec.Raw(msgspec.msgpack.encode(body))
     server._dispatcher.dispatch(peer, framing.Frame(kind, 1, raw, list(fds)))
-    return server._effects.take()
+    return server._core.effects.take()
 
 
 def put(server: Server, peer: Any, object_id: bytes, own: bytes, **changed: Any) -> list[Any]:
@@ -93,14 +93,14 @@ def test_memory_is_given_back_after_that_was_replicated(server: Server, producer
     """A supervisor that still refers to it would start a server that hands out zeros."""
     put(server, producer, b"one", packed(0))
     put(server, producer, b"two", packed(1))
-    fd = server._lifetimes.descriptors[SEGMENT]
+    fd = server._core.state.descriptors[SEGMENT]
     os.pwrite(fd, b"x" * 2 * PAGE, 0)
-    server._lifetimes.process_gone(SEGMENT)
-    server._delivery.carry_out(server._effects.take())
+    server._core.processes.ended(SEGMENT)
+    server._delivery.carry_out(server._core.effects.take())
     assert os.pread(fd, 2 * PAGE, 0) == b"x" * 2 * PAGE
-    server._lifetimes.delete(b"one")
+    server._core.lifetimes.delete(b"one")
     assert os.pread(fd, PAGE, 0) == b"x" * PAGE, "it was punched before it was replicated"
-    collected = server._effects.take()
+    collected = server._core.effects.take()
     assert kinds(collected)[:2] == ["object_removed", "Punch"]
     server._delivery.carry_out(collected)
     assert os.pread(fd, 2 * PAGE, 0) == bytes(PAGE) + b"x" * PAGE
@@ -148,7 +148,7 @@ def test_a_put_that_waited_is_answered_by_an_effect(server: Server, producer: An
     claimed = ask(server, claimer, "claim", b"three", True)
     assert kinds(claimed) == ["object_added", "Reply", "Reply"]
     assert claimed[1].call.connection is producer
-    assert server._lifetimes.table.objects[b"three"].owner == b"c" * 16
+    assert server._core.state.table.objects[b"three"].owner == b"c" * 16
 
 
 def test_what_a_handler_raises_is_an_effect(server: Server, producer: Any) -> None:
@@ -169,8 +169,8 @@ def test_a_waiting_read_is_answered_when_the_decoder_goes(server: Server) -> Non
     (granted,) = ask(server, decoder, "cache_open", b"t1", b"file", "/path", wanted, 1)
     assert granted.body.granted == [(0, [0])]
     assert ask(server, reader, "cache_open", b"t2", b"file", "/path", wanted, 1) == []
-    server._cache.dropped(decoder)  # type: ignore[arg-type]
-    (answer,) = server._effects.take()
+    server._core.cache.dropped(decoder)  # type: ignore[arg-type]
+    (answer,) = server._core.effects.take()
     assert answer.call.connection is reader
     assert answer.body.granted == [(0, [0])]
 
@@ -182,7 +182,7 @@ def connect(server: Server) -> tuple[Connection, socket.socket]:
     ours, theirs = socket.socketpair()
     connection = server._connected(theirs)
     connection.greeted, connection.role, connection.segment = True, "client", SEGMENT
-    server._lifetimes.owners[SEGMENT].add(connection)
+    server._core.state.attached[SEGMENT].add(connection)
     return connection, ours
 
 
@@ -204,7 +204,7 @@ def test_a_peer_that_fails_while_it_is_told_is_dropped_after_that_and_nothing_is
     server: Server, producer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end lets objects go, of which the same peers are told: itself, too, which has failed."""
-    server._lifetimes.owners[SEGMENT].clear()
+    server._core.state.attached[SEGMENT].clear()
     full, its_end = connect(server)
     other, others_end = connect(server)
     for page, object_id in enumerate([b"a", b"b", b"c"]):
@@ -212,9 +212,9 @@ def test_a_peer_that_fails_while_it_is_told_is_dropped_after_that_and_nothing_is
     producer.segment = SEGMENT
     for page, object_id in enumerate([b"held", b"also"], start=3):
         put(server, producer, object_id, packed(page))
-        server._lifetimes.take_hold(full, object_id)
-        server._lifetimes.delete(object_id)
-    server._effects.take()
+        server._core.lifetimes.take_hold(full, object_id)
+        server._core.lifetimes.delete(object_id)
+    server._core.effects.take()
     full.send_buffer.limit = -1  # it is full at once
 
     steps: list[str] = []
@@ -237,7 +237,7 @@ def test_a_peer_that_fails_while_it_is_told_is_dropped_after_that_and_nothing_is
     server._settle()
     assert steps == ["returned", "returned", "drop"]
     assert full.closed
-    assert other in server._lifetimes.owners[SEGMENT]
+    assert other in server._core.state.attached[SEGMENT]
     told = read(others_end)
     freed = [
         struct.unpack("<Q", notices.decode(k, raw).offsets)[0] for k, raw in told if k == "freed"
@@ -245,7 +245,7 @@ def test_a_peer_that_fails_while_it_is_told_is_dropped_after_that_and_nothing_is
     assert sorted(freed) == [page * PAGE for page in range(5)]
     assert Counter(kind for kind, _ in told)["reply"] == 2
     assert read(its_end) == []
-    assert server._effects.take() == []
+    assert server._core.effects.take() == []
     its_end.close()
     others_end.close()
 
@@ -254,16 +254,16 @@ def test_nothing_is_written_to_a_connection_that_has_failed_or_is_closed(server:
     connection, ours = connect(server)
     connection.greeted = False
     call = Call(connection, "get", 1, [])
-    server._effects.notify(connection, notices.SegmentGone(SEGMENT))
+    server._core.effects.notify(connection, notices.SegmentGone(SEGMENT))
     server._deliver()
     server._connections.fail(connection, ProtocolError("it is to go"))
-    server._effects.notify(connection, notices.SegmentGone(SEGMENT))
-    server._effects.reply(call, None)
+    server._core.effects.notify(connection, notices.SegmentGone(SEGMENT))
+    server._core.effects.reply(call, None)
     server._settle()
     assert connection.closed
-    server._effects.notify(connection, notices.SegmentGone(SEGMENT))
-    server._effects.refuse(call, ProtocolError("too late"))
-    server._effects.reply(call, None, [null := os.open(os.devnull, os.O_RDONLY)])
+    server._core.effects.notify(connection, notices.SegmentGone(SEGMENT))
+    server._core.effects.refuse(call, ProtocolError("too late"))
+    server._core.effects.reply(call, None, [null := os.open(os.devnull, os.O_RDONLY)])
     server._settle()
     assert [kind for kind, _ in read(ours)] == ["segment_gone"]
     with pytest.raises(OSError, match="Bad file descriptor"):  # it belonged to the reply
@@ -277,16 +277,16 @@ def test_a_connection_that_fails_again_while_another_one_is_dropped_is_dropped_o
     pairs = [connect(server) for _ in range(3)]
     for connection, _ in pairs:
         server._connections.fail(connection, ProtocolError("it is to go"))
-    ended = server._cache.dropped
+    ended = server._core.cache.dropped
 
     def drop_all(connection: Connection) -> None:
         ended(connection)
         for each, _ in pairs:
             server._connections.fail(each, ProtocolError("once more"))
 
-    server._cache.dropped = drop_all  # type: ignore[method-assign]
+    server._core.cache.dropped = drop_all  # type: ignore[method-assign]
     server._settle()
     assert all(connection.closed for connection, _ in pairs)
-    assert SEGMENT not in server._lifetimes.owners
+    assert SEGMENT not in server._core.state.attached
     for _, ours in pairs:
         ours.close()

@@ -4,10 +4,12 @@ import contextlib
 import math
 import os
 import select
+import selectors
 import tempfile
 from collections import Counter
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -17,10 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from zerrow_store.policy import POLICIES, Adaptive, Candidate, Lru, Rollback, Swap, load_policy
 from zerrow_store.protocol import events
 from zerrow_store.protocol.places import Freed
-from zerrow_store.server.eviction import Evictor
+from zerrow_store.server.core import Core
 from zerrow_store.server.eviction_queue import EvictionQueue
-from zerrow_store.server.object_table import ObjectTable
-from zerrow_store.server.spill import Spiller
 
 _WAYS = st.dictionaries(st.sampled_from(["drop", "spill"]), st.floats(1e-6, 10.0), max_size=2)
 
@@ -135,36 +135,25 @@ class Histories(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.table, self.descriptors, self.dead = ObjectTable(), {}, set()
+        self.selector = selectors.DefaultSelector()
+        with mock.patch.dict(os.environ, ZERROW_SPILL_DIR=self.directory.name):
+            self.core = Core(BUDGET, load_policy(self.policy), self.selector)
+        state = self.core.state
+        self.table, self.descriptors, self.holders = state.table, state.descriptors, state.holders
+        self.spiller, self.evictor = self.core.spiller, self.core.evictor
+        self._delete = self.core.lifetimes.delete
+        self.core.lifetimes.delete = self.drop
+        state.give_back = self.give_back
         self.segment = os.urandom(16)
         fd = os.memfd_create("history")
         os.ftruncate(fd, SIZE)
-        self.descriptors[self.segment] = fd
-        self.table.apply(events.SegmentAdded(self.segment, SIZE, os.getpid(), 0))
-        self.spiller = Spiller(
-            Path(self.directory.name),
-            self.table,
-            self.descriptors,
-            self.dead,
-            is_idle=lambda o: o in self.table.objects and not self.holders[o],
-            change=self.table.apply,
-            give_back=self.give_back,
-        )
-        self.evictor = Evictor(
-            self.table,
-            self.spiller,
-            load_policy(self.policy),
-            BUDGET,
-            delete=self.drop,
-            drop_copy=self.drop,
-            all_returned=lambda: True,
-        )
-        self.holders = Counter()
+        state.add_segment(events.SegmentAdded(self.segment, SIZE, os.getpid(), 0), fd)
         self.bytes: dict[bytes, bytes] = {}
         self.cached: set[bytes] = set()
         self.seen_by_holder: dict[bytes, dict] = {}
         self.free = {page * PAGE for page in range(SIZE // PAGE)}
         self.serial = 0
+        self.holder = SimpleNamespace(holds=Counter(), identity=b"")
 
     def give_back(self, freed: Freed) -> None:
         for segment_id, offsets in freed:
@@ -175,8 +164,8 @@ class Histories(RuleBasedStateMachine):
 
     def end(self, object_id: bytes) -> None:
         assert not self.holders[object_id]
-        self.evictor.busy(object_id)
-        self.give_back(self.table.apply(events.ObjectRemoved(object_id)))
+        self._delete(object_id)
+        self.core.effects.take()
         self.bytes.pop(object_id)
         self.cached.discard(object_id)
 
@@ -226,14 +215,13 @@ class Histories(RuleBasedStateMachine):
             self.table.apply(events.ColumnAdded(added, *column, hits=0, used=0.0))
             self.cached.add(object_id)
         self.bytes[object_id] = object_id * (PAGE // 16) * pages
-        self.evictor.idle(object_id)
+        self.core.lifetimes.entered(object_id)
 
     @precondition(lambda self: self.bytes)
     @rule(data=st.data())
     def hold(self, data):
         object_id = data.draw(st.sampled_from(sorted(self.bytes)))
-        self.holders[object_id] += 1
-        self.evictor.busy(object_id)
+        self.core.lifetimes.take_hold(self.holder, object_id)
         if self.holders[object_id] == 1:
             self.seen_by_holder[object_id] = dict(self.table.objects[object_id].moved)
 
@@ -241,10 +229,9 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data):
         object_id = data.draw(st.sampled_from(sorted(+self.holders)))
-        self.holders[object_id] -= 1
+        self.core.lifetimes.release(object_id, 1)
         if not self.holders[object_id]:
-            del self.holders[object_id], self.seen_by_holder[object_id]
-            self.evictor.idle(object_id)
+            del self.seen_by_holder[object_id]
 
     @precondition(lambda self: any(not self.holders[o] for o in self.bytes))
     @rule(data=st.data())
@@ -286,6 +273,7 @@ class Histories(RuleBasedStateMachine):
         self.await_job()
         for fd in self.descriptors.values():
             os.close(fd)
+        self.selector.close()
         os.close(self.spiller.done)
         with contextlib.suppress(OSError):
             os.close(self.spiller._finished)

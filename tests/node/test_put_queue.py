@@ -22,8 +22,8 @@ from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.notices import Freed
 from zerrow_store.server import effects
 from zerrow_store.server.connection import DEFERRED, Call
-from zerrow_store.server.lifetimes import Lifetimes
-from zerrow_store.server.put_queue import Put, PutQueue
+from zerrow_store.server.core import Core
+from zerrow_store.server.put_queue import Put
 
 PAGE = 4096
 BUDGET = 16 * PAGE
@@ -54,12 +54,11 @@ class Admissions(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.selector = selectors.DefaultSelector()
         with mock.patch.dict(os.environ, ZERROW_SPILL_DIR=self.directory.name):
-            self.effects = effects.Effects()
-            policy = load_policy(self.policy)
-            self.lifetimes = Lifetimes(BUDGET, policy, self.selector, self.effects)
+            self.core = Core(BUDGET, load_policy(self.policy), self.selector)
+        self.state, self.lifetimes = self.core.state, self.core.lifetimes
         self.is_done = select.poll()  # descriptors have any number here
-        self.is_done.register(self.lifetimes.spiller.done, select.POLLIN)
-        self.put_queue = PutQueue(self.lifetimes, BUDGET, self.effects)
+        self.is_done.register(self.core.spiller.done, select.POLLIN)
+        self.put_queue = self.core.put_queue
         self.put_queue.retry = self.answer_later  # type: ignore[method-assign]
         self.serial = 0
         self.peers = [self.connect() for _ in range(PROCESSES)]
@@ -67,15 +66,14 @@ class Admissions(RuleBasedStateMachine):
     def connect(self) -> Peer:
         segment, fd = os.urandom(16), os.memfd_create("admission")
         os.ftruncate(fd, SIZE)
-        self.lifetimes.descriptors[segment] = fd
-        self.lifetimes.change(events.SegmentAdded(segment, SIZE, os.getpid(), 0))
+        self.state.add_segment(events.SegmentAdded(segment, SIZE, os.getpid(), 0), fd)
         peer = Peer(segment)
-        self.lifetimes.owners[segment].add(peer)  # type: ignore[arg-type]
+        self.state.attached[segment].add(peer)  # type: ignore[arg-type]
         return peer
 
     def carry_out(self) -> None:
         """Do with what was done what the server does, without sockets."""
-        for effect in self.effects.take():
+        for effect in self.core.effects.take():
             if isinstance(effect, effects.Notify):
                 peer: Any = effect.connection
                 assert isinstance(effect.notice, Freed)
@@ -97,26 +95,26 @@ class Admissions(RuleBasedStateMachine):
 
     def answer(self, peer: Any, number: int, enter: Any) -> None:
         pages = peer.asked[number]
-        room = BUDGET - self.lifetimes.table.bytes_stored + self.idle_bytes()
+        room = BUDGET - self.state.table.bytes_stored + self.idle_bytes()
         refused: StoreFullError | None = None
         try:
             if enter() is DEFERRED:
-                assert self.lifetimes.spiller.is_busy, "nothing will ever let it in"
+                assert self.core.spiller.is_busy, "nothing will ever let it in"
                 return
         except StoreFullError as error:
             refused = error
         if refused is not None:
             assert (refused.needed, refused.budget) == (pages * PAGE, BUDGET)
-            assert refused.used == self.lifetimes.table.bytes_stored
+            assert refused.used == self.state.table.bytes_stored
             assert pages * PAGE > room or self.policy == "none", "it was refused without need"
         del peer.asked[number]
 
     def idle_bytes(self) -> int:
-        table = self.lifetimes.table
+        table = self.state.table
         return sum(
             entry.nbytes - entry.bytes_spilled
             for object_id, entry in table.objects.items()
-            if not self.lifetimes.holders[object_id]
+            if not self.state.holders[object_id]
         )
 
     # --- what processes do ---
@@ -142,7 +140,7 @@ class Admissions(RuleBasedStateMachine):
         )
 
     def objects(self) -> list[bytes]:
-        return sorted(o for o, entry in self.lifetimes.table.objects.items() if not entry.deleted)
+        return sorted(o for o, entry in self.state.table.objects.items() if not entry.deleted)
 
     @rule(who=st.integers(0, PROCESSES - 1), which=WHICH)
     def hold(self, who: int, which: int) -> None:
@@ -177,44 +175,44 @@ class Admissions(RuleBasedStateMachine):
 
     @rule()
     def conclude(self) -> None:
-        if self.lifetimes.spiller.is_busy:
+        if self.core.spiller.is_busy:
             assert self.is_done.poll(60_000)
-            self.lifetimes.evictor.conclude()
+            self.core.evictor.conclude()
             self.put_queue.let_in()
 
     @rule()
     def tick(self) -> None:
-        self.lifetimes.evictor.tick(0)
+        self.core.evictor.tick(0)
         self.put_queue.tick()
 
     @invariant()
     def the_budget_is_kept(self) -> None:
-        assert self.lifetimes.table.bytes_stored <= BUDGET
+        assert self.state.table.bytes_stored <= BUDGET
 
     @invariant()
     def whoever_waits_waits_for_the_disk(self) -> None:
         waits = any(peer.asked for peer in self.peers)
-        assert not waits or self.lifetimes.spiller.is_busy, "a put waits for nothing"
+        assert not waits or self.core.spiller.is_busy, "a put waits for nothing"
 
     def teardown(self) -> None:
         try:
             # Nobody does anything any more: those that wait are answered all the same.
             for _ in range(100):
-                if not self.lifetimes.spiller.is_busy:
+                if not self.core.spiller.is_busy:
                     break
                 self.conclude()
             assert not any(peer.asked for peer in self.peers), "a put starves"
         finally:
             self.carry_out()
             # A failed example is tried over and over again.
-            if self.lifetimes.spiller.is_busy:
+            if self.core.spiller.is_busy:
                 self.is_done.poll()
             for key in list(self.selector.get_map().values()):
                 os.close(key.fd)
             self.selector.close()
-            for fd in (*self.lifetimes.descriptors.values(), self.lifetimes.spiller.done):
+            for fd in (*self.state.descriptors.values(), self.core.spiller.done):
                 os.close(fd)
-            os.close(self.lifetimes.spiller._finished)
+            os.close(self.core.spiller._finished)
             self.directory.cleanup()
 
 
@@ -249,7 +247,7 @@ def test_who_asks_while_others_wait_comes_after_them_unless_it_holds_something()
             order.extend([] if number in peer.asked else [number])
 
         machine.answer = noted  # type: ignore[method-assign]
-        while machine.lifetimes.spiller.is_busy:
+        while machine.core.spiller.is_busy:
             machine.conclude()
         assert order == [8, 5, 6, 7]
         assert not first.asked | second.asked | third.asked
@@ -266,7 +264,7 @@ def test_who_holds_nothing_any_more_comes_after_those_before_it() -> None:
         small, held = (n.to_bytes(16, "big") for n in (1, 2))
         holder = machine.peers[2]
         lifetimes.take_hold(holder, held)  # type: ignore[arg-type]
-        lifetimes.evictor.spill_ahead([small])
+        machine.core.evictor.spill_ahead([small])
         machine.put(1, 2)
         machine.put(2, 8)
         machine.conclude()
@@ -285,10 +283,10 @@ def test_more_than_there_is_is_refused_at_once(pages: int) -> None:
     machine = Admissions()
     try:
         machine.put(0, 16)
-        stored = machine.lifetimes.table.bytes_stored
+        stored = machine.state.table.bytes_stored
         machine.put(1, pages)
-        assert machine.lifetimes.table.bytes_stored == stored
-        assert not machine.lifetimes.spiller.is_busy, "nothing goes for it"
+        assert machine.state.table.bytes_stored == stored
+        assert not machine.core.spiller.is_busy, "nothing goes for it"
         assert not machine.peers[1].asked
     finally:
         machine.teardown()
@@ -309,7 +307,7 @@ def test_nothing_that_the_server_keeps_is_part_of_a_cycle() -> None:
             machine.tick()
             machine.conclude()
             lifetimes.delete(object_id)
-        assert not lifetimes.table.objects
+        assert not machine.state.table.objects
         assert gc.collect() < 200
     finally:
         gc.enable()

@@ -4,7 +4,8 @@ import os
 import selectors
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +18,9 @@ from zerrow_store import Client, StoreFullError
 from zerrow_store.processes import start_time
 from zerrow_store.protocol import events
 from zerrow_store.server import readers
-from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.readers import Readers
+from zerrow_store.server.state import State
 
 __all__ = ["standalone"]  # a fixture
 
@@ -200,29 +202,37 @@ class End:
         self.holds: Counter[bytes] = Counter()
 
 
+class Lifetimes:
+    """What readers need of it."""
+
+    def __init__(self) -> None:
+        self.released: Counter[bytes] = Counter()
+        self.ends = 0
+
+    def release(self, object_id: bytes, count: int) -> None:
+        self.released[object_id] += count
+
+    def end_orphans(self) -> None:
+        self.ends += 1
+
+
 @pytest.fixture
-def make_readers() -> Callable[[ObjectTable], tuple[Readers, Counter[bytes]]]:
-    def made(table: ObjectTable) -> tuple[Readers, Counter[bytes]]:
-        released: Counter[bytes] = Counter()
-
-        def release(object_id: bytes, count: int) -> None:
-            released[object_id] += count
-
-        known = Readers(
-            table,
-            selectors.DefaultSelector(),
-            change=table.apply,
-            release=release,
-            all_returned=lambda: None,
-        )
-        return known, released
-
-    return made
+def lifetimes() -> Lifetimes:
+    return Lifetimes()
 
 
-def test_without_a_descriptor_its_end_is_watched_for_later(make_readers, monkeypatch) -> None:
+@pytest.fixture
+def state() -> State:
+    return State(Effects(), 1 << 20)
+
+
+@pytest.fixture
+def known(state: State, lifetimes: Any) -> Readers:
+    return Readers(state, lifetimes, selectors.DefaultSelector())
+
+
+def test_without_a_descriptor_its_end_is_watched_for_later(known, lifetimes, monkeypatch) -> None:
     child = Worker()
-    known, released = make_readers(ObjectTable())
     connection = End(child.pid)
     known.came(connection)
     known.returned(connection)
@@ -231,68 +241,56 @@ def test_without_a_descriptor_its_end_is_watched_for_later(make_readers, monkeyp
         patch.setattr(readers, "open_pidfd", _no_descriptors)
         known.dropped(connection)
         known.tick()
-    assert not released
+    assert not lifetimes.released
     child.kill()
     known.tick()
-    assert released == {b"object": 2}
+    assert lifetimes.released == {b"object": 2}
 
 
 def _no_descriptors(pid: int) -> int:
     raise OSError(24, "Too many open files")
 
 
-def test_who_returns_before_the_end_of_the_old_connection_was_seen(make_readers) -> None:
-    known, released = make_readers(ObjectTable())
+def test_who_returns_before_the_end_of_the_old_connection_was_seen(known, lifetimes) -> None:
     old, new = End(os.getpid()), End(os.getpid())
     for connection in old, new:
         known.came(connection)
         connection.holds[b"object"] = 1
         known.returned(connection)
     known.dropped(old)
-    assert released == {b"object": 1}
+    assert lifetimes.released == {b"object": 1}
     known.said_goodbye(new)
-    assert released == {b"object": 2}
+    assert lifetimes.released == {b"object": 2}
 
 
-def test_a_pid_that_is_another_processs_now(make_readers) -> None:
-    table = ObjectTable()
-    table.apply(events.ReaderAdded(b"reader", os.getpid(), 1))
-    known, _ = make_readers(table)
+def test_a_pid_that_is_another_processs_now(known: Readers, state: State) -> None:
+    state.table.apply(events.ReaderAdded(b"reader", os.getpid(), 1))
     known.restored()
-    assert known.are_known
-    assert not table.readers
+    assert state.all_returned()
+    assert not state.table.readers
 
 
-def test_one_that_has_ended_is_not_taken_for_the_last_one() -> None:
+def test_one_that_has_ended_is_not_taken_for_the_last_one(known, state, lifetimes) -> None:
     """When the object table come back, the first reader in them has ended, and the second lives."""
-    ended, told = Worker(), list[bool]()
-    table = ObjectTable()
+    ended = Worker()
     for identity, pid in (b"ended", ended.pid), (b"lives", os.getpid()):
-        table.apply(events.ReaderAdded(identity, pid, start_time(pid)))
+        state.table.apply(events.ReaderAdded(identity, pid, start_time(pid)))
     ended.kill()
-    known = Readers(
-        table,
-        selectors.DefaultSelector(),
-        change=table.apply,
-        release=lambda *_: None,
-        all_returned=lambda: told.append(True),
-    )
     known.restored()
-    assert not known.are_known
-    assert told == []
+    assert not state.all_returned()
+    assert lifetimes.ends == 0
     known.said_goodbye(End(os.getpid(), b"lives"))
-    assert known.are_known
-    assert told == [True]
+    assert state.all_returned()
+    assert lifetimes.ends == 1
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_who_cannot_be_seen_loses_all_with_the_connection(make_readers, named: bool) -> None:
+def test_who_cannot_be_seen_loses_all_with_the_connection(known, lifetimes, named: bool) -> None:
     """A client that has not named itself, and one in a process namespace of its own."""
-    known, released = make_readers(ObjectTable())
     connection = End(0 if named else os.getpid(), b"reader" if named else b"")
     known.came(connection)
     known.returned(connection)
     connection.holds[b"object"] = 1
     known.dropped(connection)
-    assert released == {b"object": 1}
+    assert lifetimes.released == {b"object": 1}
     known.tick()

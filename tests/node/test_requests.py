@@ -265,5 +265,5 @@ def test_a_connection_that_was_closed_in_the_same_round_is_left_alone(
     key = server._selector.get_key(connection.socket)
     server._drop(connection)
     key.data(key.fileobj, events)
-    server._effects.notify(connection, notices.Freed(b""))
+    server._core.effects.notify(connection, notices.Freed(b""))
     server._settle()

@@ -17,8 +17,9 @@ from tests.node.test_protocol import SEGMENT, Raw, shared_file
 from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import StoreFullError
 from zerrow_store.native import _native
-from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.effects import Effects
 from zerrow_store.server.spill import Spiller
+from zerrow_store.server.state import State
 
 BUDGET = 64 << 20
 ROWS = 1 << 20
@@ -245,15 +246,7 @@ def test_without_a_directory_nothing_is_spilled(monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def spiller(tmp_path: Path) -> Iterator[Spiller]:
     """One without a server."""
-    made = Spiller(
-        tmp_path,
-        ObjectTable(),
-        {},
-        set(),
-        is_idle=lambda _: True,
-        change=lambda *_: [],
-        give_back=lambda _: None,
-    )
+    made = Spiller(tmp_path, State(Effects(), BUDGET))
     yield made
     for fd in (made.done, made._finished):
         os.close(fd)

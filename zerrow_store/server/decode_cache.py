@@ -22,9 +22,10 @@ from zerrow_store.protocol.fields import Unit
 from zerrow_store.protocol.replies import CacheOpened, Hit
 from zerrow_store.protocol.reports import CacheEntry
 from zerrow_store.server.connection import DEFERRED, Call, Connection
-from zerrow_store.server.effects import Effects
+from zerrow_store.server.eviction import Evictor
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.put_queue import PutQueue
+from zerrow_store.server.state import State
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -43,14 +44,17 @@ class DecodeCache:
 
     def __init__(
         self,
+        state: State,
         lifetimes: Lifetimes,
+        evictor: Evictor,
         put_queue: PutQueue,
-        effects: Effects,
     ) -> None:
+        self._state = state
+        self._table = state.table
+        self._effects = state.effects
         self._lifetimes = lifetimes
-        self._table = lifetimes.table
+        self._evictor = evictor
         self._put_queue = put_queue
-        self._effects = effects
         self._claims: dict[_Key, tuple[Connection, bytes]] = {}
         self._claimed: defaultdict[Connection, set[_Key]] = defaultdict(set)
         self._waiting: dict[bytes, list[_Waiter]] = {}
@@ -115,7 +119,7 @@ class DecodeCache:
 
     def list_entries(self, call: Call, request: m.CacheList) -> list[CacheEntry]:
         """Answer all entries."""
-        table, holders = self._table, self._lifetimes.holders
+        table, holders = self._table, self._state.holders
         return [
             CacheEntry(
                 object_id,
@@ -194,7 +198,7 @@ class DecodeCache:
                 there = entry.message, cached.layout, parts, entry.moves()
                 hits.append(Hit(index, object_id, *there))
         if hits:
-            self._lifetimes.change(events.ColumnsRead([hit.object_id for hit in hits], time.time()))
+            self._state.change(events.ColumnsRead([hit.object_id for hit in hits], time.time()))
         return hits
 
     def _claim(self, waiter: _Waiter, granted: list[_Granted]) -> None:
@@ -266,14 +270,14 @@ class DecodeCache:
         there = self._table.cache.parts(file, unit)
         if any(part in there for part, _ in column.layout):
             return False
-        self._lifetimes.evictor.decoded(
+        self._evictor.decoded(
             file, unit, frozenset(part for part, _ in column.layout), column.seconds
         )
         added = self._admitted(connection, request.path, column)
         if added is None:
             return False
         decoded = file, request.path, unit, column.layout, column.seconds
-        self._lifetimes.change(events.ColumnAdded(added, *decoded, hits=0, used=time.time()))
+        self._state.change(events.ColumnAdded(added, *decoded, hits=0, used=time.time()))
         self.counts["decoding_seconds"] += column.seconds
         self._lifetimes.take_hold(connection, object_id)
         return True
@@ -288,7 +292,7 @@ class DecodeCache:
             try:
                 return self._put_queue.admit(connection, column)
             except StoreFullError as error:
-                if last or not self._lifetimes.evictor.make_room(error.needed):
+                if last or not self._evictor.make_room(error.needed):
                     return None
             except ZerrowError as error:
                 logger.warning("a decoded column of %s is not cached: %s", path, error)

@@ -24,9 +24,9 @@ from zerrow_store.errors import ObjectExistsError, ProtocolError
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol import notices
 from zerrow_store.server.connection import DEFERRED, Call, Connection
-from zerrow_store.server.effects import Effects
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.put_queue import Put, PutQueue
+from zerrow_store.server.state import State
 
 _PATIENCE_SECONDS = 1.0
 _AGENT_PATIENCE_SECONDS = 10.0
@@ -48,13 +48,14 @@ class Owners:
 
     def __init__(
         self,
-        put_queue: PutQueue,
+        state: State,
         lifetimes: Lifetimes,
-        effects: Effects,
+        put_queue: PutQueue,
     ) -> None:
-        self._put_queue = put_queue
+        self._state = state
+        self._effects = state.effects
         self._lifetimes = lifetimes
-        self._effects = effects
+        self._put_queue = put_queue
         self._owners: dict[bytes, Connection] = {}
         self._agent: Connection | None = None
         self._asked: dict[bytes, _Question] = {}
@@ -122,7 +123,7 @@ class Owners:
             del self._owners[connection.owner_id]
         if self._agent is connection:
             self._agent = None
-            self._lifetimes.watched.clear()
+            self._state.watched.clear()
         for object_id, question in list(self._asked.items()):
             if question.put.call.connection is connection:
                 self._put_queue.settle(self._asked.pop(object_id).put.adopted)
@@ -173,7 +174,7 @@ class Owners:
 
     def _somebody_may_return(self) -> bool:
         """Whether the store has been started again, and is not connected to all processes yet."""
-        away = self._lifetimes.living - self._lifetimes.owners.keys()
+        away = self._state.living - self._state.attached.keys()
         return bool(away) and self._lifetimes.some_return_soon()
 
     def _enter(self, object_id: bytes, owner: Connection) -> None:

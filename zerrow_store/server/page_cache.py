@@ -11,12 +11,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from zerrow_store import _disk
 from zerrow_store.protocol.places import unpack
-from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.eviction_records import Records
+from zerrow_store.server.state import State
 
 
 class _Piece(NamedTuple):
@@ -37,14 +38,12 @@ class PageCache:
 
     def __init__(
         self,
-        table: ObjectTable,
-        descriptors: dict[bytes, int],
-        *,
-        is_first_read: Callable[[bytes], bool],
+        state: State,
+        records: Records,
     ) -> None:
-        self._table = table
-        self._descriptors = descriptors
-        self._is_first_read = is_first_read
+        self._state = state
+        self._table = state.table
+        self._records = records
         self._left: dict[bytes, int] = {}
         self.nbytes = 0
         self.read: deque[tuple[bytes, int, float]] = deque()
@@ -67,7 +66,7 @@ class PageCache:
             for segment_id, offset, size, objects in self._on_disk(object_id):
                 # What another object shares may be held, and was checked when it was read.
                 if objects == 1:
-                    fd = self._descriptors[segment_id]
+                    fd = self._state.descriptors[segment_id]
                     os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
     def read_ahead(self, object_ids: Iterable[bytes]) -> None:
@@ -79,8 +78,9 @@ class PageCache:
             for object_id in filter(self._table.objects.__contains__, object_ids):
                 for segment_id, offset, size, _ in self._on_disk(object_id):
                     # A duplicate: a file may end while it is read.
-                    fd = os.dup(self._descriptors[segment_id])
-                    is_first = self._is_first_read(segment_id)
+                    fd = os.dup(self._state.descriptors[segment_id])
+                    # From the disk, if nobody has read the file yet; it has been asked for then.
+                    is_first = self._records.returned(segment_id, 0.0)
                     pieces.append(_Piece(segment_id, fd, offset, size, is_first))
             if pieces:
                 threading.Thread(

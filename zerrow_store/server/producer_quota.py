@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.protocol import notices
-from zerrow_store.server.effects import Effects
-from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.spill import Spiller
+from zerrow_store.server.state import State
 
 # A change of what objects leave, as a share of the budget, that producers are told of at once.
 _NOTICED = 1 / 64
@@ -58,12 +58,11 @@ def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[byte
 
 
 class ProducerQuota:
-    """See the module. budget: bytes."""
+    """See the module."""
 
-    def __init__(self, lifetimes: Lifetimes, budget: int, effects: Effects) -> None:
-        self._lifetimes = lifetimes
-        self._budget = budget
-        self._effects = effects
+    def __init__(self, state: State, spiller: Spiller) -> None:
+        self._state = state
+        self._spiller = spiller
         self._room = 0
         self._bounds: dict[bytes, int] = {}
         self._publications = 0
@@ -78,7 +77,7 @@ class ProducerQuota:
 
     def published(self, segment_id: bytes | None) -> None:
         """Note that a process has made something, which is not stored yet."""
-        segments = self._lifetimes.table.segments
+        segments = self._state.table.segments
         if segment_id is None or segment_id not in segments:  # or its process has ended
             return
         self._publications += 1
@@ -88,7 +87,7 @@ class ProducerQuota:
 
     def share_changed(self) -> None:
         """Share out what objects leave of the budget, if that is not as much as before."""
-        if abs(self._unused() - self._room) > _NOTICED * self._budget:
+        if abs(self._unused() - self._room) > _NOTICED * self._state.budget:
             self.share()
 
     def share(self) -> None:
@@ -96,10 +95,10 @@ class ProducerQuota:
         held = {
             segment_id: Held(
                 self._passing(segment_id, segment.bytes_stored),
-                max(0, self._lifetimes.resident_of(segment_id) - segment.bytes_stored),
+                max(0, self._state.resident_of(segment_id) - segment.bytes_stored),
             )
-            for segment_id, segment in self._lifetimes.table.segments.items()
-            if segment_id in self._lifetimes.owners
+            for segment_id, segment in self._state.table.segments.items()
+            if segment_id in self._state.attached
         }
         self._last_published = {s: self._last_published.get(s, 0) for s in held}
         self._had_stored = {s: had for s, had in self._had_stored.items() if s in held}
@@ -109,30 +108,30 @@ class ProducerQuota:
         told, self._bounds = self._bounds, bounds(held, resting, self._room)
         for segment_id, bound in self._bounds.items():
             if bound != told.get(segment_id):
-                for owner in self._lifetimes.owners.get(segment_id, ()):
-                    self._effects.notify(owner, notices.Unpublished(bound))
+                for owner in self._state.attached.get(segment_id, ()):
+                    self._state.effects.notify(owner, notices.Unpublished(bound))
 
     def hold_back(self, resident: int) -> None:
         """Let producers wait before they take more, if `resident` bytes are more than the budget
         and room is being made; else no longer. They wait for a tick at most: what they are about
         to free may be what is missing.
         """
-        full = resident > self._budget and self._lifetimes.spiller.is_busy
+        full = resident > self._state.budget and self._spiller.is_busy
         if not (full or self._held_back):
             return
         self._held_back = full
         notice = notices.HoldBack(_HOLD_BACK_SECONDS if full else 0.0)
-        for owners in self._lifetimes.owners.values():
+        for owners in self._state.attached.values():
             for owner in owners:
-                self._effects.notify(owner, notice)
+                self._state.effects.notify(owner, notice)
 
     def room_was_made(self) -> None:
         """Look again at whether producers have to wait."""
         if self._held_back:
-            self.hold_back(self._lifetimes.resident())
+            self.hold_back(self._state.resident())
 
     def _passing(self, segment_id: bytes, stored: int) -> int:
         return stored - min(stored, *self._had_stored.get(segment_id, (0,)))
 
     def _unused(self) -> int:
-        return max(0, int(HIGH_WATERMARK * self._budget) - self._lifetimes.table.bytes_stored)
+        return max(0, int(HIGH_WATERMARK * self._state.budget) - self._state.table.bytes_stored)

@@ -20,8 +20,10 @@ from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.places import NO_PROCESS, Packed
 from zerrow_store.segments import check_segment
 from zerrow_store.server.connection import DEFERRED, Call, Connection
-from zerrow_store.server.effects import Effects
+from zerrow_store.server.eviction import Evictor
 from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.segment_processes import SegmentProcesses
+from zerrow_store.server.state import State
 
 
 @dataclass(eq=False)
@@ -46,10 +48,20 @@ class Put:
 class PutQueue:
     """See the module. waited: how many puts have waited."""
 
-    def __init__(self, lifetimes: Lifetimes, budget: int, effects: Effects) -> None:
+    def __init__(
+        self,
+        state: State,
+        lifetimes: Lifetimes,
+        processes: SegmentProcesses,
+        evictor: Evictor,
+    ) -> None:
+        self._state = state
+        self._table = state.table
+        self._effects = state.effects
+        self._budget = state.budget
         self._lifetimes = lifetimes
-        self._budget = budget
-        self._effects = effects
+        self._processes = processes
+        self._evictor = evictor
         self._arrivals = itertools.count()
         self._full: list[Put] = []
         self._adopted: Counter[bytes] = Counter()
@@ -112,7 +124,7 @@ class PutQueue:
 
     def tick(self) -> None:
         """Let in who waits, also where no job has ended: memory may have been given back."""
-        if self._full and not self._lifetimes.spiller.is_busy:
+        if self._full and not self._evictor.is_writing:
             self.let_in()
 
     def admit(
@@ -128,14 +140,14 @@ class PutQueue:
         self.check_new(object_id)
         allocations = [(segment_id, packed) for segment_id, packed in publication.foreign if packed]
         self.check_own(connection, own)
-        if owner is not None and owner not in self._lifetimes.living:
+        if owner is not None and owner not in self._state.living:
             raise NoOwnerError("the process that owns the object has ended")
         self._check_foreign(allocations)
         if own:
             assert connection.segment is not None
             allocations.append((connection.segment, own))
         needed = self._new_bytes(allocations)
-        used = self._lifetimes.table.bytes_stored
+        used = self._table.bytes_stored
         if needed and used + needed > self._budget:
             raise StoreFullError(needed=needed, used=used, budget=self._budget)
         message, counters = publication.message, publication.counters
@@ -145,7 +157,7 @@ class PutQueue:
 
     def check_new(self, object_id: bytes) -> None:
         """Raise ObjectExistsError for an object that is there."""
-        if object_id in self._lifetimes.table.objects:
+        if object_id in self._table.objects:
             raise ObjectExistsError(
                 f"object {object_id.hex()} exists already; objects never change"
             )
@@ -156,13 +168,13 @@ class PutQueue:
             return
         if connection.segment is None:
             raise ProtocolError("it publishes without having attached a segment")
-        if connection.segment not in self._lifetimes.table.segments:
+        if connection.segment not in self._table.segments:
             raise ObjectLostError("the process that made the segment has ended")
         self._new_bytes([(connection.segment, own)])
 
     def _new_bytes(self, allocations: Packed) -> int:
         try:
-            return self._lifetimes.table.new_bytes(allocations)
+            return self._table.new_bytes(allocations)
         except ValueError as error:
             raise ProtocolError(f"it publishes what cannot be: {error}") from None
 
@@ -185,12 +197,12 @@ class PutQueue:
                 raise
             if self._lifetimes.some_return_soon():
                 return self._wait_for_room(put)
-            if not self._lifetimes.evictor.make_room(error.needed):
+            if not self._evictor.make_room(error.needed):
                 raise
         try:  # what was dropped may be enough
             return self._put(put)
         except StoreFullError:
-            if not self._lifetimes.spiller.is_busy:
+            if not self._evictor.is_writing:
                 raise
         return self._wait_for_room(put)
 
@@ -203,7 +215,7 @@ class PutQueue:
             event.carrier = carrier.reference if carrier.owner_id else None
             event.proxy = put.call.connection.role == "agent"
         event.node = put.node
-        self._lifetimes.change(event)
+        self._state.change(event)
         self._lifetimes.entered(request.object_id)
         if transient:
             self._lifetimes.take_hold(put.call.connection, request.object_id)
@@ -216,9 +228,9 @@ class PutQueue:
         ids: list[bytes] = []
         try:
             for (segment_id, size), fd in zip(adopted, call.descriptors, strict=True):
-                if segment_id not in self._lifetimes.table.segments:
-                    self._lifetimes.descriptors[segment_id] = os.dup(fd)
-                    self._lifetimes.change(events.SegmentAdded(segment_id, size, NO_PROCESS, 0))
+                if segment_id not in self._table.segments:
+                    added = events.SegmentAdded(segment_id, size, NO_PROCESS, 0)
+                    self._state.add_segment(added, os.dup(fd))
                     self._adopted[segment_id] = 0
                 if segment_id in self._adopted:
                     self._adopted[segment_id] += 1
@@ -234,11 +246,11 @@ class PutQueue:
             self._adopted[segment_id] -= 1
             if not self._adopted[segment_id]:
                 del self._adopted[segment_id]
-                self._lifetimes.process_gone(segment_id)
+                self._processes.ended(segment_id)
 
     def _check_foreign(self, allocations: Packed) -> None:
         for segment_id, packed in allocations:
-            segment = self._lifetimes.table.segments.get(segment_id)
+            segment = self._table.segments.get(segment_id)
             if not packed or (segment is not None and segment.sealed):
                 continue
             if segment is None or not segment.references.contains(packed):

@@ -12,58 +12,35 @@ import logging
 import os
 import selectors
 from collections import Counter
-from collections.abc import Callable
 
 from zerrow_store.processes import open_pidfd, start_time
 from zerrow_store.protocol import events
 from zerrow_store.server.connection import Connection
-from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.state import Absent, State
 
 logger = logging.getLogger("zerrow_store.server")
 
 
-class _Absent:
-    """A client without a connection. holds: what it held; None: nobody knows. pidfd: by which its
-    process's end is seen; None: there was no descriptor left for it.
-    """
-
-    def __init__(self, holds: Counter[bytes] | None) -> None:
-        self.holds = holds
-        self.pidfd: int | None = None
-
-
 class Readers:
-    """See the module. change: applies an event; release: ends so many holds of an object;
-    all_returned: called when it is known again what everybody holds.
-    """
+    """See the module."""
 
     def __init__(
-        self,
-        table: ObjectTable,
-        selector: selectors.BaseSelector,
-        *,
-        change: Callable[[events.Event], object],
-        release: Callable[[bytes, int], None],
-        all_returned: Callable[[], None],
+        self, state: State, lifetimes: Lifetimes, selector: selectors.BaseSelector
     ) -> None:
-        self._table = table
+        self._state = state
+        self._table = state.table
+        self._lifetimes = lifetimes
         self._selector = selector
-        self._change = change
-        self._release = release
-        self._all_returned = all_returned
-        self._absent: dict[bytes, _Absent] = {}
         self._present: dict[bytes, Connection] = {}
 
-    @property
-    def are_known(self) -> bool:
-        """Whether it is known what everybody holds."""
-        return all(absent.holds is not None for absent in self._absent.values())
-
     def restored(self) -> None:
-        """The object table has come from a supervisor: all who live on are about to return."""
+        """Wait for all clients of a store that was started again, of which nobody knows what they
+        hold.
+        """
         # All of them first: one that has ended must not be taken for the last one.
-        self._absent = {identity: _Absent(None) for identity in self._table.readers}
-        for identity in list(self._absent):
+        self._state.absent = {identity: Absent(None) for identity in self._table.readers}
+        for identity in list(self._state.absent):
             self._watch(identity)
 
     def came(self, connection: Connection) -> None:
@@ -72,7 +49,7 @@ class Readers:
             connection.identity = b""
         if connection.identity and connection.identity not in self._table.readers:
             started = start_time(connection.pid)
-            self._change(events.ReaderAdded(connection.identity, connection.pid, started))
+            self._state.change(events.ReaderAdded(connection.identity, connection.pid, started))
 
     def returned(self, connection: Connection) -> None:
         """Note that a client holds again all that it holds."""
@@ -98,26 +75,21 @@ class Readers:
             # It has not named itself; or it has returned before this end was noticed.
             self._release_all(connection.holds)
             return
-        absent = self._absent.setdefault(identity, _Absent(Counter()))
+        absent = self._state.absent.setdefault(identity, Absent(Counter()))
         if absent.holds is None:  # still: it has not said all
             self._release_all(connection.holds)
             return
         absent.holds += connection.holds
         self._watch(identity)
 
-    def may_hold(self, connection: Connection, object_id: bytes) -> bool:
-        """Whether an absent client, which is connecting again, held an object."""
-        absent = self._absent.get(connection.identity)
-        return absent is not None and absent.holds is not None and object_id in absent.holds
-
     def tick(self) -> None:
         """Watch those for whom there was no descriptor left."""
-        for identity in [i for i, absent in self._absent.items() if absent.pidfd is None]:
+        for identity in [i for i, absent in self._state.absent.items() if absent.pidfd is None]:
             self._watch(identity)
 
     def _watch(self, identity: bytes) -> None:
         """Have an absent client end with its process."""
-        absent = self._absent[identity]
+        absent = self._state.absent[identity]
         if absent.pidfd is not None:
             return
         pid, started = self._table.readers[identity]
@@ -142,12 +114,12 @@ class Readers:
     def _gone(self, identity: bytes) -> None:
         self._present.pop(identity, None)
         if identity in self._table.readers:
-            self._change(events.ReaderRemoved(identity))
+            self._state.change(events.ReaderRemoved(identity))
         self._end(identity)
 
     def _end(self, identity: bytes) -> None:
         """End a client's absence, and the holds that it had before."""
-        absent = self._absent.pop(identity, None)
+        absent = self._state.absent.pop(identity, None)
         if absent is None:
             return
         if absent.pidfd is not None:
@@ -155,9 +127,9 @@ class Readers:
             os.close(absent.pidfd)
         if absent.holds is not None:
             self._release_all(absent.holds)
-        elif self.are_known:
-            self._all_returned()
+        elif self._state.all_returned():
+            self._lifetimes.end_orphans()
 
     def _release_all(self, holds: Counter[bytes]) -> None:
         for object_id, count in holds.items():
-            self._release(object_id, count)
+            self._lifetimes.release(object_id, count)

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol import events
+from zerrow_store.protocol import messages as m
 from zerrow_store.server.change_count import ChangeCount
-from zerrow_store.server.connection import Connection
+from zerrow_store.server.connection import Call, Connection
 from zerrow_store.server.connections import Connections
 from zerrow_store.server.replica import Replica
 from zerrow_store.server.send_buffer import MOST_UNSENT
@@ -83,10 +84,11 @@ class Replication:
         self._share(connection)
         connection.send_buffer.limit = connection.send_buffer.unsent + MOST_UNSENT
 
-    def has_all(self, connection: Connection) -> None:
+    def has_all(self, call: Call, request: m.TakeOver) -> None:
         """Count a supervisor that has everything. One that a server has started, and that is needed
         no more, is told to let go. Raises ProtocolError if it was given nothing.
         """
+        connection = call.connection
         if connection not in self._identities or connection in self._complete:
             raise ProtocolError("it was not given the object table")
         self._complete.append(connection)

@@ -28,22 +28,18 @@ from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import ProtocolError
 from zerrow_store.policy import load_policy
 from zerrow_store.processes import allow_many_descriptors, open_pidfd
-from zerrow_store.protocol import events, framing
+from zerrow_store.protocol import events, framing, messages
 from zerrow_store.protocol.notices import Freed
 from zerrow_store.server.companion import Companion, Lasting
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.connections import Connections
-from zerrow_store.server.decode_cache import DecodeCache
+from zerrow_store.server.core import Core
 from zerrow_store.server.delivery import Delivery
 from zerrow_store.server.dispatcher import Dispatcher
-from zerrow_store.server.effects import Effects, Notify
-from zerrow_store.server.handlers import Handlers
+from zerrow_store.server.effects import Notify
+from zerrow_store.server.handlers import handlers_of
 from zerrow_store.server.launch import store_command
-from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.listener import Listener
-from zerrow_store.server.owners import Owners
-from zerrow_store.server.producer_quota import ProducerQuota
-from zerrow_store.server.put_queue import PutQueue
 from zerrow_store.server.replication import Replication
 from zerrow_store.server.statistics import Statistics
 
@@ -88,14 +84,9 @@ class Server:
         self._watched = watched
         self._lasting = lasting
         self._selector = selectors.DefaultSelector()
-        self._effects = Effects()
+        self._core = Core(budget, load_policy(eviction), self._selector)
         self._connections = Connections()
         self._listener = Listener(listener, self._connected)
-        self._lifetimes = Lifetimes(budget, load_policy(eviction), self._selector, self._effects)
-        self._quota = ProducerQuota(self._lifetimes, budget, self._effects)
-        self._put_queue = PutQueue(self._lifetimes, budget, self._effects)
-        self._owners = Owners(self._put_queue, self._lifetimes, self._effects)
-        self._cache = DecodeCache(self._lifetimes, self._put_queue, self._effects)
         command = store_command(
             "zerrow_store.server.supervisor",
             name,
@@ -106,33 +97,23 @@ class Server:
             lasting=lasting,
         )
         self._replication = Replication(
-            self._lifetimes.replica,
+            self._core.state.replica,
             listener_fd=listener.fileno(),
             command=[*command, "--spare"],
             connections=self._connections,
         )
         statistics = Statistics(
-            self._lifetimes,
-            self._put_queue,
-            self._cache,
-            self._connections,
-            self._replication,
-            budget=budget,
-            eviction=eviction,
-            log=str(log),
+            self._core, self._connections, self._replication, eviction=eviction, log=str(log)
         )
-        handlers = Handlers(
-            self._lifetimes,
-            self._quota,
-            self._put_queue,
-            self._owners,
-            self._cache,
-            statistics,
-            self._replication,
-            self._effects,
-            budget,
+        self._dispatcher = Dispatcher(
+            {
+                **handlers_of(self._core),
+                messages.TakeOver: self._replication.has_all,
+                messages.Stats: statistics.report,
+                messages.Count: statistics.count,
+            },
+            self._core.effects,
         )
-        self._dispatcher = Dispatcher(handlers.by_type, self._effects)
         self._delivery = Delivery(self._connections, self._replication, statistics)
         self._companion = Companion(name, lasting.companion)
         self._used = time.monotonic()
@@ -150,14 +131,14 @@ class Server:
             If the supervisor does not send what a server of this version takes.
         """
         reader = framing.FrameReader()
-        while (mark := self._lifetimes.replica.receive(reader.read(supervisor))) is None:
+        while (mark := self._core.state.replica.receive(reader.read(supervisor))) is None:
             pass
         if not isinstance(mark, events.Restored):
             raise ProtocolError(f"the supervisor sent {mark.kind!r} amid the object table")
         connection = self._connected(supervisor)
         connection.greeted, connection.role, connection.reader = True, "supervisor", reader
         self._replication.restored_from(connection, mark.identity)
-        self._lifetimes.restored()
+        self._core.restored()
         self._deliver()
         self._answer_frames(connection)
         self._settle()
@@ -166,7 +147,7 @@ class Server:
         """Serve until stopped."""
         self._listener.register(self._selector)
         self._selector.register(self._stop_reading, selectors.EVENT_READ, self._stop)
-        self._selector.register(self._lifetimes.spiller.done, selectors.EVENT_READ, self._spilled)
+        self._selector.register(self._core.spiller.done, selectors.EVENT_READ, self._spilled)
         if self._watched is not None:
             pidfd = open_pidfd(self._watched)
             if pidfd is None:
@@ -225,6 +206,8 @@ class Server:
 
     def _settle(self) -> None:
         """Carry out all effects, also those of connections that end over that."""
+        if self._core.idle.wanted_came:
+            self._core.evictor.spill_wanted()
         self._deliver()
         while failed := self._connections.failed():
             self._drop(failed)
@@ -232,59 +215,55 @@ class Server:
 
     def _deliver(self) -> None:
         """Carry out the effects of what was done last."""
-        effects = self._effects.take()
+        effects = self._core.effects.take()
         if any(isinstance(each, Notify) and isinstance(each.notice, Freed) for each in effects):
             # A producer has to know its bound before it is told what it may free: the memory of an
             # object that goes stays warm for its next one.
-            self._quota.share_changed()
-            effects = [*self._effects.take(), *effects]
+            self._core.quota.share_changed()
+            effects = [*self._core.effects.take(), *effects]
         self._delivery.carry_out(effects)
 
     def _drop(self, connection: Connection) -> None:
         self._connections.close(connection)
         self._replication.dropped(connection)
-        self._lifetimes.dropped(connection)
-        self._lifetimes.readers.dropped(connection)
-        self._cache.dropped(connection)
-        self._owners.dropped(connection)
-        self._put_queue.dropped(connection)
+        self._core.dropped(connection)
 
     # --- the course of time ---
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._quota.share_changed()
+        self._core.quota.share_changed()
         if now - self._ticked >= 1.0:
             self._ticked = now
-            self._lifetimes.readers.tick()
-            resident = self._lifetimes.resident()
-            self._quota.share()
+            self._core.readers.tick()
+            resident = self._core.state.resident()
+            self._core.quota.share()
             # Time for producers to give up freed memory first; what is left then is used.
-            self._lifetimes.evictor.tick(resident if self._crowded else 0)
-            self._lifetimes.note_read_ahead()
-            self._lifetimes.trim_page_cache(resident)
+            self._core.evictor.tick(resident if self._crowded else 0)
+            self._core.evictor.note_read_ahead(self._core.page_cache)
+            self._core.lifetimes.trim_page_cache(resident)
             self._crowded = resident > HIGH_WATERMARK * self._budget
-            self._quota.hold_back(resident)
-            self._put_queue.tick()
-            self._owners.tick()
+            self._core.quota.hold_back(resident)
+            self._core.put_queue.tick()
+            self._core.owners.tick()
             self._replication.tick()
             self._companion.have()
             self._end_if_unused(now)
 
     def _end_if_unused(self, now: float) -> None:
-        if any(self._connections.greeted("client")) or self._lifetimes.table.has_results():
+        if any(self._connections.greeted("client")) or self._core.state.table.has_results():
             self._used = now
         elif now - self._used > (self._lasting.unused_seconds or math.inf):
             logger.info("nobody uses the store any more")
-            self._effects.stop()
+            self._core.effects.stop()
 
     def _spilled(self, *_: Any) -> None:
-        self._lifetimes.evictor.conclude()
-        self._quota.room_was_made()
-        self._put_queue.let_in()
+        self._core.evictor.conclude()
+        self._core.quota.room_was_made()
+        self._core.put_queue.let_in()
 
     def _stop(self, *_: Any) -> None:
-        self._effects.stop()
+        self._core.effects.stop()
 
 
 def collect_young_garbage() -> None:

@@ -17,15 +17,15 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zerrow_store import _disk
 from zerrow_store.protocol import events
-from zerrow_store.protocol.places import NO_PROCESS, Checksum, Freed, Place, unpack
+from zerrow_store.protocol.places import NO_PROCESS, Checksum, Place, unpack
 from zerrow_store.segments import punch
 from zerrow_store.server.object_table import ObjectTable
+from zerrow_store.server.state import State
 
 logger = logging.getLogger("zerrow_store.server")
 
@@ -123,36 +123,29 @@ class Spilled:
 
 
 class Spiller:
-    """Moves idle objects to files, one job at a time. What it needs of the server it is given.
+    """Moves idle objects to files, one job at a time.
 
-    dead: segments whose memory is this server's to give back. is_idle: whether an object is there
-    and nobody holds it. change: applies an event, and returns what it freed. give_back: passes that
-    on. `done` is a descriptor that can be read when a job is to be concluded. write_bandwidth and
-    read_bandwidth: bytes a second, by the last jobs and by what readers say; processor_bandwidth:
-    bytes that are written in a second of a processor's time.
+    Attributes
+    ----------
+    done
+        A descriptor that can be read when a job is to be concluded.
+    write_bandwidth, read_bandwidth
+        Bytes a second, by the last jobs and by what readers report.
+    processor_bandwidth
+        The bytes that are written in a second of a processor's time.
     """
 
     def __init__(
         self,
         directory: Path | None,
-        table: ObjectTable,
-        descriptors: dict[bytes, int],
-        dead: set[bytes],
-        *,
-        is_idle: Callable[[bytes], bool],
-        change: Callable[[events.Event], Freed],
-        give_back: Callable[[Freed], None],
+        state: State,
     ) -> None:
         self._directory = directory
-        self._table = table
-        self._descriptors = descriptors
-        self._dead = dead
+        self._state = state
+        self._table = state.table
         self._broken_until = 0.0
         self.write_bandwidth = self.read_bandwidth = _UNKNOWN_BANDWIDTH
         self.processor_bandwidth = _UNKNOWN_PROCESSOR_BANDWIDTH
-        self._is_idle = is_idle
-        self._change = change
-        self._give_back = give_back
         self._job: _Job | None = None
         self.done, self._finished = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -201,7 +194,7 @@ class Spiller:
             fd = self._open(end)
             # Duplicates: a segment may end while it is read.
             for segment_id in {segment for segment, _ in batch.sizes}:
-                sources[segment_id] = os.dup(self._descriptors[segment_id])
+                sources[segment_id] = os.dup(self._state.descriptors[segment_id])
             job = _Job(fd, end, batch, offsets)
             thread = threading.Thread(target=self._copy, args=(job, sources), name="zerrow-spill")
             thread.start()
@@ -228,21 +221,21 @@ class Spiller:
         self.write_bandwidth += _WEIGHT * (speed - self.write_bandwidth)
         speed = job.batch.nbytes / max(job.processor_seconds, 1e-6)
         self.processor_bandwidth += _WEIGHT * (speed - self.processor_bandwidth)
-        objects = [object_id for object_id in job.batch.objects if self._is_idle(object_id)]
+        objects = [object_id for object_id in job.batch.objects if self._state.is_idle(object_id)]
         by_segment = self._moves(job, objects)
         if not by_segment:
             os.close(job.fd)
             return Spilled(job.batch.objects, 0, b"", job.seconds)
         file_id = os.urandom(16)
-        self._descriptors[file_id] = job.fd
-        self._dead.add(file_id)  # like the segment of a process that has ended
+        self._state.dead.add(file_id)  # like the segment of a process that has ended
         before = self._table.bytes_spilled
-        self._change(events.SegmentAdded(file_id, job.size, NO_PROCESS, 0))
-        self._change(events.SegmentOnDisk(file_id, job.checksums))
+        added = events.SegmentAdded(file_id, job.size, NO_PROCESS, 0)
+        self._state.add_segment(added, job.fd)
+        self._state.change(events.SegmentOnDisk(file_id, job.checksums))
         for segment_id, moves in by_segment.items():
             concerned = [o for o in objects if self._refers(o, segment_id)]
             spilled = events.AllocationsSpilled(concerned, segment_id, moves, file_id)
-            self._give_back(self._change(spilled))
+            self._state.give_back(self._state.change(spilled))
         for start, end in self._table.segments[file_id].references.gaps(job.size):
             punch(job.fd, start, end)
         moved = self._table.bytes_spilled - before

@@ -7,9 +7,7 @@ from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.reports import StoreStats
 from zerrow_store.server.connection import Call
 from zerrow_store.server.connections import Connections
-from zerrow_store.server.decode_cache import DecodeCache
-from zerrow_store.server.lifetimes import Lifetimes
-from zerrow_store.server.put_queue import PutQueue
+from zerrow_store.server.core import Core
 from zerrow_store.server.replication import Replication
 
 
@@ -21,22 +19,16 @@ class Statistics:
 
     def __init__(
         self,
-        lifetimes: Lifetimes,
-        put_queue: PutQueue,
-        cache: DecodeCache,
+        core: Core,
         connections: Connections,
         replication: Replication,
         *,
-        budget: int,
         eviction: str,
         log: str,
     ) -> None:
-        self._lifetimes = lifetimes
-        self._put_queue = put_queue
-        self._cache = cache
+        self._core = core
         self._connections = connections
         self._replication = replication
-        self._budget = budget
         self._eviction = eviction
         self.log = log
         self._puts = 0
@@ -52,13 +44,13 @@ class Statistics:
         if _is_put(call):
             self._puts_refused[type(error).__name__] += 1
 
-    def count(self, request: m.Count) -> None:
+    def count(self, call: Call, request: m.Count) -> None:
         """Add to the figures that processes count themselves."""
         self._counts[request.group].update(request.increments)
 
-    def report(self) -> StoreStats:
+    def report(self, call: Call, request: m.Stats) -> StoreStats:
         """Return all figures."""
-        table, spiller = self._lifetimes.table, self._lifetimes.spiller
+        table, spiller = self._core.state.table, self._core.spiller
         return StoreStats(
             objects=sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
             bytes_stored=table.bytes_stored,
@@ -67,7 +59,7 @@ class Statistics:
             spill_bandwidth=int(spiller.write_bandwidth),
             spill_processor_bandwidth=int(spiller.processor_bandwidth),
             read_back_bandwidth=int(spiller.read_bandwidth),
-            budget=self._budget,
+            budget=self._core.state.budget,
             eviction=self._eviction,
             segments=len(table.segments),
             clients=sum(1 for _ in self._connections.greeted("client")),
@@ -75,10 +67,10 @@ class Statistics:
             supervisors=len(self._replication),
             log=self.log,
             puts=self._puts,
-            puts_waited=self._put_queue.waited,
+            puts_waited=self._core.put_queue.waited,
             puts_refused=dict(self._puts_refused),
-            evicted=self._lifetimes.evictor.records.totals,
-            cache={"entries": len(table.cache.entries), **self._cache.counts},
+            evicted=self._core.records.totals,
+            cache={"entries": len(table.cache.entries), **self._core.cache.counts},
             transfers=dict(self._counts["transfers"]),
             sandbox=dict(self._counts["sandbox"]),
         )
