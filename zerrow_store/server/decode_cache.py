@@ -1,11 +1,11 @@
 """The server's side of the deserialization cache: hits, claims, admission and eviction.
 
-What is decoded lies in the readers' arenas and is published as store objects; `cache_index` says
-what they hold. A part that is not there is *claimed* by the first who asks for it. Whoever gets
-claims decodes these before waiting for those of others, so nobody waits in a circle. A claim is its
-connection's: it ends with that, and the next who waits has it at once. Claims and waiting requests
-are not in the object table: after a restart the waiting send their requests again, and a decoder
-publishes with or without a claim.
+Decoded columns lie in the readers' arenas and are published as store objects;
+`decode_cache_index` says which object has what. A part that is missing is *claimed* by the first
+read that asks for it. A reader decodes what it has claimed before it waits for the claims of
+others, so nobody waits in a circle. A claim belongs to a connection and ends with it; the next read
+that waits gets it at once. Claims and waiting requests are not in the object table: after a restart
+the clients send their requests again, and a decoder publishes with or without a claim.
 """
 
 import logging

@@ -28,9 +28,20 @@ COUNTERS = ("bytes_shared", "bytes_reshared", "bytes_copied")
 
 @dataclass
 class Segment:
-    """A memfd of a process; or a file of no process (pid NO_PROCESS): a sealed memfd, or spilled
-    bytes on disk, whose allocations then have checksums. shared: other stores refer to it, too.
-    bytes_stored: those that objects refer to.
+    """A memory file of a process; or a file of no process: a sealed memfd, or spilled bytes.
+
+    Attributes
+    ----------
+    pid, started
+        The process that made it; NO_PROCESS for a file of no process.
+    shared
+        Whether objects of other stores lie in it, too.
+    bytes_stored
+        The bytes that objects refer to.
+    checksums
+        Those of its allocations, if it lies on disk.
+    references
+        How many objects refer to each allocation.
     """
 
     size: int
@@ -54,15 +65,26 @@ class Segment:
 
 @dataclass
 class Object:
-    """A published object. Deleted ones stay until their last holder is gone.
+    """A published object. A deleted object stays until its last hold ends.
 
-    transient: it goes when its last holder does. owner: it goes when this segment's process does.
-    carrier: what carries it there, if the owner has to be told of the object. node: the machine
-    whose store says when it goes.
-    proxy: it stands for an object of another machine that belongs to a process of this one. copy:
-    its bytes are those of another machine's object, and can be had there again.
-    moved: where allocations that its message names lie, as they were spilled, or are copies.
-    bytes_spilled: of nbytes, what is on disk.
+    Attributes
+    ----------
+    transient
+        Whether it goes with its last hold.
+    owner
+        The segment of the process with whose end it goes.
+    carrier
+        The reference that carries it there, if the owner has to be told of the object.
+    node
+        The machine whose store says when it goes.
+    proxy
+        Whether it stands for an object of another machine that belongs to a process of this one.
+    copy
+        Whether its bytes are those of another machine's object, and can be had there again.
+    moved
+        Where allocations that its message names lie, if they were spilled or are copies.
+    bytes_spilled
+        How many of its `nbytes` are on disk.
     """
 
     allocations: Packed

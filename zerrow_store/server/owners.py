@@ -1,18 +1,18 @@
 """Objects that belong to another process than the one that publishes them.
 
-What a task returns belongs to whoever called the task: the reference that carries it is counted
-there, and only there is it known when nobody needs it any more. So the owner deletes the object,
-and the object goes at the latest when the owner's process ends.
+A task's result belongs to the caller of the task: the reference that carries it is counted there,
+and only there is it known when nobody needs it any more. So the owner deletes the object, and the
+object goes at the latest when the owner's process ends.
 
-Who publishes may know the owner, as of the items of a stream: the object is entered, and its owner
-told. Else the processes that may be owners are asked, in rounds: who claimed what this connection
-published last, the others of this machine, and the transfer agent, which asks other machines. What
-one of those claims stays until the agent says that it is to go. An object that nobody claims is
-refused: its lifetime would be nobody's business. A store that was started again waits for its
-processes to come back before it refuses anything.
+If the producer knows the owner, as for items of a stream, the object is entered and the owner is
+told. Otherwise the processes that may be owners are asked in rounds: first the one that claimed the
+last object of this producer, then the others of this machine, then the transfer agent, which asks
+other machines. If the agent claims an object, it stays until the agent deletes it. An object that
+nobody claims is refused. A store that was started again waits for its processes to come back before
+it refuses an object.
 
-The agent, in turn, publishes proxies: objects without bytes that stand for those of other machines
-that belong to processes of this one.
+The agent, in turn, publishes proxies: objects without bytes that stand for objects of other
+machines that belong to processes of this one.
 """
 
 import time
@@ -35,7 +35,10 @@ _AGENT_PATIENCE_SECONDS = 10.0
 
 @dataclass
 class _Question:
-    """Whose object a put's is. waiting: who has not answered yet; rounds: who is asked then."""
+    """The question whose object a put enters.
+
+    waiting: connections that have not answered yet. rounds: those that are asked afterwards.
+    """
 
     put: Put
     rounds: list[set[Connection]]
@@ -72,7 +75,7 @@ class Owners:
                 self._ask(object_id, {connection})
 
     def agent_came(self, connection: Connection) -> None:
-        """Note who asks other machines."""
+        """Note the transfer agent's connection."""
         self._agent = connection
 
     def put(self, call: Call, request: m.Put) -> Any:
@@ -110,8 +113,8 @@ class Owners:
         self._enter(claim.object_id, connection)
 
     def deleted(self, object_ids: Iterable[bytes]) -> None:
-        """Note that objects were deleted, some of which may still have to be entered: an owner may
-        say so before it is heard that it is the owner.
+        """Note that objects were deleted, some of which may not be entered yet: an owner may delete
+        an object before the store has got its claim.
         """
         for object_id in self._asked.keys() & set(object_ids):
             self._asked[object_id].put.withdrawn = True
@@ -131,14 +134,14 @@ class Owners:
                 self._denied(object_id, connection)
 
     def tick(self) -> None:
-        """Wait no more for those who have not answered in time."""
+        """Give up the connections that have not answered in time."""
         now = time.monotonic()
         for object_id in [i for i, question in self._asked.items() if question.until < now]:
             self._asked[object_id].waiting.clear()
             self._proceed(object_id)
 
     def _rounds(self, put: Put) -> list[set[Connection]]:
-        """Return who is to be asked whose an object is, one set after the other."""
+        """Return the connections that are to be asked, one set after the other."""
         asker, here = put.call.connection, set(self._owners.values())
         others = set() if self._agent is None or asker is self._agent else {self._agent}
         if _carrier(put).owner_id:  # known, and not here

@@ -1,8 +1,8 @@
-"""What producers may have of memory that is no object's: in use, or freed and kept warm.
+"""Bounds for the memory that producers have beside objects: in use, or freed and kept warm.
 
-What objects leave of the budget, up to the high watermark, is shared out to the processes that make
-tables. Each has its part as a standing bound, and is told when it has changed. While more than the
-budget is resident all the same and room is being made, large allocations wait.
+The part of the budget below the high watermark that objects do not use is shared out among the
+producers, which are the processes that make tables. A producer is told its bound when it changes.
+While more than the budget is resident and room is being made, large allocations wait.
 """
 
 import bisect
@@ -15,33 +15,36 @@ from zerrow_store.protocol import notices
 from zerrow_store.server.spill import Spiller
 from zerrow_store.server.state import State
 
-# A change of what objects leave, as a share of the budget, that producers are told of at once.
+# Producers are told at once when the unused part has changed by this share of the budget.
 _NOTICED = 1 / 64
-# About as many produce at a time as there are processors. Who made none of the last results, so
-# many for each of these, is resting.
+# A producer is idle if it published none of the last `_ROUNDS * cpu_count` objects: about as many
+# produce at a time as there are processors.
 _ROUNDS = 1
-# What a producer had stored each of the last times it published something is there to stay.
+# What a producer had stored at each of its last publications is there to stay.
 _LOOK_BACK = 2
 _HOLD_BACK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a producer has in memory, in bytes: of objects that come and go, and beside objects."""
+    """The bytes that a producer has in memory.
+
+    passing: those of objects that come and go. unpublished: those beside objects.
+    """
 
     passing: int
     unpublished: int
 
 
-def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[bytes, int]:
-    """Share `room` bytes out; returns each producer's part.
+def bounds(held: dict[bytes, Held], idle: set[bytes], room: int) -> dict[bytes, int]:
+    """Share `room` bytes out; returns each producer's bound.
 
-    Those that work come first, each up to twice what it has and an eighth of the room; where that
-    is too much for all, so that they have equally much, with their objects that come and go: when
-    these go, the producer has their memory. Then come those that rest, with what they have; the
-    remainder is for all, by equal parts.
+    Busy producers come first. Each gets up to twice what it has, and an eighth of the room. If that
+    is too much for all, they get equally much, counting their objects that come and go: their
+    memory is the producer's again when these objects go. Idle producers then keep what they have,
+    and the remainder is shared equally by all.
     """
-    working = [producer for producer in held if producer not in resting]
+    working = [producer for producer in held if producer not in idle]
     most = {p: 2 * (held[p].passing + held[p].unpublished) + room // 8 for p in working}
 
     def up_to(level: int) -> dict[bytes, int]:
@@ -51,7 +54,7 @@ def bounds(held: dict[bytes, Held], resting: set[bytes], room: int) -> dict[byte
     fits = bisect.bisect_right(range(highest + 1), room, key=lambda n: sum(up_to(n).values()))
     parts = dict.fromkeys(held, 0) | up_to(fits - 1)
     left = room - sum(parts.values())
-    for producer in sorted(resting & held.keys(), key=lambda p: held[p].unpublished, reverse=True):
+    for producer in sorted(idle & held.keys(), key=lambda p: held[p].unpublished, reverse=True):
         parts[producer] = min(left, held[producer].unpublished)
         left -= parts[producer]
     return {producer: part + left // len(parts) for producer, part in parts.items()}
@@ -71,12 +74,12 @@ class ProducerQuota:
         self._held_back = False
 
     def came(self, segment_id: bytes) -> None:
-        """Note that a process has connected; if it had before, it may have missed its bound."""
+        """Note that a producer has connected: it has to be told its bound, perhaps again."""
         self._bounds.pop(segment_id, None)
         self._last_published[segment_id] = self._publications
 
     def published(self, segment_id: bytes | None) -> None:
-        """Note that a process has made something, which is not stored yet."""
+        """Note that a producer publishes an object, which is not stored yet."""
         segments = self._state.table.segments
         if segment_id is None or segment_id not in segments:  # or its process has ended
             return
@@ -86,12 +89,12 @@ class ProducerQuota:
         had.append(segments[segment_id].bytes_stored)
 
     def share_changed(self) -> None:
-        """Share out what objects leave of the budget, if that is not as much as before."""
+        """Share out what objects leave unused, if that has changed."""
         if abs(self._unused() - self._room) > _NOTICED * self._state.budget:
             self.share()
 
     def share(self) -> None:
-        """Share out what objects leave of the budget."""
+        """Share out what objects leave unused, and tell the producers whose bounds change."""
         held = {
             segment_id: Held(
                 self._passing(segment_id, segment.bytes_stored),
@@ -102,19 +105,19 @@ class ProducerQuota:
         }
         self._last_published = {s: self._last_published.get(s, 0) for s in held}
         self._had_stored = {s: had for s, had in self._had_stored.items() if s in held}
-        awake_since = self._publications - _ROUNDS * (os.cpu_count() or 1)
-        resting = {s for s, published in self._last_published.items() if published < awake_since}
+        busy_since = self._publications - _ROUNDS * (os.cpu_count() or 1)
+        idle = {s for s, published in self._last_published.items() if published < busy_since}
         self._room = self._unused()
-        told, self._bounds = self._bounds, bounds(held, resting, self._room)
+        told, self._bounds = self._bounds, bounds(held, idle, self._room)
         for segment_id, bound in self._bounds.items():
             if bound != told.get(segment_id):
                 for owner in self._state.attached.get(segment_id, ()):
                     self._state.effects.notify(owner, notices.Unpublished(bound))
 
     def hold_back(self, resident: int) -> None:
-        """Let producers wait before they take more, if `resident` bytes are more than the budget
-        and room is being made; else no longer. They wait for a tick at most: what they are about
-        to free may be what is missing.
+        """Have large allocations wait if `resident` exceeds the budget and room is being made.
+
+        They wait for a tick at most: what a producer is about to free may be what is missing.
         """
         full = resident > self._state.budget and self._spiller.is_busy
         if not (full or self._held_back):
@@ -126,7 +129,7 @@ class ProducerQuota:
                 self._state.effects.notify(owner, notice)
 
     def room_was_made(self) -> None:
-        """Look again at whether producers have to wait."""
+        """Let large allocations go on if there is room now."""
         if self._held_back:
             self.hold_back(self._state.resident())
 

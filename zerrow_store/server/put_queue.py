@@ -1,4 +1,4 @@
-"""Puts: checked, admitted when they fit, and waiting in order while room is made for them."""
+"""The queue of puts: checked, admitted when they fit, deferred while room is made for them."""
 
 import itertools
 import os
@@ -28,10 +28,20 @@ from zerrow_store.server.state import State
 
 @dataclass(eq=False)
 class Put:
-    """A publication that was asked for. arrival: its number, over all connections; adopted:
-    segments without a process that came with it. owner: the segment of the process with whose end
-    the object is to go; node: the machine whose store says when it is. withdrawn: the owner, if
-    there ever was one, has let go of it.
+    """A put that was asked for.
+
+    Attributes
+    ----------
+    arrival
+        Its number, over all connections.
+    adopted
+        The segments without a process that came with it.
+    owner
+        The segment of the process with whose end the object goes.
+    node
+        The machine whose store says when the object goes.
+    withdrawn
+        Whether there is no owner, or the owner has deleted the object.
     """
 
     arrival: int
@@ -68,14 +78,16 @@ class PutQueue:
         self.waited = 0
 
     def received(self, call: Call, request: m.Put) -> Put:
-        """Take over what came with a publication, which is to be entered."""
+        """Take over the segments that came with a put, and return the put: it is to be entered."""
         return Put(next(self._arrivals), call, request, self.adopt(call, request.adopted))
 
     def enter(self, put: Put) -> Any:
-        """Enter an object, or let it wait while room is made: those that wait already come first,
-        unless they hold nothing and this one does: with its end, its inputs go.
+        """Enter an object, or defer its put while room is made.
 
-        Raises NoOwnerError for one that was withdrawn.
+        Puts are admitted in order of arrival, except that a connection that holds objects precedes
+        one that holds none: finishing its task frees its inputs.
+
+        Raises NoOwnerError for a put that was withdrawn.
         """
         put.waits = False
         holds = bool(put.call.connection.holds)
@@ -101,7 +113,7 @@ class PutQueue:
             self._effects.reply(put.call, reply)
 
     def let_in(self) -> None:
-        """Enter the waiting objects that fit now, in their order; who holds inputs goes first."""
+        """Retry the puts that wait, in the order of `enter`, until one has to wait again."""
         waiting = deque(sorted(self._full, key=lambda p: (not p.call.connection.holds, p.arrival)))
         self._full.clear()
         while waiting and not self._full:
@@ -109,21 +121,21 @@ class PutQueue:
         self._full.extend(waiting)
 
     def withdraw(self, object_ids: Iterable[bytes]) -> None:
-        """Note that owners have deleted objects, some of which may still wait to be entered."""
+        """Note that objects were deleted, some of which may still wait to be entered."""
         if self._full:
             deleted = set(object_ids)
             for put in self._full:
                 put.withdrawn |= put.request.object_id in deleted
 
     def dropped(self, connection: Connection) -> None:
-        """A connection has ended: it waits for nothing."""
+        """Forget the puts of a connection that has ended."""
         ended = [put for put in self._full if put.call.connection is connection]
         self._full = [put for put in self._full if put.call.connection is not connection]
         for put in ended:
             self.settle(put.adopted)
 
     def tick(self) -> None:
-        """Let in who waits, also where no job has ended: memory may have been given back."""
+        """Retry the puts that wait, unless objects are being spilled: room may have been made."""
         if self._full and not self._evictor.is_writing:
             self.let_in()
 
@@ -207,7 +219,7 @@ class PutQueue:
         return self._wait_for_room(put)
 
     def _put(self, put: Put) -> bool:
-        """Enter an object; returns whether who puts it holds it now."""
+        """Enter an object; returns whether the connection that puts it holds it now."""
         request, transient = put.request, put.request.transient
         event = self.admit(put.call.connection, request, transient=transient, owner=put.owner)
         carrier = request.carrier
@@ -241,7 +253,7 @@ class PutQueue:
         return ids
 
     def settle(self, adopted: list[bytes]) -> None:
-        """What they came with was entered or refused: what no object refers to goes."""
+        """Let go of segments whose put was entered or refused: those without objects end."""
         for segment_id in adopted:
             self._adopted[segment_id] -= 1
             if not self._adopted[segment_id]:

@@ -1,11 +1,10 @@
-"""Clients that live on without a connection: what they may be reading stays.
+"""Clients that lose their connection keep their holds until they return, or their process ends.
 
-The object table has all clients. One whose connection ends, and that has not said goodbye, reads
-what it held until it has connected again, or its process ends. After the server was started again
-that is all of them, and nobody knows what they hold until they have said so. No clock ends that: a
-process may be stopped, or starved, for any time.
-
-A process that becomes another program is taken for one that reads on.
+The object table lists all clients. A client whose connection ends without a goodbye may go on
+reading what it held. After the server was started again that is true of all clients, and their
+holds are unknown until they have returned. No timeout ends a client's absence: its process may be
+stopped, or starved, for any time. A process that becomes another program counts as the client until
+that program ends.
 """
 
 import logging
@@ -44,7 +43,7 @@ class Readers:
             self._watch(identity)
 
     def came(self, connection: Connection) -> None:
-        """Note who has greeted; what an absent one held stays until it has `returned`."""
+        """Note a client that has said hello. If it was absent, its holds stay until `returned`."""
         if not connection.pid:  # in a namespace of its own: its end could not be seen
             connection.identity = b""
         if connection.identity and connection.identity not in self._table.readers:
@@ -83,7 +82,7 @@ class Readers:
         self._watch(identity)
 
     def tick(self) -> None:
-        """Watch those for whom there was no descriptor left."""
+        """Watch the processes for which there was no descriptor left."""
         for identity in [i for i, absent in self._state.absent.items() if absent.pidfd is None]:
             self._watch(identity)
 

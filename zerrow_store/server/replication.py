@@ -1,8 +1,7 @@
-"""The supervisors of a store, who keep its object table: each is given all there is, then every
-change.
+"""Replication of the object table to the store's supervisors: a snapshot first, then every change.
 
-With the server they are three, and two may end at once. One that does not keep up is left behind:
-it would start a server with an object table of long ago.
+With the server they are three processes, of which two may be killed at once. A supervisor that does
+not keep up is dropped: it would start a server with an outdated object table.
 """
 
 import logging
@@ -61,8 +60,8 @@ class Replication:
         return len(self._complete)
 
     def restored_from(self, connection: Connection, identity: bytes) -> None:
-        """The object table has come from this supervisor; the others of a store that was started
-        again are about to come.
+        """Note the supervisor from which the object table has come. If the store was started again,
+        the other one is about to connect.
         """
         self._identities[connection] = identity
         self._complete.append(connection)
@@ -76,7 +75,7 @@ class Replication:
         self._connections.send(self._identities, event, fds)
 
     def hand_over(self, connection: Connection, identity: bytes) -> None:
-        """Give a new supervisor all there is. Once it has that, it says so."""
+        """Send a new supervisor a snapshot. It says so (`has_all`) when it has all of it."""
         self._identities[connection] = identity
         connection.send_buffer.limit = sys.maxsize  # the object table may be larger than any limit
         for event, fds in self._replica.snapshot():
@@ -85,8 +84,8 @@ class Replication:
         connection.send_buffer.limit = connection.send_buffer.unsent + MOST_UNSENT
 
     def has_all(self, call: Call, request: m.TakeOver) -> None:
-        """Count a supervisor that has everything. One that a server has started, and that is needed
-        no more, is told to let go. Raises ProtocolError if it was given nothing.
+        """Count a supervisor that has the whole snapshot. If there are too many now, one that a
+        server has started is told to end. Raises ProtocolError if it was sent no snapshot.
         """
         connection = call.connection
         if connection not in self._identities or connection in self._complete:
@@ -98,7 +97,7 @@ class Replication:
             self._connections.fail(spare[0], ConnectionAbortedError("it is needed no more"))
 
     def dropped(self, connection: Connection) -> None:
-        """A connection has ended."""
+        """Note that a connection has ended, which may be a supervisor's."""
         self._identities.pop(connection, None)
         if connection in self._complete:
             self._complete.remove(connection)
@@ -106,8 +105,8 @@ class Replication:
             self._start()
 
     def tick(self) -> None:
-        """Drop a supervisor that does not keep up: it may come back, and is then given the object
-        table of today. Start one if there are too few.
+        """Drop a supervisor that does not keep up: it may connect again, and is sent a new
+        snapshot. Start one if there are too few.
         """
         behind = {each for each in self._complete if each.send_buffer}
         if len(behind) < len(self._complete):
@@ -130,8 +129,8 @@ class Replication:
         return list(self._identities)
 
     def _share(self, supervisor: Connection) -> None:
-        """Let a supervisor that has all of the object table of now see whether it keeps up, and
-        start a server at which those wait that are waiting here.
+        """Send a supervisor what it shares with the server: the count of changes, by which it sees
+        whether it keeps up, and the listening socket, on which clients wait for a new server.
         """
         shared = [self._listener_fd, self._changes.fd]
         self._connections.send([supervisor], events.Following(self._changes.value), shared)

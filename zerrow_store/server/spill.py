@@ -1,13 +1,12 @@
-"""Spilling: what nobody reads goes to a file on disk, and is read there by mapping it.
+"""Spilling: idle objects go to a file on disk, where readers map them.
 
-An allocation can go when all objects that refer to it are *idle*: no client holds one. Its bytes
-are copied by a thread, so that the server keeps answering; then, as far as the objects are idle
-still, they refer to the file instead, and the allocation is freed like any other. A process that
-made it and still uses it keeps it: it is only not the store's any more. Readers who come later are
-told where the bytes lie now.
+An allocation can be spilled when all objects that refer to it are *idle*: no client holds one of
+them. A thread copies its bytes, so that the server keeps answering. Afterwards the objects that are
+still idle refer to the file instead, and the allocation is freed like any other. If its producer
+still uses the memory, the producer keeps it. Later readers are told where the bytes lie now.
 
-The files have no names: nothing is left behind by any crash. What was written is
-flushed and dropped from the page cache, as it would otherwise take the memory that was to be freed.
+The files have no names, so no crash leaves any behind. What was written is flushed and dropped from
+the page cache: it would take the memory that was to be freed.
 """
 
 import contextlib
