@@ -13,7 +13,12 @@ import pytest
 
 from tests.node.test_hostile import memfd
 from tests.node.test_requests import connected, server
-from zerrow_store.errors import NoOwnerError, ObjectExistsError, ProtocolError
+from zerrow_store.errors import (
+    NoOwnerError,
+    ObjectExistsError,
+    ObjectLostError,
+    ProtocolError,
+)
 from zerrow_store.protocol import events, framing, notices
 from zerrow_store.protocol.places import NO_PROCESS
 from zerrow_store.server import effects
@@ -104,6 +109,23 @@ def test_memory_is_given_back_after_that_was_replicated(server: Server, producer
     assert kinds(collected)[:2] == ["object_removed", "Punch"]
     server._delivery.carry_out(collected)
     assert os.pread(fd, 2 * PAGE, 0) == bytes(PAGE) + b"x" * PAGE
+
+
+def test_what_a_process_sent_before_its_end_is_not_entered_after_it(
+    server: Server, producer: Any
+) -> None:
+    """What it publishes then was punched, as no object referred to it yet."""
+    put(server, producer, b"one", packed(0))
+    server._core.processes.ended(SEGMENT)
+    server._core.effects.take()
+    late = put(server, producer, b"two", packed(1))
+    assert kinds(late) == ["Refuse"]
+    assert isinstance(late[0].error, ObjectLostError)
+    column = [("v", "c"), [(0, 1)], 1.0, b"three", packed(1), [], b"message", [0, 0, 0]]
+    late = ask(server, producer, "cache_publish", b"token", b"file", "/path", [column])
+    assert kinds(late) == ["Refuse"]
+    assert isinstance(late[0].error, ObjectLostError)
+    assert list(server._core.state.table.objects) == [b"one"]
 
 
 def test_a_descriptor_is_open_until_all_that_it_goes_with_was_sent(

@@ -67,6 +67,7 @@ class Admissions(RuleBasedStateMachine):
         segment, fd = os.urandom(16), os.memfd_create("admission")
         os.ftruncate(fd, SIZE)
         self.state.add_segment(events.SegmentAdded(segment, SIZE, os.getpid(), 0), fd)
+        self.state.living.add(segment)
         peer = Peer(segment)
         self.state.attached[segment].add(peer)  # type: ignore[arg-type]
         return peer

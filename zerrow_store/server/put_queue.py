@@ -180,7 +180,8 @@ class PutQueue:
             return
         if connection.segment is None:
             raise ProtocolError("it publishes without having attached a segment")
-        if connection.segment not in self._table.segments:
+        # What no object refers to yet is given back at the process's end.
+        if connection.segment not in self._state.living:
             raise ObjectLostError("the process that made the segment has ended")
         self._new_bytes([(connection.segment, own)])
 
