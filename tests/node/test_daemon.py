@@ -115,12 +115,13 @@ def test_it_ends_when_nobody_uses_it_and_not_before(started, name):
 
 def test_it_does_not_end_while_something_is_stored(started, name):
     """As what belongs to an owner on another machine."""
-    started(Lasting(unused_seconds=1.0)).close()
+    user = started(Lasting(unused_seconds=1.0))
     code = f"""if True:
         import pyarrow as pa, zerrow_store
         zerrow_store.connect({name!r}).put(pa.table({{"x": range(1000)}}), object_id=b"x")
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+    user.close()
     time.sleep(2.5)
     client = Client(name)
     assert client.get(b"x").num_rows == 1000
