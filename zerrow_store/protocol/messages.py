@@ -2,7 +2,8 @@
 
 Each is an array of its fields. It is decoded here, before any handler sees it: a number is finite
 and within bounds, a list has what it should have, nothing is missing or left over. A request that
-is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer.
+is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer. The file is
+long, so that all requests, which are what a client may do, stand in one place.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -44,10 +45,17 @@ class Request(Message):
 
 
 class Hello(Request):
-    """The first request of a connection. An observer asks for figures.
+    """The first request of a connection.
 
-    identity: what a supervisor is known by, or a client, when it connects again; a client without
-    one has lost all when its connection ends.
+    Attributes
+    ----------
+    version
+        `framing.PROTOCOL_VERSION` of the process.
+    role
+        An observer asks for figures; it does not count as a user of the store.
+    identity
+        The name by which a supervisor or a client is known when it connects again. A client without
+        one loses its holds with its connection.
     """
 
     kind: ClassVar[str] = "hello"
@@ -58,26 +66,33 @@ class Hello(Request):
 
 
 class Returned(Request):
-    """A client that has connected, or connected again, holds now all that it holds."""
+    """The client has asked for all its holds again, after it has connected."""
 
     kind: ClassVar[str] = "returned"
 
 
 class Goodbye(Request):
-    """A client reads nothing any more, and ends its connection."""
+    """The client ends its holds and its connection."""
 
     kind: ClassVar[str] = "goodbye"
 
 
 class TakeOver(Request):
-    """A supervisor has been given everything: from now on it supervises."""
+    """The supervisor has the whole snapshot: from now on it counts."""
 
     kind: ClassVar[str] = "take_over"
 
 
 class Attach(Request):
-    """The process's arena. shared: other stores refer to it, too. owner_id: what the process is
-    known by, if it may own what others publish.
+    """Attach the process's arena, whose descriptor goes with this. The reply has the offsets of its
+    allocations that objects refer to.
+
+    Attributes
+    ----------
+    shared
+        Whether objects of other stores lie in it, too.
+    owner_id
+        The name of the process as an owner; empty if it owns no objects of others.
     """
 
     kind: ClassVar[str] = "attach"
@@ -93,10 +108,16 @@ class Attach(Request):
 
 
 class Carrier(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What carries an object that belongs to another process: a reference that is counted there.
+    """The reference that carries an object to its owner, the process where it is counted.
 
-    owner_id: of that process, node: of its machine; empty if they are not known. group: references
-    of one group most often have owners on the same machine.
+    Attributes
+    ----------
+    owner_id
+        The name of the owner; empty if it is not known.
+    node
+        The owner's machine; empty if it is not known.
+    group
+        References of one group most often have owners on the same machine.
     """
 
     reference: Annotated[bytes, Meta(min_length=1, max_length=64)]
@@ -106,9 +127,26 @@ class Carrier(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Put(Request):
-    """An object. own: its allocations in the process's arena, packed like those of `foreign`.
+    """Enter an object. The reply says whether the connection holds it now.
 
-    owned: it belongs to the process that publishes it. carrier: it belongs to another one.
+    Attributes
+    ----------
+    own
+        Its allocations in the process's arena, packed like those of `foreign`.
+    foreign
+        Its allocations in other segments.
+    message
+        What `Get` returns; None if the message travels elsewhere.
+    transient
+        Whether the connection holds it, and it goes with its last hold.
+    owned
+        Whether it belongs to this process.
+    counters
+        The bytes that were shared, reshared and copied for it.
+    adopted
+        Sealed segments that come along.
+    carrier
+        Given if it belongs to another process.
     """
 
     kind: ClassVar[str] = "put"
@@ -132,8 +170,14 @@ class Put(Request):
 
 
 class Claim(Request):
-    """The answer to `whose`: whether the process owns what carries the object. node: of a transfer
-    agent, which answers for other machines: on which of them somebody does.
+    """Answer the notice `whose` or `whose_elsewhere`.
+
+    Attributes
+    ----------
+    mine
+        Whether the process owns the reference that carries the object.
+    node
+        Given by the transfer agent, which answers for other machines: the owner's machine.
     """
 
     kind: ClassVar[str] = "claim"
@@ -143,7 +187,7 @@ class Claim(Request):
 
 
 class Get(Request):
-    """Hold an object, and have its message."""
+    """Hold an object; the reply has its message and its allocations."""
 
     kind: ClassVar[str] = "get"
     reply: ClassVar[Any] = replies.Found
@@ -151,7 +195,7 @@ class Get(Request):
 
 
 class Hold(Request):
-    """Hold an object."""
+    """Hold an object; the reply says where its allocations have moved."""
 
     kind: ClassVar[str] = "hold"
     reply: ClassVar[Any] = Moves
@@ -159,14 +203,14 @@ class Hold(Request):
 
 
 class Release(Request):
-    """Hold objects no longer; an id stands once for each hold."""
+    """End holds; an id stands once for each hold."""
 
     kind: ClassVar[str] = "release"
     object_ids: list[ObjectId]
 
 
 class Segments(Request):
-    """Have the descriptors of segments."""
+    """Get the descriptors of segments, which go with the reply."""
 
     kind: ClassVar[str] = "segments"
     reply: ClassVar[Any] = list[replies.SentSegment]

@@ -1,4 +1,4 @@
-"""What a node store tells processes unasked. There is no answer.
+"""The notices of a node store, which it sends unasked. There is no reply.
 
 Each notice is an array of its fields, checked where it arrives.
 """
@@ -11,12 +11,13 @@ from zerrow_store.protocol.schema import Message, Schema
 
 
 class Notice(Message):
-    """What the store tells a process unasked."""
+    """A message that nobody has asked for."""
 
 
 class Freed(Notice):
-    """Nothing refers any more to what lies at these offsets of the process's arena: packed
-    little-endian uint64.
+    """No object refers any more to the allocations at these offsets of the process's arena.
+
+    offsets: packed little-endian uint64.
     """
 
     kind: ClassVar[str] = "freed"
@@ -31,21 +32,21 @@ class SegmentGone(Notice):
 
 
 class Unpublished(Notice):
-    """So many bytes the process may have beside objects: in use, or freed and kept warm."""
+    """The bytes that the process may have beside objects: in use, or freed and kept warm."""
 
     kind: ClassVar[str] = "unpublished"
     bound: Size
 
 
 class HoldBack(Notice):
-    """Large allocations are to wait so long, or until the next one of these: memory is short."""
+    """Memory is short: large allocations wait for these seconds, or until the next such notice."""
 
     kind: ClassVar[str] = "hold_back"
     seconds: Seconds
 
 
 class Adopt(Notice):
-    """An item of a stream of this process carries an object, which is to go with it."""
+    """A reference of this process, a stream's item, carries an object: delete it with that."""
 
     kind: ClassVar[str] = "adopt"
     object_id: ObjectId
@@ -61,7 +62,9 @@ class Whose(Notice):
 
 
 class WhoseElsewhere(Notice):
-    """To the transfer agent: does a process of another machine own it? The answer is a `Claim`."""
+    """To the transfer agent: does a process of another machine own the reference that carries an
+    object? The answer is a `Claim`.
+    """
 
     kind: ClassVar[str] = "whose_elsewhere"
     object_id: ObjectId
@@ -69,7 +72,7 @@ class WhoseElsewhere(Notice):
 
 
 class Removed(Notice):
-    """To the transfer agent: an object, or a proxy, that concerns other machines has gone."""
+    """To the transfer agent: an object or proxy that other machines know of has gone."""
 
     kind: ClassVar[str] = "removed"
     object_id: ObjectId
