@@ -7,10 +7,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    "errors forks processes sizes threads cgroups _disk _ledger",
+    "arrow_data errors forks processes sizes threads cgroups _disk _ledger",
     "config logs policy segments",
     "budget protocol native",
-    "memory sipc client server",
+    "memory client server",
     "connection",
     "decache transfer sandbox metrics",
     "cli",

@@ -27,7 +27,7 @@ def moving() -> Iterator[None]:
     memory.start(MemoryConfig.from_environment(os.environ | environ))
     yield
     memory.stop()
-    assert _native.movable_stats()["not_returned"] == 0
+    assert _native.deanon_stats()["not_returned"] == 0
 
 
 def mappings_of_moved_files() -> list[tuple[int, int]]:

@@ -87,7 +87,7 @@ for again in range(2):
     print(encoded.bytes_copied)
 del table, arrays
 assert not np.zeros(1 << 20, np.uint8).any()
-print(_native.movable_stats()["moved"], _native.movable_stats()["not_returned"])
+print(_native.deanon_stats()["moved"], _native.deanon_stats()["not_returned"])
 """
     environ = emulation | MOVING
     environ |= {"KERNELZERO_FAIL_AT": str(at), "KERNELZERO_FAIL_WITH": str(getattr(errno, error))}
@@ -104,7 +104,7 @@ from zerrow_store.native import _native
 before = pa.total_allocated_bytes()
 held = []
 for on in (False, True, False):
-    _native.follow_allocations(on)
+    _native.track_allocations(on)
     for size in (100, 65_535, 65_536, 66_048, 80_000, 81_920, 524_288, 600_000, 3 << 20):
         for other in (0, 64, 65_536, 70_016, 600_064, 5 << 20):
             buffer = pa.allocate_buffer(size, resizable=True)
@@ -120,10 +120,15 @@ assert pa.total_allocated_bytes() == before
 
 
 def test_auto_uses_it_and_off_does_not(emulation: dict[str, str]) -> None:
-    code = "print(_native.follows_allocations())"
-    assert run(code, emulation | {"ZERROW_KERNELZERO": "auto"}) == "True\n"
-    assert run(code, emulation | {"ZERROW_KERNELZERO": "off"}) == "False\n"
-    assert run(code + "\nmemory.stop()\n" + code, emulation) == "True\nFalse\n"
+    code = """
+buffer = pa.allocate_buffer(1 << 20)
+print(_native.deanon_stats()["tracked"] > 0)
+del buffer
+"""
+    auto = emulation | MOVING | {"ZERROW_KERNELZERO": "auto"}
+    assert run(code, auto) == "True\n"
+    assert run(code, auto | {"ZERROW_KERNELZERO": "off"}) == "False\n"
+    assert run(code + "\nmemory.stop()\n" + code, auto) == "True\nFalse\n"
 
 
 def test_tasks_of_ray_move_what_they_return(emulation: dict[str, str]) -> None:

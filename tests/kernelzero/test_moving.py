@@ -34,10 +34,10 @@ def array(rows: int = ROWS) -> pa.Array:
 def test_only_what_is_published_is_moved() -> None:
     data = array()
     _native.decode(_native.encode(data).message, None)
-    assert _native.movable_stats()["moved"] == 0
+    assert _native.deanon_stats()["moved"] == 0
     encoded = publish(data)
     assert encoded.own == b""
-    assert (_native.movable_stats()["moved"], len(moved(encoded))) == (data.nbytes, 1)
+    assert (_native.deanon_stats()["moved"], len(moved(encoded))) == (data.nbytes, 1)
     assert encoded.bytes_copied <= edges(encoded)
 
 
@@ -68,14 +68,14 @@ def test_freed_memory_is_anonymous_again_and_zero_when_asked_for() -> None:
 def test_files_are_closed_with_the_last_that_needs_them() -> None:
     data = array()
     encoded = publish(data)
-    assert len(descriptors()) == _native.movable_stats()["files"] == 1
+    assert len(descriptors()) == _native.deanon_stats()["files"] == 1
     segment = encoded.foreign[0][0]
     del encoded
     assert len(descriptors()) == 1
     del data
     assert descriptors() == []
     assert _native.moved_files([segment], 10) == []
-    assert _native.movable_stats() == {"known": 0, "moved": 0, "files": 0, "not_returned": 0}
+    assert _native.deanon_stats() == {"tracked": 0, "moved": 0, "files": 0, "not_returned": 0}
 
 
 @pytest.mark.parametrize("where", [0, 1, ROWS // 2, ROWS - 1])
@@ -256,7 +256,7 @@ def test_many_threads_publish_and_free_at_once() -> None:
     data.clear()
     gc.collect()
     assert mappings_of_moved_files() == []
-    assert _native.movable_stats()["moved"] == 0
+    assert _native.deanon_stats()["moved"] == 0
 
 
 def test_a_forked_child_has_what_its_parent_moved() -> None:

@@ -99,7 +99,7 @@ def test_no_byte_is_copied(size: int) -> None:
 
 
 def known() -> int:
-    return _native.movable_stats()["known"]
+    return _native.deanon_stats()["tracked"]
 
 
 def test_resizing_keeps_bytes_and_statistics() -> None:

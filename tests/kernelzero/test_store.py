@@ -47,12 +47,12 @@ def test_it_goes_with_the_object_and_its_owner(client) -> None:
     assert client.stats().segments == 1
     client.delete(object_id)
     eventually(lambda: client.stats().segments == 0, "the store has let go of the file")
-    assert _native.movable_stats()["files"] == 1
+    assert _native.deanon_stats()["files"] == 1
     # The owner has it still, and can publish it again.
     again = client.put(data)
     assert client.stats().bytes_stored == data.nbytes
     del data
-    assert _native.movable_stats()["files"] == 0
+    assert _native.deanon_stats()["files"] == 0
     assert client.get(again).equals(table())
     client.delete(again)
     eventually(lambda: client.stats().segments == 0, "the store has let go of the file")
@@ -64,7 +64,7 @@ def test_a_put_that_is_refused_leaves_nothing(client) -> None:
         client.put(table(start=5), object_id=first)
     eventually(lambda: client.stats().segments == 1, "the second's file is gone")
     gc.collect()
-    assert _native.movable_stats()["files"] == 0
+    assert _native.deanon_stats()["files"] == 0
 
 
 def test_numpy_and_arrow_in_one_table(client) -> None:
@@ -76,7 +76,7 @@ def test_numpy_and_arrow_in_one_table(client) -> None:
     assert got["n"].to_pylist() == list(range(100_000))
     assert got["a"][-1].as_py() == 2 * 99_999.0
     assert client.stats().bytes_copied <= 4 * 4096
-    assert _native.movable_stats()["moved"] == 1_600_000
+    assert _native.deanon_stats()["moved"] == 1_600_000
 
 
 ROWS = 600_000
@@ -142,4 +142,4 @@ def test_decoded_columns_are_moved_into_the_cache(client, name, tmp_path) -> Non
     assert all(entry.hits == 1 for entry in client.cache_list())
     client.cache_drop()
     eventually(lambda: client.stats().segments == 0, "the store has let go of the files")
-    assert _native.movable_stats()["files"] == 0
+    assert _native.deanon_stats()["files"] == 0

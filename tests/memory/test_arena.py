@@ -76,7 +76,7 @@ class ArenaMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        _native.arena_trim()
+        _native.ArenaProbe.trim()
         self.before = _native.arena_stats()
         self.resident_before = resident()
         self.all: list[Block] = []
@@ -157,7 +157,7 @@ class ArenaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.all)
     @rule(keep=st.sampled_from([0, 1 << 20]))
     def trim(self, keep: int) -> None:
-        _native.arena_trim(keep)
+        _native.ArenaProbe.trim(keep)
         assert _native.arena_stats()["warm"] <= keep
 
     @invariant()
@@ -175,7 +175,7 @@ class ArenaMachine(RuleBasedStateMachine):
             unpin(*[block.offset] * block.pins)
             if not block.freed:
                 probe.free(block.address)
-        _native.arena_trim()
+        _native.ArenaProbe.trim()
         after = _native.arena_stats()
         for name in ("live", "pinned", "warm", "quarantined"):
             assert after[name] == self.before[name], name
@@ -256,15 +256,15 @@ def test_a_full_arena_falls_back_to_the_original_pool() -> None:
         memory.start()
         assert _native.arena_segment()[2] == 64 << 20
         big = pa.allocate_buffer(100 << 20)
-        assert not _native.arena_contains(big.address)
+        assert not _native.ArenaProbe.contains(big.address)
         array = np.ones(100 << 20, np.uint8)
-        assert not _native.arena_contains(array.ctypes.data) and array[-1] == 1
+        assert not _native.ArenaProbe.contains(array.ctypes.data) and array[-1] == 1
         assert _native.ArenaProbe.allocate(100 << 20) == 0
         # What is warm in pieces serves a large one all the same.
         pieces = [pa.allocate_buffer(9 << 20) for _ in range(6)]
         del pieces[::2], pieces
         whole = pa.allocate_buffer(50 << 20)
-        assert _native.arena_contains(whole.address)
+        assert _native.ArenaProbe.contains(whole.address)
         assert pa.total_allocated_bytes() == (150 << 20)
         """,
         ZERROW_ARENA_CAPACITY="64MiB",

@@ -126,14 +126,14 @@ def test_every_buffer_of_an_output_is_born_in_the_arena(source: Source, case: st
     result = CASES[case](source)
     result.validate(full=True)
     born = list(buffers(result))
-    outside = [buffer for buffer in born if not _native.arena_contains(buffer.address)]
+    outside = [buffer for buffer in born if not _native.ArenaProbe.contains(buffer.address)]
     assert born
     assert outside == []
 
 
 def test_inputs_of_the_coverage_test_are_outside(source: Source) -> None:
     """Or the test above could not fail."""
-    assert not any(_native.arena_contains(buffer.address) for buffer in buffers(source.table))
+    assert not any(_native.ArenaProbe.contains(buffer.address) for buffer in buffers(source.table))
 
 
 def test_memory_stays_valid_after_switching_off() -> None:
@@ -144,10 +144,10 @@ def test_memory_stays_valid_after_switching_off() -> None:
     growing.write(b"x" * 100_000)
     memory.stop()
     assert _native.captured() == {"arrow": False, "numpy": False}
-    assert _native.memory_pool_name() != "zerrow"
+    assert pa.default_memory_pool().backend_name != "zerrow"
     outside = pa.array(range(100_000))
-    assert not _native.arena_contains(outside.buffers()[1].address)
-    assert not _native.arena_contains(np.ones(100_000).ctypes.data)
+    assert not _native.ArenaProbe.contains(outside.buffers()[1].address)
+    assert not _native.ArenaProbe.contains(np.ones(100_000).ctypes.data)
     growing.write(b"y" * 10_000_000)  # grows memory of the arena into the original pool
     grown = growing.getvalue()
     assert grown.to_pybytes() == b"x" * 100_000 + b"y" * 10_000_000
@@ -166,7 +166,7 @@ def test_memory_of_the_original_allocators_is_taken_over() -> None:
     memory.start()
     growing.write(b"y" * 1_000_000)
     grown = growing.getvalue()
-    assert _native.arena_contains(grown.address)
+    assert _native.ArenaProbe.contains(grown.address)
     assert grown.to_pybytes() == b"x" * 100_000 + b"y" * 1_000_000
     array.resize(200_000, refcheck=False)
     assert array[99_999] == 99_999
@@ -196,7 +196,7 @@ def test_arrow_counts_what_it_allocates() -> None:
 def test_pools_asked_for_by_name_are_left_alone() -> None:
     pool = pa.system_memory_pool()
     assert pool.backend_name == "system"
-    assert not _native.arena_contains(pa.allocate_buffer(1 << 20, memory_pool=pool).address)
+    assert not _native.ArenaProbe.contains(pa.allocate_buffer(1 << 20, memory_pool=pool).address)
 
 
 @pytest.mark.usefixtures("captured")
@@ -204,7 +204,7 @@ def test_numpy_arrays_share_no_page() -> None:
     arrays = [np.ones(40_000, np.uint8) for _ in range(20)]
     assert all(array.ctypes.data % 4096 == 0 for array in arrays)
     small = np.ones(1000, np.uint8)
-    assert not _native.arena_contains(small.ctypes.data)
+    assert not _native.ArenaProbe.contains(small.ctypes.data)
 
 
 @pytest.mark.usefixtures("captured")
@@ -258,5 +258,5 @@ def test_an_unexpected_numpy_handler_is_refused() -> None:
         ctypes.memmove(handler, b"default_allocator", 18)
         """
     )
-    assert out.startswith("NumPy allocates outside the arena")
+    assert out.startswith("NumPy allocates outside of the arena")
     assert "somebody" in out

@@ -100,8 +100,8 @@ def test_each_capture_can_be_switched_off() -> None:
             on = memory.start()
             assert on == {{"arrow": {name} != "ARROW", "numpy": {name} != "NUMPY"}}
             assert memory.start() == on
-            assert _native.arena_contains(pa.allocate_buffer(1 << 20).address) == on["arrow"]
-            assert _native.arena_contains(np.ones(1 << 20).ctypes.data) == on["numpy"]
+            assert _native.ArenaProbe.contains(pa.allocate_buffer(1 << 20).address) == on["arrow"]
+            assert _native.ArenaProbe.contains(np.ones(1 << 20).ctypes.data) == on["numpy"]
             memory.stop()
             memory.stop()
             assert not any(_native.captured().values())

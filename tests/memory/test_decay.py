@@ -105,7 +105,7 @@ def test_all_that_is_in_memory_and_no_objects_counts_for_that_bound(size: int) -
             kept = [fill(size) for _ in range(16)]
             kept = [pa.Array.from_buffers(pa.uint8(), size, [None, b]) for b in kept]
             encoded = [_native.encode(array) for array in kept]
-        _native.arena_trim(0)
+        _native.ArenaProbe.trim(0)
         _native.bound_unpublished(24 << 20)
         for _ in range(3):
             helpers = [fill(8 << 20) for _ in range(5)]
@@ -178,9 +178,9 @@ def test_what_is_left_of_a_warm_range_is_used_with_what_adjoins_it() -> None:
         after = fill(64 << 20)
         base = resident()
         addresses = sorted(b.address for b in before)
-        _native.arena_trim(0)  # what the imports left
+        _native.ArenaProbe.trim(0)  # what the imports left
         del before
-        _native.arena_trim(32 << 20)  # the end of them goes
+        _native.ArenaProbe.trim(32 << 20)  # the end of them goes
         assert _native.arena_stats()["warm"] == 32 << 20 and resident() <= base - (96 << 20)
         # Longer than what is warm: with the cold memory after it, and no page more than that.
         buffer = fill(100 << 20)
@@ -198,7 +198,7 @@ def test_a_warm_range_at_the_end_of_a_cold_one_is_used_with_what_is_before_it() 
         first, second, wall = fill(64 << 20), fill(32 << 20), fill(64 << 20)
         low = first.address
         del first
-        _native.arena_trim(0)
+        _native.ArenaProbe.trim(0)
         base = resident()
         del second
         buffer = fill(96 << 20)

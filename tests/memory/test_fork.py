@@ -80,7 +80,7 @@ def test_what_the_parent_recycles_stays_as_it_was_in_the_child() -> None:
         again += [pa.allocate_buffer(100_000) for _ in range(20)]
         for b in again: ctypes.memset(b.address, 9, b.size)
         assert not addresses & {b.address for b in again}
-        _native.arena_trim()
+        _native.ArenaProbe.trim()
         assert quarantined() > (1 << 20)
         changed.go(); looked.wait()
         assert quarantined() > (1 << 20)
@@ -100,18 +100,18 @@ def test_the_child_makes_an_arena_of_its_own() -> None:
         segment = _native.arena_segment()
         live = _native.arena_stats()["live"]
         def child():
-            assert not _native.arena_contains(inherited.buffers()[1].address)
+            assert not _native.ArenaProbe.contains(inherited.buffers()[1].address)
             made = pa.array(range(100_000))
             own = _native.arena_segment()
             assert own[0] != segment[0] and own[1] != segment[1]
-            assert _native.arena_contains(made.buffers()[1].address)
+            assert _native.ArenaProbe.contains(made.buffers()[1].address)
             assert made.equals(inherited)
             stream.write(b"y" * 1_000_000)
             grown = stream.getvalue()
-            assert _native.arena_contains(grown.address)
+            assert _native.ArenaProbe.contains(grown.address)
             assert grown.to_pybytes() == b"x" * 100_000 + b"y" * 1_000_000
             array.resize(300_000, refcheck=False)
-            assert _native.arena_contains(array.ctypes.data) and array[99_999] == 99_999
+            assert _native.ArenaProbe.contains(array.ctypes.data) and array[99_999] == 99_999
             before = made.to_pylist()
             def grandchild():
                 assert made.to_pylist() == before and inherited.equals(made)
@@ -164,7 +164,7 @@ def test_many_forks_leave_no_descriptor_and_no_mapping() -> None:
     run(
         """
         def count():
-            _native.arena_trim()
+            _native.ArenaProbe.trim()
             return len(os.listdir("/proc/self/fd")), sum(1 for _ in open("/proc/self/maps"))
         def once():
             arrays = [np.ones(100_000) for _ in range(5)]

@@ -319,7 +319,7 @@ def test_parts_of_huge_pages_go_back_where_memory_is_short() -> None:
     run(
         """
         memory.start()
-        _native.arena_trim(0)
+        _native.ArenaProbe.trim(0)
         base = resident()
         buffers = [fill(64 << 10) for _ in range(512)]  # of 16 huge pages, one in 32 stays
         kept = buffers[::32]
@@ -327,13 +327,13 @@ def test_parts_of_huge_pages_go_back_where_memory_is_short() -> None:
         import time
         time.sleep(0.5)
         assert resident() - base >= 30 << 20  # no huge page is wholly free
-        _native.arena_trim(0)
+        _native.ArenaProbe.trim(0)
         assert _native.arena_stats()["warm"] == 0
         assert resident() - base <= 2 << 20
         assert all(set(k.to_pybytes()) == {1} for k in kept)
         # A page that is wholly free again is huge again.
         del kept
-        _native.arena_trim(0)
+        _native.ArenaProbe.trim(0)
         assert resident() <= base
         address = _native.ArenaProbe.allocate(20 << 20)
         import ctypes
@@ -356,7 +356,7 @@ def test_what_is_given_back_of_a_page_does_not_come_back() -> None:
         buffers = [fill(64 << 10) for _ in range(512)]
         kept = buffers[::32]
         del buffers
-        _native.arena_trim(0)
+        _native.ArenaProbe.trim(0)
         split = most = resident()
         assert split <= 2 << 20
         madvise = ctypes.CDLL(None, use_errno=True).madvise

@@ -48,7 +48,7 @@ class Worker(threading.Thread):
                 assert peek(address, size) == self.mark * size
                 _native.unpin(struct.pack("<Q", offset))
             else:
-                _native.arena_trim(self.random.choice([0, 1 << 20]))
+                _native.ArenaProbe.trim(self.random.choice([0, 1 << 20]))
         for address, size, _ in held:
             assert peek(address, size) == self.mark * size
             probe.free(address)
@@ -63,7 +63,7 @@ def test_threads_do_not_disturb_each_other(count: int) -> None:
     for worker in workers:
         worker.join()
     assert [worker.error for worker in workers] == [None] * count
-    _native.arena_trim()
+    _native.ArenaProbe.trim()
     after = _native.arena_stats()
     for name in ("live", "pinned", "quarantined"):
         assert after[name] == before[name]
@@ -78,7 +78,7 @@ memory.start()
 def use():
     while True:
         _native.bound_unpublished(1 << 20)
-        _native.arena_trim(0)
+        _native.ArenaProbe.trim(0)
 for _ in range(3):
     threading.Thread(target=use, daemon=True).start()
 time.sleep(0.05)

@@ -217,14 +217,14 @@ def test_memory_by_kind(store: Make, tmp_path: Path) -> None:
     write_file(path)
     mixed = store()
     gc.collect()
-    _native.arena_trim()
+    _native.ArenaProbe.trim()
     warm(mixed, path)
     client = mixed.connected()
     ids = fill(mixed, 2)
     view = client.get(ids[0])
     column = read_parquet(path, columns=["c0"], client=client)
     shared = client.put(view.append_column("c0", column["c0"]))  # nothing new
-    _native.arena_trim()
+    _native.ArenaProbe.trim()
     report = client.memory()
     assert report.objects_in_use == NBYTES
     assert report.cache_in_use >= NBYTES

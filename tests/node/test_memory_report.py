@@ -50,7 +50,7 @@ def proportional(pids: list[int], files: set[tuple[str, int]]) -> int:
 
 def test_resident_is_what_the_processes_have_in_proportion(store: Store) -> None:
     gc.collect()
-    _native.arena_trim()
+    _native.ArenaProbe.trim()
     workers = [store.worker() for _ in range(3)]
     for n, worker in enumerate(workers):
         worker.do(f"kept = pc.add(pa.array([{n}] * {ROWS}), 0)")  # nobody else's
@@ -136,7 +136,7 @@ def test_resident_is_what_a_control_group_is_charged(store: Store) -> None:
         worker.do("del made")
         client.delete([b"object0", b"object1", b"object2"])
         worker.do("import gc; gc.collect(); from zerrow_store.native import _native")
-        worker.do("_native.arena_trim()")
+        worker.do("_native.ArenaProbe.trim()")
         assert NBYTES - BATCHED <= charged() < 2 * NBYTES
         assert client.memory().resident == pytest.approx(before + charged(), abs=BATCHED)
         worker.kill()

@@ -56,7 +56,7 @@ def test_memory_goes_back_to_the_kernel():
     def resident() -> int:
         return os.fstat(_native.arena_segment()[1]).st_blocks * 512
 
-    _native.arena_trim(0)  # what other tests freed, and parts of huge pages, too
+    _native.ArenaProbe.trim(0)  # what other tests freed, and parts of huge pages, too
     before = resident()
     ref = ray.put(make())
     assert resident() >= before + 8 * ROWS

@@ -31,8 +31,8 @@ def _captured() -> Iterator[None]:
 def capture_arrow(on: bool) -> None:
     """Let Arrow allocate what can be shared, by the backend under test."""
     if MOVING:
-        _native.follow_arrow()
-        _native.follow_allocations(on)
+        _native.track_arrow()
+        _native.track_allocations(on)
     else:
         _native.capture_arrow(on)
 
@@ -40,7 +40,7 @@ def capture_arrow(on: bool) -> None:
 def capture_numpy(on: bool) -> None:
     """Let NumPy do so."""
     if MOVING:
-        _native.follow_numpy()
+        _native.track_numpy()
     else:
         _native.capture_numpy(on)
 

@@ -1,4 +1,4 @@
-"""How bytes come to live in files: the process's arena and the captures that fill it."""
+"""Switching of the captures, which have Arrow and NumPy allocate in this process's arena."""
 
 from zerrow_store.memory.capture import start, stop
 

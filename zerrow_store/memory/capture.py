@@ -1,11 +1,10 @@
-"""Switch the captures: which allocators of this process serve from its arena.
+"""The switches of the captures: which allocators of this process use its arena.
 
-What they allocate outside of it is followed where KernelZero can be used, so that it is moved at
-publication instead of copied. Each capture is on its own: one that fails says so in one log line,
-and its library goes on with its own allocator; what that allocates is copied at publication. Calls
-are serialised by a lock, because two threads may start at once. The native module is loaded by
-what needs it: `zerrow_ray` starts the captures from within the import of pyarrow, which may have
-begun in the native package.
+With KernelZero, allocations outside of the arena are tracked, so that publication moves instead of
+copies them. The captures are independent: if one fails, one log line says so, and its library keeps
+its own allocator, whose data publication copies. A lock serializes the calls, as two threads may
+start the captures at once. The native module is imported where it is used: `zerrow_ray` starts the
+captures from within the import of pyarrow, which may have begun in the native package.
 """
 
 import logging
@@ -21,11 +20,25 @@ _lock = Lock()
 
 
 def start(config: MemoryConfig | None = None) -> dict[str, bool]:
-    """Let Arrow and NumPy allocate in this process's arena; return what is captured.
+    """Have Arrow and NumPy allocate in this process's arena. Starting again applies the config.
 
-    The config (by default from the environment; ValueError if that is wrong) applies to an arena
-    made from now on: the first start decides. Starting again switches captures as configured.
-    Raises KernelZeroError or HugePagesError if the one or the other is asked for and cannot be had.
+    Parameters
+    ----------
+    config
+        By default from the environment. Its options for the arena count only until the arena
+        exists.
+
+    Returns
+    -------
+    dict
+        Which libraries are captured: {"arrow": bool, "numpy": bool}.
+
+    Raises
+    ------
+    ValueError
+        The environment has a malformed setting.
+    KernelZeroError, HugePagesError
+        The config requires what this machine lacks.
     """
     from zerrow_store.native import _native
 
@@ -43,31 +56,31 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
         )
         _switch("Arrow", _native.capture_arrow, config.capture_arrow)
         _switch("NumPy", _native.capture_numpy, config.capture_numpy)
-        _follow(kernelzero.wanted(config.kernelzero))
+        _track(kernelzero.wanted(config.kernelzero))
         return _native.captured()
 
 
 def stop() -> None:
-    """Let Arrow and NumPy allocate as before. What lies in the arena stays valid."""
+    """Have Arrow and NumPy allocate as before. Memory of the arena stays valid."""
     from zerrow_store.native import _native
 
     with _lock:
         _native.capture_arrow(False)
         _native.capture_numpy(False)
-        _follow(False)
+        _track(False)
 
 
 def _switch(library: str, capture: Callable[[bool], None], on: bool) -> None:
     try:
         capture(on)
     except (RuntimeError, ImportError, MemoryError) as error:
-        _log.warning("%s allocates outside the arena, its data will be copied: %s", library, error)
+        _log.warning("%s allocates outside of the arena, its data is copied: %s", library, error)
 
 
-def _follow(on: bool) -> None:
+def _track(on: bool) -> None:
     from zerrow_store.native import _native
 
     if on:
-        _switch("Arrow", lambda _: _native.follow_arrow(), True)
-        _switch("NumPy", lambda _: _native.follow_numpy(), True)
-    _native.follow_allocations(on)
+        _switch("Arrow", lambda _: _native.track_arrow(), True)
+        _switch("NumPy", lambda _: _native.track_numpy(), True)
+    _native.track_allocations(on)

@@ -1,4 +1,4 @@
-"""Whether arenas can be in huge pages here, and if not, why exactly."""
+"""A probe of huge pages for arenas, with the reason if there are none."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,35 @@ from zerrow_store.errors import HugePagesError
 
 @dataclass(frozen=True)
 class HugePages:
-    """What was found. finding: for people."""
+    """The outcome of a probe.
+
+    Attributes
+    ----------
+    available
+        Whether arenas can be in huge pages.
+    finding
+        How, or why not, in words.
+    """
 
     available: bool
     finding: str
 
 
 def probe() -> HugePages:
-    """Make a file in huge pages, and look at it."""
+    """Create a file in huge pages, and look at it."""
     from zerrow_store.native import _native
 
     return HugePages(*_native.find_huge_pages())
 
 
 def require() -> None:
-    """Raise HugePagesError if there are none."""
+    """Require huge pages.
+
+    Raises
+    ------
+    HugePagesError
+        There are none.
+    """
     found = probe()
     if not found.available:
         raise HugePagesError(f"ZERROW_HUGE_PAGES=on: {found.finding}")

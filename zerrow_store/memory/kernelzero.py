@@ -1,4 +1,4 @@
-"""Whether the kernel module KernelZero can be used here, and if not, why exactly."""
+"""A probe of the kernel module KernelZero, with the reason if it cannot be used."""
 
 import errno
 import os
@@ -16,50 +16,63 @@ _TESTED = re.compile(r"6\.(1|12)\.")
 
 @dataclass(frozen=True)
 class KernelZero:
-    """What was found. version: the module's, None if it cannot be used; finding: for people."""
+    """The outcome of a probe.
+
+    Attributes
+    ----------
+    version
+        The module's version; None if it cannot be used.
+    finding
+        The version, or the reason, in words.
+    """
 
     version: int | None
     finding: str
 
     @property
     def available(self) -> bool:
-        """Whether memory can be moved."""
+        """Return whether memory can be moved."""
         return self.version is not None
 
 
 def probe() -> KernelZero:
-    """Ask the kernel module what it is."""
+    """Query the kernel module."""
     from zerrow_store.native import _native
 
     kernel = platform.release()
     try:
-        answer = _native.kernelzero_query()
+        version = _native.kernelzero_version()
     except OSError as error:
         return KernelZero(None, explain(error, kernel))
-    return KernelZero(answer["version"], f"available: version {answer['version']}, Linux {kernel}")
+    return KernelZero(version, f"available: version {version}, Linux {kernel}")
 
 
 def explain(error: OSError, kernel: str) -> str:
-    """Say why the module did not answer."""
+    """Return the reason of a failed query."""
     if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         if _MODULE.exists():
-            return f"the module is loaded, but there is no {DEVICE} here (a container without it?)"
+            return f"the module is loaded, but {DEVICE} is missing (a container without it?)"
         if not _TESTED.match(kernel):
-            return (
-                f"no module is loaded, and Linux {kernel} is untested: 6.1 and 6.12 of Debian are"
-            )
+            return f"no module is loaded. Linux {kernel} is not tested; Debian's 6.1 and 6.12 are"
         return "no module is loaded (modprobe kernelzero; kmod/README.md says how to install it)"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"no permission to open {DEVICE}: its group is for whom may (adduser USER kernelzero)"
+            f"permission denied for {DEVICE}: add the user to group `kernelzero` "
+            "(adduser USER kernelzero)"
         )
     if error.errno in (errno.ENOSYS, errno.ENOTTY):
-        return f"{DEVICE} is of a module that this version does not know"
+        return f"{DEVICE} belongs to a module of an unsupported version"
     return f"{DEVICE}: {os.strerror(error.errno or 0)}"
 
 
 def wanted(mode: str) -> bool:
-    """Whether memory is to be moved. Raises KernelZeroError if it has to be, and cannot."""
+    """Return whether memory is to be moved.
+
+    Raises
+    ------
+    KernelZeroError
+        The mode is "on", and the module cannot be used.
+    """
     if mode == "off":
         return False
     found = probe()

@@ -1,4 +1,4 @@
-"""Compiled part of zerrow_store: memory and messages. This stub is its documentation."""
+"""The compiled part of zerrow_store: memory and messages. This stub is its documentation."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -6,6 +6,8 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 class ArenaStats(TypedDict):
+    """Bytes of the arena; `arena.h` defines the terms."""
+
     live: int
     pinned: int
     warm: int
@@ -13,18 +15,24 @@ class ArenaStats(TypedDict):
     punched: int
     peak: int
     page: int
-    """The kernel gives the arena memory in pages of this size, as far as it has them free."""
+    """Size of the pages that the kernel provides, if it has them free."""
 
-class MovableStats(TypedDict):
-    known: int
+class DeanonStats(TypedDict):
+    """Statistics of KernelZero's client."""
+
+    tracked: int
+    """Bytes of tracked allocations."""
     moved: int
+    """Of these, bytes in files."""
     files: int
+    """Descriptors open for moved memory."""
     not_returned: int
+    """Bytes that could not be made anonymous again, and are never freed."""
 
 # --- memory (arena.h, pool.h, capture_*.h) ---
 
 def find_huge_pages() -> tuple[bool, str]:
-    """Return whether arenas can be in huge pages here, and how, or why not. Tries it."""
+    """Return whether arenas can be in huge pages here, and how, or why not. Finds out by trying."""
 
 def configure_arena(
     *,
@@ -35,91 +43,138 @@ def configure_arena(
     sealable: bool = False,
     groups: Sequence[tuple[str, str, str, str]] = ...,
 ) -> None:
-    """Set the options of arenas made from now on (bytes, bytes, milliseconds).
+    """Set the options of arenas created later.
 
-    groups: the memory cgroups to watch, as `zerrow_store.cgroups.MemoryGroup`s.
-
-    sealable: whoever has the descriptor may add seals, against writing for one.
+    Parameters
+    ----------
+    capacity
+        Size of the arena's address space, in bytes.
+    warm_limit
+        Bytes of freed memory that may stay warm.
+    decay_ms
+        Milliseconds after which unused warm memory goes back to the kernel.
+    huge_pages
+        "auto", "on" or "off".
+    sealable
+        Whether seals may be added to the file later, for example against writing.
+    groups
+        The memory cgroups to watch, as `zerrow_store.cgroups.MemoryGroup`.
     """
 
 def arena_segment() -> tuple[bytes, int, int]:
-    """Return (segment id of 16 bytes, file descriptor, size) of this process's arena.
+    """Return segment id, file descriptor and size of this process's arena.
 
-    The descriptor stays the arena's: duplicate it to keep it. Raises MemoryError if the arena
-    cannot be made (address space or descriptors used up).
+    The descriptor belongs to the arena: duplicate it to keep it.
+
+    Raises
+    ------
+    MemoryError
+        The arena cannot be created: no address space or no descriptors are left.
     """
 
-def arena_stats() -> ArenaStats: ...
-def arena_reset_peak() -> int:
-    """Return the bytes that are in use and not pinned; count their peak anew."""
+def arena_stats() -> ArenaStats:
+    """Return the arena's statistics; all 0 without an arena."""
 
-def arena_trim(keep: int = 0) -> None: ...
+def arena_reset_peak() -> int:
+    """Return the bytes in use and not pinned, and restart their peak."""
+
 def hold_back(seconds: float) -> None:
-    """Let large allocations of Arrow's wait until `seconds` from now, or the next call; those that
-    are made with the GIL never wait.
+    """Make large allocations of Arrow's wait for `seconds` from now on, or until the next call.
+
+    An allocation that is made with the GIL never waits.
     """
 
 def bound_unpublished(limit: int | None) -> None:
-    """Keep what is neither published nor given back, in use or warm, at `limit` bytes from now on,
-    as far as giving up warm memory does it; None: as configured.
-    """
+    """Bound the memory that is neither published nor given back, in use or warm.
 
-def arena_contains(address: int) -> bool: ...
-def memory_pool_name() -> str:
-    """backend_name of Arrow's default pool: "zerrow" while captured."""
+    Giving up warm memory is all that is done for that.
+
+    Parameters
+    ----------
+    limit
+        Bytes; None for no bound beside the configured one.
+    """
 
 def capture_arrow(on: bool) -> None:
     """Serve Arrow's default memory pool from the arena, or from the original pool again.
 
-    Verified when switched on; raises RuntimeError (and changes nothing) when libarrow's layout is
-    not the expected one. Pools that were asked for by name are left alone, except the one that is
-    the default (usually mimalloc): it is the same object. Memory allocated while on stays valid
-    after switching off.
+    The first call checks libarrow's layout, and every one checks that an allocation lies in the
+    arena. Pools that the program asks for by name are left alone, except the default one (usually
+    mimalloc), which is the same object. Memory allocated while on stays valid afterwards.
+
+    Raises
+    ------
+    RuntimeError
+        The layout is not the expected one. Nothing has changed.
     """
 
 def capture_numpy(on: bool) -> None:
     """Serve NumPy's array data of 32 KiB and more from the arena, or from NumPy's own allocator.
 
-    Verified like capture_arrow, and as reversible.
+    Arrays allocated while on stay valid afterwards.
+
+    Raises
+    ------
+    RuntimeError
+        NumPy's allocator is not the expected one. Nothing has changed.
     """
 
 def captured() -> dict[str, bool]:
-    """{"arrow": bool, "numpy": bool}"""
+    """Return {"arrow": bool, "numpy": bool}."""
 
-def kernelzero_query() -> dict[str, int]:
-    """Return {"version", "huge", "swap"} of the kernel module. Raises OSError without one."""
+def kernelzero_version() -> int:
+    """Return the version of the kernel module.
 
-def follow_arrow() -> None:
-    """Make known, while followed, what Arrow's default pool allocates outside the arena.
-
-    Raises RuntimeError as capture_arrow does.
+    Raises
+    ------
+    OSError
+        There is no module, or it may not be used.
     """
 
-def follow_numpy() -> None:
-    """Make known, while followed, what NumPy allocates outside the arena, for array data.
+def track_arrow() -> None:
+    """Prepare tracking of what Arrow's default pool allocates outside of the arena.
 
-    Raises RuntimeError as capture_numpy does.
+    Raises
+    ------
+    RuntimeError
+        As `capture_arrow`.
     """
 
-def follow_allocations(on: bool) -> None:
-    """Switch whether allocations of 64 KiB and more become known: `encode` can move these."""
+def track_numpy() -> None:
+    """Prepare tracking of the array data that NumPy allocates outside of the arena.
 
-def follows_allocations() -> bool: ...
-def movable_stats() -> MovableStats:
-    """Return bytes: known; moved: of these, in files; not_returned: lost, as their range could not
-    be made anonymous again. files: descriptors open for moved memory.
+    Raises
+    ------
+    RuntimeError
+        As `capture_numpy`.
     """
+
+def track_allocations(on: bool) -> None:
+    """Set whether later allocations of 64 KiB and more are tracked: `encode` can move these."""
+
+def deanon_stats() -> DeanonStats:
+    """Return the statistics of KernelZero's client."""
 
 def moved_files(segments: list[bytes], most: int) -> list[tuple[bytes, int, int]]:
-    """Return those of the segments that are files of moved memory and open here, at most `most`:
-    (segment id, a descriptor of the caller's own, size). They are sealed.
+    """Return the files of moved memory among some segments, `most` at most.
+
+    Returns
+    -------
+    list of tuple
+        Segment id, a new descriptor, size. The files are sealed.
     """
 
 def unpin(offsets: bytes) -> None:
-    """Unpin allocations of this process's arena: packed little-endian uint64 offsets."""
+    """Unpin allocations of this process's arena.
+
+    Parameters
+    ----------
+    offsets
+        Packed little-endian uint64.
+    """
 
 class ArenaProbe:
-    """The arena's C++ interface by address (arena.h), for tests."""
+    """The arena's C++ interface by address (arena.h), for tests: allocators hide most of it."""
 
     @staticmethod
     def allocate(size: int, *, numpy: bool = False, zeroed: bool = False) -> int:
@@ -131,45 +186,55 @@ class ArenaProbe:
     def resize(address: int, size: int) -> bool: ...
     @staticmethod
     def find(address: int, size: int) -> tuple[int, int] | None:
-        """Return (offset, size) of the live allocation that covers the range."""
+        """Return offset and size of the allocation that covers the range."""
+
+    @staticmethod
+    def contains(address: int) -> bool:
+        """Return whether an address lies in the arena, allocated or not."""
 
     @staticmethod
     def pin(offset: int) -> bool: ...
+    @staticmethod
+    def trim(keep: int = 0) -> None:
+        """Give warm memory beyond `keep` bytes back to the kernel."""
 
-# --- segments and SIPC (segments.h, sipc_*.h) ---
+# --- segments and SIPC (segments.h, sipc.h) ---
 
 class SipcError(ValueError):
-    """A message that is malformed, of another version, or refers outside its segments."""
+    """A message that is malformed, of another version, or refers outside of its segments."""
 
 class Encoded:
-    """An encoded message. The allocations in `own` are pinned until unpinned by the caller.
+    """An encoded message. Its allocations are pinned until the caller unpins them.
 
-    While it lives, the owners of the foreign allocations do.
+    While it lives, so do the owners of the foreign allocations.
     """
 
     message: bytes
     own: bytes
-    """This arena's allocations the message refers to: packed uint64 (offset, size) pairs,
-    distinct.
+    """The arena's allocations that the message refers to, distinct: packed uint64 (offset, size)
+    pairs.
     """
     foreign: list[tuple[bytes, bytes]]
-    """Other segments' allocations: (segment id, packed uint64 (offset, size) pairs), distinct.
-    What was moved is there, too: `moved_files` has its segments, as long as this lives.
+    """Allocations of other segments, distinct: segment id, packed uint64 (offset, size) pairs.
+    Moved memory is among them; `moved_files` has its segments as long as this object lives.
     """
     bytes_shared: int
-    """Of this arena's and of moved allocations, each counted whole and once."""
+    """Of the arena's and of moved allocations, each counted once and whole."""
     bytes_reshared: int
-    """Of allocations published before (also by this process), likewise."""
+    """Of allocations published earlier (also by this process), likewise."""
     bytes_copied: int
-    """Into the arena, or into the message itself (buffers of up to 256 bytes); and what KernelZero
-    copied of moved memory: edges of a page, pages that others hold.
+    """Into the arena, or into the message itself (buffers of up to 256 bytes). Includes what
+    KernelZero copied of moved memory: edges of a page, pages that others hold.
     """
 
-def reaches(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array, limit: int) -> bool:
-    """Whether the data has `limit` bytes or more: `obj.nbytes >= limit`, but for validity bitmaps
-    and arrays without rows.
+    def unpin(self) -> None:
+        """Unpin the allocations in `own`, for a message that is not published. Call it once."""
 
-    `nbytes` takes 3 us per column.
+def reaches(obj: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array, limit: int) -> bool:
+    """Return whether the data has `limit` bytes or more.
+
+    As `obj.nbytes >= limit`, which takes 3 us per column, but without validity bitmaps and arrays
+    without rows.
     """
 
 def encode(
@@ -177,48 +242,101 @@ def encode(
 ) -> Encoded:
     """Encode Arrow data as a SIPC message.
 
-    move: memory that is known (`follow_allocations`) is moved into sealed files instead of being
-    copied; for publications, as whoever reads the message needs these files.
-    Raises MemoryError when bytes have to be copied and the arena is full, TypeError for other
-    objects, and ValueError for what Arrow's IPC cannot describe (dictionaries whose values
-    are dictionaries or extensions).
+    Parameters
+    ----------
+    obj
+        The data.
+    move
+        Whether to move tracked memory into sealed files instead of copying it. For publications: a
+        reader of the message needs these files.
+
+    Raises
+    ------
+    MemoryError
+        Bytes have to be copied, and the arena is full.
+    TypeError
+        The object is no Arrow data.
+    ValueError
+        Arrow's IPC cannot describe the type: a dictionary whose values are dictionaries or
+        extensions.
     """
 
 def encode_buffers(header: bytes, buffers: list[Any], *, move: bool = False) -> Encoded:
-    """Encode `header` and contiguous buffers (buffer protocol), for pickle protocol 5."""
+    """Encode a header and contiguous buffers (buffer protocol), for pickle protocol 5."""
 
 def message_segments(message: bytes) -> list[bytes]:
-    """Return the ids of the segments a message refers to, after checking its envelope. Raises
-    SipcError.
+    """Return the ids of the segments that a message refers to.
+
+    Raises
+    ------
+    SipcError
+        The envelope is malformed.
     """
 
 def map_segment(segment: bytes, fd: int, size: int, *, sealed: bool = True) -> None:
-    """Map a segment read-only for this process; the descriptor may then be closed. Idempotent.
+    """Map a segment read-only into this process; the caller may then close `fd`. Idempotent.
 
-    Raises SipcError when the file is shorter than `size`, or not sealed against shrinking, which a
-    file on disk (sealed=False) cannot be.
+    Parameters
+    ----------
+    segment
+        The segment's id.
+    fd
+        Its file.
+    size
+        Its size in bytes.
+    sealed
+        Whether to require a file that cannot shrink. A file on disk can.
+
+    Raises
+    ------
+    SipcError
+        The file is shorter than `size`, or could shrink.
     """
 
 def unmap_segment(segment: bytes) -> bool:
-    """Unmap a segment that no view refers to; False if views remain or it is not mapped."""
+    """Unmap a segment. Return False if views refer to it, or it is not mapped."""
 
-def mapped_segments() -> list[bytes]: ...
+def mapped_segments() -> list[bytes]:
+    """Return the ids of all mapped segments."""
+
 def decode(message: bytes, owner: Any, relocated: list[tuple[bytes, int]] | None = None) -> Any:
-    """Decode a message whose segments are all mapped; the result's buffers keep `owner` alive.
+    """Decode a message whose segments are all mapped.
 
-    Returns Table, RecordBatch, ChunkedArray or Array as encoded; for encode_buffers, the tuple
-    (header bytes, list of read-only pa.Buffer). `relocated` gives, for each entry of the message's
-    allocation table in order, the (segment id, offset) where it lies on this machine instead.
-    Raises SipcError.
+    Parameters
+    ----------
+    message
+        The message.
+    owner
+        An object that the result's buffers keep alive.
+    relocated
+        For each entry of the message's allocation table, the (segment id, offset) where it lies on
+        this machine instead.
+
+    Returns
+    -------
+    Table, RecordBatch, ChunkedArray, Array or tuple
+        As encoded; for `encode_buffers`, the header and a list of read-only buffers.
+
+    Raises
+    ------
+    SipcError
+        The message is malformed, or a segment is not mapped.
     """
 
 def view(segment: bytes, offset: int, size: int, owner: Any) -> pa.Buffer:
     """Return a read-only buffer over a range of a mapped segment, which keeps `owner` alive.
 
-    Raises SipcError when the segment is not mapped or the range lies outside it.
+    Raises
+    ------
+    SipcError
+        The segment is not mapped, or the range lies outside of it.
     """
 
 def message_allocations(message: bytes) -> list[tuple[bytes, int, int]]:
-    """Return a message's allocation table: (segment id, offset, size), in order. Raises
-    SipcError.
+    """Return a message's allocation table in order: segment id, offset, size.
+
+    Raises
+    ------
+    SipcError
+        The envelope is malformed.
     """

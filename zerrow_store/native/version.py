@@ -1,7 +1,7 @@
-"""Which of the compiled modules this process loads: the one for its libarrow.
+"""The choice of the compiled module for this process's libarrow.
 
-Each is tied to the libarrow that it was linked with, by its soname. Beside another one it would
-load a second libarrow into the process instead of failing, so pyarrow is asked first.
+Each compiled module is tied to the libarrow it was linked with, by the soname. Beside another
+libarrow it would not fail, but load a second one into the process, so pyarrow is asked first.
 """
 
 import sys
@@ -11,14 +11,14 @@ import zerrow_store.native._build_info as build_info
 
 
 def choose_module() -> None:
-    """Let `zerrow_store.native._native` be the module for the libarrow that pyarrow has loaded.
+    """Make `zerrow_store.native._native` the module for the libarrow that pyarrow has loaded.
 
     Raises
     ------
     ImportError
-        There is none for it.
+        There is no module for it.
     """
-    import pyarrow  # its import may come back here: this module has to be complete by then
+    import pyarrow  # may import this module again, which must be complete by then
 
     loaded = pyarrow.cpp_build_info.so_version
     known = build_info.SO_VERSIONS

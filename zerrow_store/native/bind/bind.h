@@ -1,4 +1,4 @@
-// The parts of the Python module; each file binds its own.
+// The parts of the Python module, one per file.
 #pragma once
 #include <pybind11/pybind11.h>
 

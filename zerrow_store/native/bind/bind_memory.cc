@@ -1,4 +1,4 @@
-// The memory part of the Python module. `_native.pyi` documents it.
+// Bindings of arena, captures and KernelZero. `_native.pyi` documents them.
 #include <fcntl.h>
 #include <pybind11/stl.h>
 #include <unistd.h>
@@ -10,8 +10,8 @@
 #include <tuple>
 
 #include "bind/bind.h"
+#include "deanon/deanon.h"
 #include "deanon/kernelzero.h"
-#include "deanon/movable.h"
 #include "memory/arena.h"
 #include "memory/capture_arrow.h"
 #include "memory/capture_numpy.h"
@@ -25,9 +25,9 @@ Arena* RequireArena() {
   Arena* arena = Arena::Get();
   if (arena == nullptr) {
     PyErr_SetString(PyExc_MemoryError,
-                    "the arena cannot be made: out of address space or file descriptors "
+                    "the arena cannot be created: out of address space or file descriptors "
                     "(ulimit -v, -n, -f), ZERROW_ARENA_CAPACITY is below 64 MiB, or ZERROW_HUGE_PAGES=on "
-                    "where there are none");
+                    "without huge pages");
     throw py::error_already_set();
   }
   return arena;
@@ -73,11 +73,6 @@ py::dict GetArenaStats() {
   return result;
 }
 
-void ArenaTrim(uint64_t keep) {
-  GilReleased released;
-  if (Arena* arena = Arena::Current()) arena->Trim(keep);
-}
-
 uint64_t ArenaResetPeak() {
   Arena* arena = Arena::Current();
   return arena == nullptr ? 0 : arena->ResetPeak();
@@ -90,11 +85,6 @@ void BoundUnpublished(std::optional<uint64_t> limit) {
 
 void HoldBack(double seconds) {
   if (Arena* arena = Arena::Current()) arena->HoldBack(seconds);
-}
-
-bool ArenaContains(uint64_t address) {
-  Arena* arena = Arena::Current();
-  return arena != nullptr && arena->Contains(reinterpret_cast<const void*>(address));
 }
 
 void Unpin(const std::string& offsets) {
@@ -110,24 +100,20 @@ void Unpin(const std::string& offsets) {
   }
 }
 
-py::dict KernelZeroQuery() {
+uint32_t KernelZeroVersion() {
   kernelzero_query query;
   if (int error = QueryKernelZero(&query)) {
     errno = error;
     PyErr_SetFromErrnoWithFilename(PyExc_OSError, "/dev/kernelzero");
     throw py::error_already_set();
   }
-  py::dict result;
-  result["version"] = query.version;
-  result["huge"] = (query.capabilities & KERNELZERO_CAP_HUGE) != 0;
-  result["swap"] = (query.capabilities & KERNELZERO_CAP_SWAP) != 0;
-  return result;
+  return query.version;
 }
 
-py::dict GetMovableStats() {
-  MovableStats stats = Movable::Stats();
+py::dict GetDeanonStats() {
+  DeanonStats stats = Deanon::Stats();
   py::dict result;
-  result["known"] = stats.known;
+  result["tracked"] = stats.tracked;
   result["moved"] = stats.moved;
   result["files"] = stats.files;
   result["not_returned"] = stats.not_returned;
@@ -138,7 +124,7 @@ py::list MovedFiles(const std::vector<std::string>& segments, size_t most) {
   py::list found;
   for (const std::string& segment : segments) {
     if (found.size() == most) break;
-    std::shared_ptr<MovedFile> file = Movable::File(ToSegmentId(segment));
+    std::shared_ptr<MovedFile> file = Deanon::File(ToSegmentId(segment));
     if (file == nullptr) continue;
     int fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0) {
@@ -153,7 +139,7 @@ py::list MovedFiles(const std::vector<std::string>& segments, size_t most) {
   return found;
 }
 
-// Arena's C++ interface for tests, by address.
+// The arena's C++ interface by address, for tests.
 struct ArenaProbe {
   static uint64_t Allocate(uint64_t size, bool numpy, bool zeroed) {
     GilReleased released;
@@ -176,6 +162,14 @@ struct ArenaProbe {
     if (!RequireArena()->Find(reinterpret_cast<const void*>(address), size, &found)) return std::nullopt;
     return {{found.offset, found.size}};
   }
+  static void Trim(uint64_t keep) {
+    GilReleased released;
+    if (Arena* arena = Arena::Current()) arena->Trim(keep);
+  }
+  static bool Contains(uint64_t address) {
+    Arena* arena = Arena::Current();
+    return arena != nullptr && arena->Contains(reinterpret_cast<const void*>(address));
+  }
   static bool Pin(uint64_t offset) {
     Arena* arena = RequireArena();
     GilReleased released;
@@ -195,12 +189,9 @@ void BindMemory(py::module_& m) {
   });
   m.def("arena_segment", &ArenaSegment);
   m.def("arena_stats", &GetArenaStats);
-  m.def("arena_trim", &ArenaTrim, py::arg("keep") = 0);
   m.def("arena_reset_peak", &ArenaResetPeak);
   m.def("bound_unpublished", &BoundUnpublished, py::arg("limit"));
   m.def("hold_back", &HoldBack, py::arg("seconds"));
-  m.def("arena_contains", &ArenaContains, py::arg("address"));
-  m.def("memory_pool_name", &DefaultPoolName);
   m.def("capture_arrow", &CaptureArrow, py::arg("on"));
   m.def("capture_numpy", &CaptureNumpy, py::arg("on"));
   m.def("captured", [] {
@@ -210,12 +201,11 @@ void BindMemory(py::module_& m) {
     return result;
   });
   m.def("unpin", &Unpin, py::arg("offsets"));
-  m.def("kernelzero_query", &KernelZeroQuery);
-  m.def("follow_arrow", &FollowArrow);
-  m.def("follow_numpy", &FollowNumpy);
-  m.def("follow_allocations", &Movable::Switch, py::arg("on"));
-  m.def("follows_allocations", &Movable::on);
-  m.def("movable_stats", &GetMovableStats);
+  m.def("kernelzero_version", &KernelZeroVersion);
+  m.def("track_arrow", &TrackArrow);
+  m.def("track_numpy", &TrackNumpy);
+  m.def("track_allocations", &Deanon::Switch, py::arg("on"));
+  m.def("deanon_stats", &GetDeanonStats);
   m.def("moved_files", &MovedFiles, py::arg("segments"), py::arg("most"));
   py::class_<ArenaProbe>(m, "ArenaProbe")
       .def_static("allocate", &ArenaProbe::Allocate, py::arg("size"), py::kw_only(), py::arg("numpy") = false,
@@ -223,7 +213,9 @@ void BindMemory(py::module_& m) {
       .def_static("free", &ArenaProbe::Free, py::arg("address"))
       .def_static("resize", &ArenaProbe::Resize, py::arg("address"), py::arg("size"))
       .def_static("find", &ArenaProbe::Find, py::arg("address"), py::arg("size"))
-      .def_static("pin", &ArenaProbe::Pin, py::arg("offset"));
+      .def_static("contains", &ArenaProbe::Contains, py::arg("address"))
+      .def_static("pin", &ArenaProbe::Pin, py::arg("offset"))
+      .def_static("trim", &ArenaProbe::Trim, py::arg("keep") = 0);
 }
 
 }  // namespace zerrow

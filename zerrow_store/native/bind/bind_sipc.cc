@@ -1,4 +1,4 @@
-// Python bindings of segments and SIPC; documented in _native.pyi.
+// Bindings of segments and SIPC. `_native.pyi` documents them.
 #include <arrow/api.h>
 #include <arrow/python/common.h>
 #include <arrow/python/pyarrow.h>
@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include "bind/bind.h"
+#include "memory/arena.h"
 #include "memory/segments.h"
 #include "sipc/sipc.h"
 
@@ -36,7 +37,7 @@ py::bytes Packed(const std::vector<OffsetSize>& ranges) {
   return py::bytes(reinterpret_cast<const char*>(ranges.data()), ranges.size() * sizeof(OffsetSize));
 }
 
-// As Python sees an encoded message: its parts are converted once.
+// An encoded message for Python; its parts are converted once.
 struct PyEncoded {
   explicit PyEncoded(Encoded encoded)
       : message(encoded.message),
@@ -44,10 +45,22 @@ struct PyEncoded {
         bytes_shared(encoded.bytes_shared),
         bytes_reshared(encoded.bytes_reshared),
         bytes_copied(encoded.bytes_copied),
-        holds(std::move(encoded.holds)),
+        views(std::move(encoded.views)),
         files(std::move(encoded.files)) {
     for (const auto& [segment, ranges] : encoded.foreign) {
       foreign.append(py::make_tuple(ToBytes(segment), Packed(ranges)));
+    }
+  }
+
+  // Unpins `own`.
+  void Unpin() const {
+    std::string_view pairs(own);
+    GilReleased released;
+    Arena* arena = Arena::Current();
+    for (size_t i = 0; arena != nullptr && i < pairs.size(); i += sizeof(OffsetSize)) {
+      uint64_t offset;
+      memcpy(&offset, pairs.data() + i, sizeof(offset));
+      arena->Unpin(offset);
     }
   }
 
@@ -57,7 +70,7 @@ struct PyEncoded {
   uint64_t bytes_shared;
   uint64_t bytes_reshared;
   uint64_t bytes_copied;
-  std::vector<std::shared_ptr<Hold>> holds;
+  std::vector<std::shared_ptr<MessageView>> views;
   std::vector<std::shared_ptr<MovedFile>> files;
 };
 
@@ -122,12 +135,12 @@ struct ToPython {
   }
 };
 
-// The bytes that an array refers to, by a quick look where its type allows one.
+// The bytes that an array refers to, computed from its length if its type allows that.
 int64_t ArrayBytes(const arrow::Array& array) {
   const arrow::DataType& type = *array.type();
-  if (array.length() == 0) return 0;  // which Arrow's own count does not survive where offsets are absent
+  if (array.length() == 0) return 0;  // Arrow's own count crashes on empty arrays without offsets
   if (arrow::is_primitive(type.id()) || arrow::is_fixed_size_binary(type.id())) {
-    int64_t before = array.offset() * type.bit_width() % 8;  // bits of a byte that is shared
+    int64_t before = array.offset() * type.bit_width() % 8;  // bits before it in its first byte
     return (before + array.length() * type.bit_width() + 7) / 8;
   }
   return Unwrapped(arrow::util::ReferencedBufferSize(array));
@@ -181,13 +194,13 @@ py::object PyDecode(const py::bytes& message, const py::object& owner,
 }
 
 py::object PyView(const py::bytes& segment, uint64_t offset, uint64_t size, const py::object& owner) {
-  HeldAllocation allocation = Segments::Resolve(ToSegmentId(std::string_view(segment)), offset, size);
+  MappedAllocation allocation = Segments::Resolve(ToSegmentId(std::string_view(segment)), offset, size);
   const uint8_t* data = allocation.data();
-  std::vector<HeldAllocation> allocations;
+  std::vector<MappedAllocation> allocations;
   allocations.push_back(std::move(allocation));
-  auto hold = Hold::Make(owner.inc_ref().ptr(), std::move(allocations));
+  auto view = MessageView::Make(owner.inc_ref().ptr(), std::move(allocations));
   return Stolen(arrow::py::wrap_buffer(
-      std::make_shared<RefBuffer>(data, static_cast<int64_t>(size), std::move(hold), 0)));
+      std::make_shared<RefBuffer>(data, static_cast<int64_t>(size), std::move(view), 0)));
 }
 
 py::list PyMessageSegments(const py::bytes& message) {
@@ -223,7 +236,8 @@ void BindSipc(py::module_& m) {
       .def_readonly("foreign", &PyEncoded::foreign)
       .def_readonly("bytes_shared", &PyEncoded::bytes_shared)
       .def_readonly("bytes_reshared", &PyEncoded::bytes_reshared)
-      .def_readonly("bytes_copied", &PyEncoded::bytes_copied);
+      .def_readonly("bytes_copied", &PyEncoded::bytes_copied)
+      .def("unpin", &PyEncoded::Unpin);
 
   m.def("reaches", &Reaches, py::arg("obj"), py::arg("limit"));
   m.def("encode", &PyEncode, py::arg("obj"), py::kw_only(), py::arg("move") = false);

@@ -1,7 +1,7 @@
-// Client of /dev/kernelzero (kmod/): moves anonymous memory of this process into a memfd.
+// The client of /dev/kernelzero (kmod/), which moves anonymous memory of this process into a memfd.
 //
-// The device is opened for each call: it keeps no state, and a module that no process has open can
-// be replaced. No locks.
+// Each call opens the device: it has no state, and a module that no process has open can be
+// replaced. No locks.
 #pragma once
 #include <cstdint>
 
@@ -9,11 +9,11 @@
 
 namespace zerrow {
 
-// 0, or the errno of what failed; ENOSYS for a module that is older than this client.
+// Returns 0 or an errno; ENOSYS for a module that is older than this client.
 int QueryKernelZero(kernelzero_query* query);
 
-// Appends the ranges to the end of a memfd. 0 or an errno; `done` of them went in whole, and the
-// one after these as far as its `done` says.
+// Appends the ranges to a memfd. Returns 0 or an errno. `done` ranges went in as a whole, and the
+// next one as far as its own `done`.
 int MoveIntoFile(int fd, kernelzero_range* ranges, uint32_t count, uint32_t* done, kernelzero_counts* counts);
 
 }  // namespace zerrow

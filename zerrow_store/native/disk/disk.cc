@@ -1,6 +1,7 @@
-// Bytes between segments and files, with their checksum on the way: XXH3, 64 bits. Files are read,
-// not mapped, where they may be short or broken: that is an error here, and SIGBUS in a mapping.
-// Free of Arrow's library, as the server does not import pyarrow. Documented in _disk.pyi.
+// Copies between segments and files, with a checksum of the bytes (64 bits of XXH3).
+//
+// A file that may be short or broken is read, not mapped: that gives an error here, and SIGBUS in a
+// mapping. Free of Arrow's library, as the server does not import pyarrow. Documented in _disk.pyi.
 #include <pybind11/pybind11.h>
 
 #define XXH_INLINE_ALL
@@ -21,9 +22,9 @@ namespace py = pybind11;
 namespace zerrow {
 namespace {
 
-// In the second-level cache: hashed and written while it is there.
+// Fits the second-level cache: a piece is hashed and written while it is there.
 constexpr size_t kPiece = 256 << 10;
-// So much of a file is written back in one go.
+// The part of a file that is written back at a time.
 constexpr uint64_t kWindow = 8 << 20;
 static_assert(kWindow % kPiece == 0);
 
@@ -43,9 +44,10 @@ int WriteAll(int fd, const char* bytes, size_t size, uint64_t offset) {
   return 0;
 }
 
-// Begins to write back the window that ends at `end`, and drops the one before from the page cache,
-// once it is written: or the cache, which a cgroup is charged for, would take what is to be freed.
-// Returns 0 or an errno: an error that is told here, fdatasync does not tell again.
+// Starts to write back the window that ends at `end`. Waits for the one before and drops it from
+// the page cache: a cgroup is charged for the cache, which would otherwise take the memory that
+// spilling frees. Returns 0 or an errno: fdatasync does not report an error again that was reported
+// here.
 int WriteBack(int fd, uint64_t end) {
   if (sync_file_range(fd, end - kWindow, kWindow, SYNC_FILE_RANGE_WRITE) != 0) return errno;
   if (end < 2 * kWindow) return 0;
@@ -55,7 +57,7 @@ int WriteBack(int fd, uint64_t end) {
   return 0;
 }
 
-// target < 0: only reads.
+// Reads, and writes to `target` unless it is negative. Returns the checksum.
 uint64_t Pass(int source, uint64_t offset, uint64_t size, int target, uint64_t at) {
   uint64_t digest = 0;
   int error = 0;

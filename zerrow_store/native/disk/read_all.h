@@ -1,4 +1,4 @@
-// Reading a file's bytes whole, where a mapping would give SIGBUS for what is not there.
+// Reading of a range of a file, which returns an error where a mapping would raise SIGBUS.
 #pragma once
 #include <unistd.h>
 

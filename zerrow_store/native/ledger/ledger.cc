@@ -1,5 +1,5 @@
-// What the books of a node store count natively: a wide table has thousands of allocations.
-// Free of Arrow, as the server does not import pyarrow. Documented in _ledger.pyi.
+// The reference counts of a node store, which are native as a wide table has thousands of
+// allocations. Free of Arrow, as the server does not import pyarrow. Documented in _ledger.pyi.
 #include <pybind11/operators.h>
 #include <pybind11/pybind11.h>
 
@@ -21,7 +21,7 @@ struct Range {
   uint64_t size;
 };
 
-// Packed little-endian records, copied out as they may lie at any address.
+// Unpacks little-endian records. Copies them, as they may be unaligned.
 template <typename Record>
 std::vector<Record> Unpack(const py::bytes& packed) {
   std::string_view bytes(packed);

@@ -1,4 +1,4 @@
-// See arena.h. Here: allocation, recycling and pins; decay.cc and fork.cc have the rest.
+// See arena.h. This file has allocation, recycling and pins.
 #include "memory/arena.h"
 
 #include <Python.h>
@@ -15,19 +15,19 @@
 namespace zerrow {
 namespace {
 
-// Each private range may cost two entries of the vm.max_map_count (65530 by default) that
-// the process shares with everything else; beyond this, publication copies.
+// Each private range may take two of the mappings that a process may have (vm.max_map_count, 65530
+// by default). Beyond this many, publication copies.
 constexpr uint32_t kPrivateMax = 1000;
-// From here on zeroed memory is taken cold: the pages that are not used then cost nothing.
+// Zeroed memory of this size and more is taken cold: pages that are never used then cost nothing.
 constexpr uint64_t kZeroedCold = 4u << 20;
-// Whole huge pages may take an eighth more than is asked for.
+// Rounding up to whole huge pages may waste an eighth.
 constexpr uint64_t kWaste = 8;
-// Smaller allocations do not wait when producers are held back.
+// Smaller allocations do not wait while the store throttles its producers.
 constexpr uint64_t kHeldBackMin = 1u << 20;
 
-// Whole huge pages, where an allocation fills them: when it is freed, all of its memory can go back,
-// whatever lies beside it. Coarser for larger ones, so that sizes which differ little recycle each
-// other's memory.
+// Whole huge pages, if the allocation nearly fills them: then all its memory can go back to the
+// kernel when it is freed. Large lengths are rounded more coarsely, so that allocations of similar
+// sizes reuse each other's memory.
 uint64_t ExtentLength(uint64_t size, uint64_t page) {
   uint64_t whole = RoundUp(size, page);
   if (page == kHugePage && whole - size <= size / kWaste) return whole;
@@ -50,13 +50,13 @@ uint8_t* Arena::Allocate(uint64_t size, Origin origin, bool zeroed) {
   if (size >= kHeldBackMin && origin == Origin::kArrow) AwaitRoom();
   uint64_t offset;
   bool dirty = true;
-  // NumPy's memory may become private later, page by page: it shares no page with others.
+  // NumPy's memory may become private later, in whole pages, so it shares no page.
   if (size <= kSlotMax && origin != Origin::kNumpy) {
-    if (!slabs_.Allocate(size, origin, children_.epoch(), &offset)) return nullptr;
+    if (!slabs_.Allocate(size, origin, fork_guard_.epoch(), &offset)) return nullptr;
   } else {
     bool prefer_warm = !zeroed || size < kZeroedCold;
     if (!AllocateExtent(size, origin, prefer_warm, &offset, &dirty)) {
-      // Full, or in pieces: what is held may be free by now, and cold ranges merge.
+      // Full or fragmented: quarantined memory may be free by now, and cold ranges merge.
       Trim(0);
       if (!AllocateExtent(size, origin, prefer_warm, &offset, &dirty)) return nullptr;
     }
@@ -72,9 +72,9 @@ void Arena::HoldBack(double seconds) {
 }
 
 void Arena::AwaitRoom() const {
-  // Whoever holds the GIL does not wait: what ends the wait may need it, and what is being converted under
-  // it must not change meanwhile. Looked at again and again, without a lock of ours: the caller may hold any
-  // of Arrow's.
+  // A thread with the GIL does not wait: the thread that ends the wait may need the GIL, and an
+  // object that is being converted under the GIL must not change meanwhile. Polls without a lock of
+  // ours, as the caller may have any of Arrow's.
   if (Py_IsInitialized() && PyGILState_Check()) return;
   while (std::chrono::steady_clock::now() < held_back_until_.load(std::memory_order_relaxed))
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -88,7 +88,7 @@ bool Arena::AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint6
     uint64_t length = ExtentLength(size, mapping_.page());
     uint64_t alignment = length % kHugePage == 0 ? mapping_.page() : kPage;
     if (!free_.Take(length, alignment, prefer_warm, &range, warm)) return false;
-    extents_[range.offset] = {range.length, size, children_.epoch(), 0, origin, false, false};
+    extents_[range.offset] = {range.length, size, fork_guard_.epoch(), 0, origin, false, false};
     *offset = range.offset;
     AddTaken(range.length);
     excess = ExcessWarm();
@@ -134,10 +134,10 @@ void Arena::ReturnSlab(uint64_t offset) {
   PutWarm({offset, kSlabBytes});
 }
 
-bool Arena::HoldSlot(uint64_t offset, uint32_t born, uint64_t size) {
+bool Arena::QuarantineSlot(uint64_t offset, uint32_t born, uint64_t size) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (!children_.MaySee(born)) return false;
-  Hold(offset, born, size);
+  if (!fork_guard_.MaySee(born)) return false;
+  Quarantine(offset, born, size);
   return true;
 }
 
@@ -147,8 +147,8 @@ void Arena::PutWarm(Range range) {
   watch_ = used_ = true;
 }
 
-void Arena::Hold(uint64_t offset, uint32_t born, uint64_t size) {
-  held_.push_back({offset, born, size});
+void Arena::Quarantine(uint64_t offset, uint32_t born, uint64_t size) {
+  quarantine_.push_back({offset, born, size});
   quarantined_ += size;
   watch_ = true;
 }
@@ -183,7 +183,7 @@ void Arena::Free(uint8_t* address) {
 }
 
 void Arena::FreeInherited(uint64_t offset) {
-  // The memory is a private copy of the parent's. Only whole pages can be let go of.
+  // The memory is a private copy of the parent's. Only whole pages can be released.
   std::lock_guard<std::mutex> lock(mutex_);
   auto it = extents_.find(offset);
   if (it == extents_.end()) return;
@@ -192,16 +192,16 @@ void Arena::FreeInherited(uint64_t offset) {
 }
 
 void Arena::Retire(Extents::iterator it) {
-  if (!children_.MaySee(it->second.born)) return Recycle(it);
-  Hold(it->first, it->second.born, it->second.length);
+  if (!fork_guard_.MaySee(it->second.born)) return Recycle(it);
+  Quarantine(it->first, it->second.born, it->second.length);
 }
 
 void Arena::Recycle(Extents::iterator it) {
   Range range = RangeOf(it);
   if (it->second.is_private) {
     if (!mapping_.Share(range)) {
-      // Too many mappings at the moment; tried again with what is held for children.
-      Hold(range.offset, it->second.born, range.length);
+      // Too many mappings at the moment; tried again with the quarantined memory.
+      Quarantine(range.offset, it->second.born, range.length);
       return;
     }
     --private_count_;
@@ -210,21 +210,21 @@ void Arena::Recycle(Extents::iterator it) {
   PutWarm(range);
 }
 
-void Arena::ReleaseHeld() {
-  std::vector<Held> candidates;
+void Arena::ReleaseQuarantined() {
+  std::vector<Quarantined> candidates;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    children_.Reap();
-    auto free = std::partition(held_.begin(), held_.end(),
-                               [&](const Held& held) { return children_.MaySee(held.born); });
-    candidates.assign(free, held_.end());
-    held_.erase(free, held_.end());
-    for (const Held& held : candidates) quarantined_ -= held.size;
+    fork_guard_.Reap();
+    auto free = std::partition(quarantine_.begin(), quarantine_.end(),
+                               [&](const Quarantined& each) { return fork_guard_.MaySee(each.born); });
+    candidates.assign(free, quarantine_.end());
+    quarantine_.erase(free, quarantine_.end());
+    for (const Quarantined& each : candidates) quarantined_ -= each.size;
   }
-  for (const Held& held : candidates) {
-    if (slabs_.Recycle(held.offset)) continue;
+  for (const Quarantined& each : candidates) {
+    if (slabs_.Recycle(each.offset)) continue;
     std::lock_guard<std::mutex> lock(mutex_);
-    Recycle(extents_.find(held.offset));
+    Recycle(extents_.find(each.offset));
   }
 }
 
@@ -243,12 +243,12 @@ bool Arena::ResizeExtent(uint64_t offset, uint64_t size) {
   auto it = extents_.find(offset);
   if (it == extents_.end() || it->second.freed || it->second.pins > 0) return false;
   Extent& extent = it->second;
-  // A tiny rest is better off in a slab: a page of its own would be mostly empty.
+  // A small rest belongs into a slab: its page would be mostly empty.
   if (size <= kPage && extent.origin != Origin::kNumpy) return false;
   uint64_t length = ExtentLength(size, mapping_.page());
   if (length > extent.length && !GrowExtent(it, length)) return false;
-  // The tail stays where a child may read it, or where a mapping would have to be split.
-  if (length < extent.length && !extent.is_private && !children_.MaySee(extent.born)) {
+  // The tail stays if a child may read it, or a mapping would have to be split.
+  if (length < extent.length && !extent.is_private && !fork_guard_.MaySee(extent.born)) {
     PutWarm({offset + length, extent.length - length});
     extent.length = length;
   }
@@ -309,7 +309,7 @@ bool Arena::PinExtent(uint64_t offset) {
     }
     if (extent.pins++ == 0) pinned_ += extent.size;
   }
-  // The pin keeps the range as it is while its pages are looked at.
+  // The pin keeps the range while its pages are examined.
   if (published.length == 0 || !mapping_.Written(published)) return true;
   Unpin(offset);
   return false;
@@ -338,74 +338,8 @@ void Arena::Unpin(uint64_t offset) {
   WakeDecay();
 }
 
-void Arena::Trim(uint64_t keep) {
-  if (inherited_) return;
-  ReleaseHeld();
-  slabs_.ReturnIdle(true);
-  uint64_t warm;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    warm = free_.warm();
-  }
-  if (warm > keep) GiveBack(warm - keep, Which::kAny);
-}
-
-void Arena::BoundUnpublished(uint64_t limit) {
-  if (inherited_) return;
-  auto excess = [&] {
-    std::lock_guard<std::mutex> lock(mutex_);
-    unpublished_limit_ = limit;
-    return ExcessWarm();
-  };
-  if (excess().bytes == 0) return;
-  // Empty slabs and what is held count as in use: what of them is free goes first.
-  ReleaseHeld();
-  slabs_.ReturnIdle(true);
-  Excess left = excess();
-  GiveBack(left.bytes, left.which);
-}
-
-bool Arena::TakeWarm(uint64_t most, Which which, Range* out) {
-  if (which == Which::kOldest) return free_.TakeOldestWarm(most, out);
-  return free_.TakeLargestWarm(most, out) || (which == Which::kAny && free_.TakeFragment(out));
-}
-
-void Arena::GiveBack(uint64_t most, Which which) {
-  if (most == 0) return;
-  while (most > 0) {
-    Range range;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (!TakeWarm(most, which, &range)) break;
-      if (free_.any_split()) watch_ = true;
-    }
-    // Between the locks the range is nobody's.
-    bool punched = mapping_.Punch(range);
-    std::lock_guard<std::mutex> lock(mutex_);
-    free_.Put(range, !punched);
-    if (!punched) break;  // short of memory for splitting pages, say; the next tick tries again
-    punched_ += range.length;
-    most -= std::min(most, range.length);
-  }
-  WakeDecay();
-}
-
-void Arena::GiveBackAgain() {
-  // khugepaged makes split pages whole again; and a page that is in use at the moment stays whole, but
-  // zeroed, where a hole is punched.
-  std::vector<Range> ranges;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (!free_.any_split() || mapping_.Resident() <= taken_ + free_.warm()) return;
-    ranges = free_.TakeGivenBack();
-  }
-  for (Range range : ranges) mapping_.Punch(range);
-  std::lock_guard<std::mutex> lock(mutex_);
-  for (Range range : ranges) free_.Put(range, false);
-}
-
 ArenaStats Arena::Stats() {
-  if (!inherited_) ReleaseHeld();
+  if (!inherited_) ReleaseQuarantined();
   std::lock_guard<std::mutex> lock(mutex_);
   return {live_, pinned_, free_.warm(), quarantined_, punched_, unpublished_peak_, mapping_.page()};
 }

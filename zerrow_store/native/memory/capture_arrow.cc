@@ -7,16 +7,16 @@
 #include <stdexcept>
 #include <string>
 
-#include "deanon/movable.h"
-#include "deanon/movable_pool.h"
+#include "deanon/deanon.h"
+#include "deanon/tracking_pool.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
 
 namespace zerrow {
 namespace {
 
-// The Itanium ABI's virtual table of arrow::MemoryPool: two destructors, then the virtual
-// functions in order of declaration.
+// The virtual table of arrow::MemoryPool by the Itanium ABI: two destructors, then the virtual
+// functions in the order of declaration.
 enum Slot { kAllocate = 2, kReallocate, kFree, kReleaseUnused };
 using Table = void* const*;
 
@@ -47,7 +47,7 @@ class OriginalPool final : public arrow::MemoryPool {
     using F = void (*)(arrow::MemoryPool*);
     Function<F>(kReleaseUnused)(pool_);
   }
-  // Statistics are the ArenaPool's, from what was allocated before it came.
+  // ArenaPool has the statistics; it starts with the bytes allocated before it was installed.
   int64_t bytes_allocated() const override { return allocated_; }
   int64_t total_bytes_allocated() const override { return allocated_; }
   int64_t num_allocations() const override { return 0; }
@@ -68,7 +68,7 @@ class OriginalPool final : public arrow::MemoryPool {
 ArenaPool* g_pool = nullptr;  // set by the first capture, for good
 bool g_on = false;
 
-// Only the table of this class is used: `this` is Arrow's object, and is not touched.
+// Only this class's table is used: `this` is Arrow's object, which is never accessed.
 class Redirect final : public arrow::MemoryPool {
  public:
   using MemoryPool::Allocate;
@@ -91,7 +91,8 @@ class Redirect final : public arrow::MemoryPool {
   std::string backend_name() const override { return g_pool->backend_name(); }
 };
 
-// Arrow exports ProxyMemoryPool's functions by name: where its table has them, every pool has.
+// Arrow exports ProxyMemoryPool's functions by name. Every pool has its functions in the same
+// slots.
 void CheckLayout(arrow::MemoryPool* pool) {
   arrow::ProxyMemoryPool proxy(pool);
   struct {
@@ -104,7 +105,7 @@ void CheckLayout(arrow::MemoryPool* pool) {
   };
   for (const auto& entry : expected) {
     void* function = dlsym(RTLD_DEFAULT, entry.symbol);
-    // Loaded by Python, libarrow may not be in the global scope: ask by a pointer into it.
+    // Python may have loaded libarrow outside of the global scope: find it by a pointer into it.
     Dl_info info;
     if (function == nullptr && dladdr(reinterpret_cast<void*>(&arrow::default_memory_pool), &info) != 0) {
       if (void* library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD)) {
@@ -126,13 +127,13 @@ bool LandsInArena(arrow::MemoryPool* pool) {
   return inside && pool->backend_name() == "zerrow";
 }
 
-// Puts our pool in the place of Arrow's default one; it changes nothing until it is switched on.
+// Puts our pool in front of Arrow's default one. It changes nothing until it is switched on.
 void Install() {
   if (g_pool != nullptr) return;
   arrow::MemoryPool* pool = arrow::default_memory_pool();
   CheckLayout(pool);
-  // Not destroyed, as memory may be freed after static destructors.
-  g_pool = new ArenaPool(new MovablePool(new OriginalPool(pool, pool->backend_name())));
+  // Never destroyed: memory may be freed after static destructors have run.
+  g_pool = new ArenaPool(new TrackingPool(new OriginalPool(pool, pool->backend_name())));
   SetTable(pool, TableOf(new Redirect()));
 }
 
@@ -148,7 +149,7 @@ void CaptureArrow(bool on) {
   if (Arena::Get() == nullptr) throw std::runtime_error("the arena cannot be made");
   Install();
   g_pool->Switch(true);
-  // Through the function that Arrow itself calls.
+  // Checks through the function that Arrow itself calls.
   if (!LandsInArena(arrow::default_memory_pool())) {
     g_pool->Switch(false);
     throw std::runtime_error("Arrow's default memory pool does not allocate in the arena");
@@ -156,10 +157,8 @@ void CaptureArrow(bool on) {
   g_on = true;
 }
 
-void FollowArrow() { Install(); }
+void TrackArrow() { Install(); }
 
 bool ArrowCaptured() { return g_on; }
-
-std::string DefaultPoolName() { return arrow::default_memory_pool()->backend_name(); }
 
 }  // namespace zerrow

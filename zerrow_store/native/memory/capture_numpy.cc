@@ -12,13 +12,13 @@
 #include <stdexcept>
 #include <string>
 
-#include "deanon/movable.h"
+#include "deanon/deanon.h"
 #include "memory/arena.h"
 
 namespace zerrow {
 namespace {
 
-constexpr size_t kLeast = 32u << 10;  // smaller arrays would waste most of their pages
+constexpr size_t kLeast = 32u << 10;  // smaller arrays would leave most of their pages empty
 
 PyDataMem_Handler* g_handler = nullptr;  // set by the first capture, for good
 PyDataMemAllocator g_original;
@@ -30,41 +30,41 @@ uint8_t* TryArena(size_t size, bool zeroed) {
   return arena == nullptr ? nullptr : arena->Allocate(size, Origin::kNumpy, zeroed);
 }
 
-// Whole pages would help little here: glibc's malloc has a header in front of each block, so a gap.
-void* Known(void* address, size_t size) {
-  if (address != nullptr && Movable::Wants(size)) Movable::Add(static_cast<uint8_t*>(address), size, size);
+// Whole pages would help little here: malloc's header in front of each block leaves a gap.
+void* Tracked(void* address, size_t size) {
+  if (address != nullptr && Deanon::Tracks(size)) Deanon::Track(static_cast<uint8_t*>(address), size, size);
   return address;
 }
 
 void* Malloc(void*, size_t size) {
   void* address = TryArena(size, false);
-  return address != nullptr ? address : Known(g_original.malloc(g_original.ctx, size), size);
+  return address != nullptr ? address : Tracked(g_original.malloc(g_original.ctx, size), size);
 }
 
 void* Calloc(void*, size_t count, size_t item) {
   size_t size;
   if (__builtin_mul_overflow(count, item, &size)) return nullptr;
   void* address = TryArena(size, true);
-  return address != nullptr ? address : Known(g_original.calloc(g_original.ctx, count, item), size);
+  return address != nullptr ? address : Tracked(g_original.calloc(g_original.ctx, count, item), size);
 }
 
 void Free(void*, void* address, size_t size) {
   if (Arena* owner = Arena::Owner(address))
     owner->Free(static_cast<uint8_t*>(address));
-  else if (Movable::Remove(static_cast<uint8_t*>(address)))
+  else if (Deanon::Untrack(static_cast<uint8_t*>(address)))
     g_original.free(g_original.ctx, address, size);
 }
 
-// Memory that the original allocator gave. How much that was is known only of what Movable knows.
+// For memory of the original allocator. Its size is known only if Deanon tracks it.
 void* ReallocOriginal(void* context, void* address, size_t size) {
   auto* old = static_cast<uint8_t*>(address);
-  std::optional<MovableInfo> known = Movable::At(old);
-  if (!known) return Known(g_original.realloc(g_original.ctx, address, size), size);
-  if (!known->replaced) {
-    Movable::Remove(old);
+  std::optional<TrackedInfo> known = Deanon::At(old);
+  if (!known) return Tracked(g_original.realloc(g_original.ctx, address, size), size);
+  if (!known->remapped) {
+    Deanon::Untrack(old);
     void* moved = g_original.realloc(g_original.ctx, address, size);
-    if (moved == nullptr) Movable::Add(old, known->size, known->room);
-    return Known(moved, size);
+    if (moved == nullptr) Deanon::Track(old, known->size, known->room);
+    return Tracked(moved, size);
   }
   void* moved = Malloc(context, size);
   if (moved == nullptr) return nullptr;
@@ -108,7 +108,7 @@ PyDataMem_Handler* FindHandler() {
   return handler;
 }
 
-// Puts our functions in the place of NumPy's; they change nothing until switched on.
+// Puts our functions in the place of NumPy's. They change nothing until they are switched on.
 void Install() {
   if (g_handler != nullptr) return;
   PyDataMem_Handler* handler = FindHandler();
@@ -135,7 +135,7 @@ void CaptureNumpy(bool on) {
   }
 }
 
-void FollowNumpy() { Install(); }
+void TrackNumpy() { Install(); }
 
 bool NumpyCaptured() { return g_on; }
 

@@ -1,12 +1,13 @@
-// The arena's background thread: gives warm memory back when it has stayed unused.
+// The arena's decay thread, which gives warm memory back to the kernel after a time of no use.
 //
-// What has been warm, in whole pages, throughout the last kSpans spans of decay_ms / kSpans (the
-// low-water mark) was not needed in that time; so much is punched, oldest first. Where memory is
-// short, so is what was warm throughout the last tick. In a process that
-// has not used its arena for kIdleTicks, parts of huge pages follow, until it has no more than
-// kIdleBytes beside what is published. While there are split pages, it is seen to that they stay so. The
-// thread starts with the first freed extent, sleeps while there is nothing to watch, takes no signals and is
-// never joined: like the arena, it may outlive the interpreter.
+// The low-water mark is the memory that was warm, in whole pages, throughout the last kSpans spans
+// of decay_ms / kSpans: it was not needed in that time. That much is punched, oldest first. If
+// memory is short, so is the memory that was warm throughout the last tick. A process that has not
+// used its arena for kIdleTicks also gives up parts of huge pages, until it has no more than
+// kIdleBytes beside what is published. While there are split pages, the thread punches them again
+// if the kernel has refilled them. The thread starts with the first freed extent, sleeps while
+// there is nothing to watch, takes no signals and is never joined: like the arena, it may outlive
+// the interpreter.
 #include <pthread.h>
 
 #include <algorithm>
@@ -34,7 +35,7 @@ uint64_t Arena::TickMs() const {
 }
 
 bool Arena::StartDecay() {
-  // Signals are for the threads of the program: Python's handlers want the main one.
+  // Signals are for the program's threads: Python's handlers run in the main one.
   sigset_t all, old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -72,7 +73,7 @@ bool Arena::DecayIdle() {
   if (slabs_.idle()) return false;
   std::lock_guard<std::mutex> lock(mutex_);
   bool due = free_.returnable() > 0 || IdleExcess() > 0;
-  watch_ = due || !held_.empty() || children_.any();
+  watch_ = due || !quarantine_.empty() || fork_guard_.any();
   return !watch_;
 }
 
@@ -81,7 +82,7 @@ void Arena::DecayLoop() {
   for (;;) {
     std::unique_lock<std::mutex> lock(decay_mutex_);
     decay_asleep_ = true;
-    // Frees that come now wait for the lock, those before are seen here.
+    // A later free waits for the lock; an earlier one is seen here.
     if (DecayIdle()) {
       auto woken = [this] { return !decay_asleep_; };
       if (AnySplit())
@@ -99,7 +100,7 @@ void Arena::DecayLoop() {
 }
 
 void Arena::DecayTick() {
-  ReleaseHeld();
+  ReleaseQuarantined();
   uint64_t ticks_a_span = std::max<uint64_t>(decay_ms_ / kSpans / TickMs(), 1);
   bool begins = tick_ % ticks_a_span == 0;
   if (begins) {
@@ -117,7 +118,7 @@ void Arena::DecayTick() {
     parts = idle_ticks_ < kIdleTicks ? 0 : IdleExcess();
   }
   if (parts > 0) return GiveBack(parts, Which::kAny);
-  if (lowest > 0 && room_.IsShort()) unused = lowest;
+  if (lowest > 0 && memory_pressure_.IsShort()) unused = lowest;
   if (decay_ms_ == 0) unused = UINT64_MAX;
   if (unused == 0) return;
   GiveBack(unused, Which::kOldest);

@@ -7,7 +7,7 @@
 namespace zerrow {
 namespace {
 
-// Candidates that are looked at, of those that may not fit.
+// The number of candidates to try, of those that may not fit.
 constexpr int kTries = 8;
 
 }  // namespace
@@ -50,7 +50,7 @@ FreeExtents::Extent FreeExtents::Erase(ByOffset::iterator it) {
 }
 
 void FreeExtents::Put(Range range, bool warm) {
-  // Merging takes neighbours out and in again; that is no use of them.
+  // Merging removes and re-inserts neighbours, which is no use of them.
   uint64_t low_water = low_water_;
   auto next = by_offset_.lower_bound(range.offset);
   if (next != by_offset_.end() && next->first == range.end() && next->second.warm == warm) {
@@ -87,7 +87,7 @@ void FreeExtents::JoinPages(Range cold) {
 
 void FreeExtents::Split(uint64_t page) {
   if (!split_.insert(page).second) return;
-  // What else of it is warm can be given back from now on.
+  // Its other warm parts become returnable.
   uint64_t low_water = low_water_;
   auto it = by_offset_.lower_bound(page);
   if (it != by_offset_.begin() && std::prev(it)->first + std::prev(it)->second.length > page) --it;
@@ -146,8 +146,8 @@ bool FreeExtents::TakeKind(uint64_t length, uint64_t alignment, bool warm, Range
   auto fits = [&](uint64_t offset, uint64_t have) {
     return RoundUp(offset, alignment) + length <= offset + have;
   };
-  // An aligned start may not fit the best candidates; after a few of them take one long enough
-  // for any alignment.
+  // The best candidates may not fit when aligned. After a few of them, take one that fits any
+  // alignment.
   auto it = ranges.lower_bound({length, 0});
   for (int i = 0; i < kTries && it != ranges.end() && !fits(it->second, it->first); ++i) ++it;
   if (it != ranges.end() && !fits(it->second, it->first)) it = ranges.lower_bound({length + alignment, 0});
@@ -171,7 +171,8 @@ bool FreeExtents::FitsPartlyWarm(Range warm, uint64_t length, uint64_t alignment
 }
 
 bool FreeExtents::TakePartlyWarm(uint64_t length, uint64_t alignment, Range* out) {
-  // The longest first; of those, what lies lowest: holes are filled before new memory is begun.
+  // The longest first; of equally long ones the lowest, to fill holes before starting on new
+  // memory.
   const ByNumber& ranges = by_length_[1];
   int tries = kTries;
   for (auto end = ranges.end(); end != ranges.begin() && tries > 0;) {

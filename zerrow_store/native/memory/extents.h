@@ -1,13 +1,14 @@
-// The free ranges of an arena: best fit, coalescing, warm and cold kept apart.
+// The free ranges of an arena: best fit, coalescing, warm and cold apart.
 //
-// A warm range has its memory: it was used before, or adjoins what is used in a huge page. A cold
-// one reads as zeros and costs page faults. Neighbours of the same kind are merged.
+// A warm range has its memory: it was used before, or adjoins used memory in a huge page. A cold
+// range reads as zeros and costs page faults. Neighbours of the same kind are merged.
 //
-// The kernel gives memory in pages of `page` bytes, 4 KiB or 2 MiB: who takes a part of a cold page
-// makes the rest of it warm. It takes back whole pages, and of huge ones also parts, which splits
-// them: a split page is one of 4 KiB pages until all of it is cold.
+// The kernel provides memory in pages of `page` bytes, 4 KiB or 2 MiB: allocating a part of a cold
+// page makes the rest of it warm. It takes whole pages back, and also parts of huge ones, which
+// splits them: a split page consists of 4 KiB pages until all of it is cold.
 //
-// Pure bookkeeping: no system calls, no lock; the arena guards it with its own.
+// Pure bookkeeping: no system calls, no lock; the arena's lock guards it. One class with many small
+// methods, which keep its indices of the same ranges consistent.
 #pragma once
 #include <unistd.h>
 
@@ -32,35 +33,35 @@ struct Range {
 
 class FreeExtents {
  public:
-  // `all` is free and cold.
+  // Makes `all` free and cold.
   void Start(Range all, uint64_t page);
   void Put(Range range, bool warm);
-  // Best fit of the preferred kind, else of the other; before a cold range, a warm one that is too
-  // short together with what adjoins it. `warm` tells whether any of it is.
+  // Best fit of the preferred kind, else of the other. Before a cold range it takes a warm one that
+  // is too short together with its free neighbours. `warm`: whether any part of the range is.
   bool Take(uint64_t length, uint64_t alignment, bool prefer_warm, Range* out, bool* warm);
-  // Takes what starts right at `offset`, of either kind, so that an allocation ending there can grow.
+  // Takes free memory of either kind at `offset`, so that an allocation that ends there can grow.
   bool TakeAt(uint64_t offset, uint64_t length);
-  // These take warm memory, to be punched. Up to `most` bytes out of one range, in whole pages;
-  // false if nothing is returnable.
+  // These take warm memory, to be punched: up to `most` bytes of one range, in whole pages. False
+  // if nothing is returnable.
   bool TakeLargestWarm(uint64_t most, Range* out);
   bool TakeOldestWarm(uint64_t most, Range* out);
-  // The largest range, whose pages are split by that. False if nothing is warm.
+  // The largest warm range, which splits the pages at its edges. False if nothing is warm.
   bool TakeFragment(Range* out);
-  // What was given back of split pages: cold memory, to be punched once more.
+  // The cold parts of split pages, to be punched again.
   std::vector<Range> TakeGivenBack();
 
   uint64_t warm() const { return warm_; }
-  // What of it can be given back without splitting a page.
+  // The warm memory that can be given back without splitting a page.
   uint64_t returnable() const { return returnable_; }
   bool any_split() const { return !split_.empty(); }
-  // The least amount that was returnable since the last call: so much has not been needed.
+  // The minimum of `returnable` since the last call: that much was not needed.
   uint64_t ResetLowWater();
 
  private:
   struct Extent {
     uint64_t length;
     bool warm;
-    uint64_t stamp;  // order of becoming free; the newest part counts after a merge
+    uint64_t stamp;  // order of becoming free; after a merge that of the newest part
     uint64_t returnable;
   };
   using ByOffset = std::map<uint64_t, Extent>;
@@ -72,10 +73,10 @@ class FreeExtents {
   bool IsColdPage(uint64_t page) const;
   void Split(uint64_t page);
   void JoinPages(Range cold);
-  // How far from `offset` on all is free; not looked for beyond `end`.
+  // The end of the free memory from `offset` on, at most `end`.
   uint64_t FreeUpTo(uint64_t offset, uint64_t end) const;
   uint64_t FreeDownTo(uint64_t offset, uint64_t begin) const;
-  // Takes a range all of which is free: for good, or to put it back at once.
+  // Take a range that is free as a whole. Carve also makes the rest of cold pages warm.
   void Carve(Range range);
   void Cut(Range range);
   bool TakeKind(uint64_t length, uint64_t alignment, bool warm, Range* out);

@@ -1,9 +1,9 @@
-// The process's arenas, and what fork() does to them.
+// The process's arenas, and their fork handlers.
 //
-// Before the fork NumPy's live memory becomes private in the parent, so that what the parent
-// writes later does not show in the child; Arrow's is immutable by contract. In the child
-// everything still shared becomes private. All locks are held across the fork, so that the
-// child finds the books in order.
+// Before a fork, NumPy's live memory becomes private in the parent, so that the child does not see
+// the parent's later writes; Arrow's is immutable by contract. In the child all memory that is
+// still shared becomes private. All locks are taken across the fork, so that the child finds
+// consistent state.
 #include <pthread.h>
 
 #include <algorithm>
@@ -14,10 +14,10 @@
 namespace zerrow {
 namespace {
 
-std::mutex g_mutex;  // making an arena, the options, fork
+std::mutex g_mutex;  // creation of an arena, the options, fork
 std::atomic<Arena*> g_current{nullptr};
 std::atomic<Arena*> g_arenas{nullptr};  // the current one and the inherited
-std::atomic<bool> g_failed{false};      // not tried again until configured or forked
+std::atomic<bool> g_failed{false};      // not tried again until Configure or a fork
 bool g_handlers = false;
 
 struct Options {
@@ -76,7 +76,7 @@ Arena* Arena::Get() {
   }
   arena->warm_limit_ = options.warm_limit;
   arena->decay_ms_ = options.decay_ms;
-  arena->room_ = MemoryRoom(options.groups);
+  arena->memory_pressure_ = MemoryPressure(options.groups);
   arena->next_ = g_arenas;
   g_arenas.store(arena, std::memory_order_release);
   g_current.store(arena, std::memory_order_release);
@@ -102,8 +102,8 @@ void Arena::PrepareFork() {
   slabs_.LockAll();
   mutex_.lock();
   if (inherited_) return;
-  children_.Prepare();
-  // Neighbours become private in one mapping.
+  fork_guard_.Prepare();
+  // Adjacent extents become private in one mapping.
   std::vector<Extents::iterator> run;
   auto privatise = [&] {
     if (run.empty()) return;
@@ -121,7 +121,7 @@ void Arena::PrepareFork() {
 }
 
 void Arena::AfterForkInParent() {
-  if (!inherited_) children_.AfterInParent();
+  if (!inherited_) fork_guard_.AfterInParent();
   mutex_.unlock();
   slabs_.UnlockAll();
 }
@@ -129,7 +129,7 @@ void Arena::AfterForkInParent() {
 void Arena::AfterForkInChild() {
   if (!inherited_) {
     inherited_ = true;
-    children_.AfterInChild();
+    fork_guard_.AfterInChild();
     std::vector<Range> shared;
     uint64_t start = 0;
     for (auto it = extents_.begin(); it != extents_.end(); ++it) {
@@ -137,7 +137,7 @@ void Arena::AfterForkInChild() {
       if (it->first > start) shared.push_back({start, it->first - start});
       start = RangeOf(it).end();
     }
-    // Nothing is ever written beyond what was used, but a mistake must not reach the parent.
+    // The child never writes to unused memory, but a mistake must not reach the parent.
     if (start < capacity()) shared.push_back({start, capacity() - start});
     mapping_.Detach(shared);
   }

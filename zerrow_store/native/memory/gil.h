@@ -1,8 +1,9 @@
-// Letting go of Python's lock, and taking it, in threads that may outlive the interpreter.
+// Guards for Python's lock (the GIL), in threads that may outlive the interpreter.
 //
-// At its end Python ends each daemon thread that takes the lock, by unwinding the thread's stack. In C++ that
-// ends the process, at the first function that must not throw, as destructors: "terminate called without an
-// active exception". Such threads sleep here instead, until the process has ended.
+// When the interpreter finalizes, Python ends each daemon thread that takes the lock, by unwinding
+// the thread's stack. In C++ that ends the process at the first function that must not throw, such
+// as a destructor: "terminate called without an active exception". Such threads sleep here instead,
+// until the process exits.
 #pragma once
 #include <Python.h>
 #include <cxxabi.h>
@@ -10,11 +11,11 @@
 
 namespace zerrow {
 
-[[noreturn]] inline void SleepForGood() {
+[[noreturn]] inline void SleepForever() {
   for (;;) pause();
 }
 
-// What glibc unwinds with is no object, so that what is caught is a reference to nothing.
+// glibc unwinds with no exception object: the handler catches a reference to nothing.
 #define ZERROW_CATCHES_NO_OBJECT __attribute__((no_sanitize("null")))
 
 class GilReleased {
@@ -24,7 +25,7 @@ class GilReleased {
     try {
       PyEval_RestoreThread(state_);
     } catch (abi::__forced_unwind&) {
-      SleepForGood();
+      SleepForever();
     }
   }
   GilReleased(const GilReleased&) = delete;
@@ -40,7 +41,7 @@ class GilHeld {
     try {
       state_ = PyGILState_Ensure();
     } catch (abi::__forced_unwind&) {
-      SleepForGood();
+      SleepForever();
     }
   }
   ~GilHeld() { PyGILState_Release(state_); }

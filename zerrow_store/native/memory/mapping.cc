@@ -19,12 +19,13 @@
 namespace zerrow {
 namespace {
 
-constexpr uint64_t kLeast = 64u << 20;  // a smaller arena would serve nobody
+constexpr uint64_t kLeast = 64u << 20;  // a smaller arena is of no use
 
 // Bits of an entry of /proc/self/pagemap.
 constexpr uint64_t kPresent = 1ull << 63, kSwapped = 1ull << 62, kFileOrShared = 1ull << 61;
 
-// Calls visit(entry) for each page until that returns false. False if the page map cannot be read to its end.
+// Calls visit(entry) for each page until it returns false. False if the page map cannot be read to
+// the end.
 template <typename Visit>
 bool EachPage(const uint8_t* address, uint64_t length, Visit visit) {
   int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -46,7 +47,7 @@ bool EachPage(const uint8_t* address, uint64_t length, Visit visit) {
   return left == 0 || !more;
 }
 
-// PAGEMAP_SCAN, as linux/fs.h has it since 6.7.
+// PAGEMAP_SCAN of linux/fs.h, since 6.7.
 struct PageRegion {
   uint64_t start, end, categories;
 };
@@ -57,8 +58,8 @@ struct PageScan {
 constexpr unsigned long kPageScan = _IOWR('f', 16, PageScan);
 constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
 
-// Whether a page of a range is anonymous, by the kernel's own search: it takes a huge page in one step.
-// Nothing if the kernel has none.
+// Whether a page of the range is anonymous, by the kernel's own search, which takes a huge page in
+// one step. Empty if the kernel has no such call.
 std::optional<bool> ScanForAnonymous(const uint8_t* address, uint64_t length) {
   int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return std::nullopt;
@@ -98,7 +99,7 @@ void ZeroPages(uint8_t* address, uint64_t length) {
     zeroed += kPage;
     return true;
   });
-  memset(address + zeroed, 0, length - zeroed);  // nothing, or what cannot be told
+  memset(address + zeroed, 0, length - zeroed);  // the rest, if the page map could not be read
 }
 
 bool Mapping::Create(uint64_t capacity, HugePages huge_pages, bool sealable) {
@@ -123,7 +124,7 @@ bool Mapping::FixSize(bool sealable) {
 
 bool Mapping::TryMap(uint64_t capacity) {
   if (ftruncate(file_.fd, static_cast<off_t>(capacity)) != 0) return false;
-  // Reserve more and cut: huge pages need offset and address to agree modulo 2 MiB.
+  // Reserve more and cut: for huge pages, offset and address must agree modulo 2 MiB.
   void* reserved =
       mmap(nullptr, capacity + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (reserved == MAP_FAILED) return false;
@@ -177,7 +178,7 @@ bool Mapping::Written(Range range) const { return PrivatelyWritten(base_ + range
 void Mapping::Detach(const std::vector<Range>& shared) {
   for (Range range : shared) {
     if (Privatise(range)) continue;
-    // Refused (strict overcommit): then at least no write may reach the parent.
+    // Refused (strict overcommit). At least no write may reach the parent.
     if (mprotect(base_ + range.offset, range.length, PROT_READ) != 0) abort();
   }
 }

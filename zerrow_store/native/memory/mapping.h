@@ -1,8 +1,9 @@
-// A sparse file of fixed size and its one mapping: the ground an arena stands on.
+// The file of an arena, and its one mapping.
 //
-// Nobody else can change the file's size (it is sealed, or cannot be opened for writing), so a
-// reader's mapping of it never faults. Ranges can be made private to this process: its later writes
-// then stay out of the file. No lock: every call is one system call on a range that the caller owns.
+// The file is sparse and has a fixed size. No other process can change the size (the file is
+// sealed, or cannot be opened for writing), so a reader's mapping never faults. Ranges can become
+// private to this process: its later writes then do not reach the file. No lock: every call is one
+// system call on a range that the caller owns.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -13,19 +14,20 @@
 
 namespace zerrow {
 
-// Whether this process wrote to whole pages of a private file mapping; true also when that cannot be told.
+// Whether this process has written to whole pages of a private file mapping; true if that cannot be
+// found out.
 bool PrivatelyWritten(const uint8_t* address, uint64_t length);
 
-// Zeroes whole pages of anonymous memory, but those that were never touched, which stay holes.
+// Zeroes whole pages of anonymous memory. Pages that were never touched stay holes.
 void ZeroPages(uint8_t* address, uint64_t length);
 
 class Mapping {
  public:
-  // Tries `capacity`, then halves of it while the system refuses. False if nothing is to be had.
-  // sealable: more seals may be added to the file later.
+  // Tries `capacity`, and halves it while the system refuses. False on failure.
+  // sealable: seals may be added to the file later.
   bool Create(uint64_t capacity, HugePages huge_pages, bool sealable);
 
-  // False on failure, and then nothing has changed.
+  // False on failure, which changes nothing.
   bool Privatise(Range range);
   bool Share(Range range);
   bool Punch(Range range);
@@ -34,13 +36,14 @@ class Mapping {
   // As PrivatelyWritten.
   bool Written(Range range) const;
 
-  // In a forked child: keeps it from the parent's file. `shared` are the used, not private ranges.
+  // In a forked child: detaches it from the parent's file. `shared`: the ranges that are not
+  // private yet.
   void Detach(const std::vector<Range>& shared);
-  // In a forked child: lets go of what it wrote in a private range.
+  // In a forked child: discards its writes to a private range.
   void Forget(Range range);
 
   int fd() const { return file_.fd; }
-  // In pages of this size the kernel gives and takes the file's memory.
+  // The size of the file's pages.
   uint64_t page() const { return file_.page; }
   uint8_t* base() const { return base_; }
   uint64_t capacity() const { return capacity_; }

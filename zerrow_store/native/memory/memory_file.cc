@@ -1,10 +1,10 @@
 // See memory_file.h.
 //
-// The file is made by a child: where system calls are filtered, the one that makes a mount may end its
-// process. The child is no copy of this process: like posix_spawn's it shares its memory, while the
-// thread that makes it waits, and makes nothing but system calls. Its descriptors are its own, and it
-// sends the file's: wherever it is killed, nothing is left of it. No handler of pthread_atfork runs, and
-// no wait() of the program sees it: it ends without a signal.
+// A child creates the file: where system calls are filtered, the one that creates a mount may kill
+// its process. The child is no copy of this process: like posix_spawn's it shares the memory, while
+// the calling thread waits, and makes nothing but system calls. It has its own descriptors and
+// sends the file's, so wherever it is killed, nothing is left of it. No pthread_atfork handler
+// runs, and the program's wait() does not see the child, which ends without a signal.
 #include "memory/memory_file.h"
 
 #include <fcntl.h>
@@ -32,8 +32,9 @@
 #define ASAN_UNPOISON_MEMORY_REGION(address, size)
 #endif
 #ifdef __SANITIZE_THREAD__
-// The thread sanitizer takes every clone() for a fork, and what the child does to its books for a copy of
-// them: afterwards it no longer sees which locks the thread takes. glibc's own name for it passes by.
+// The thread sanitizer takes every clone() for a fork, and the child's changes to the sanitizer's
+// state for those of a copy: afterwards it misses locks of the calling thread. It does not
+// intercept glibc's own name.
 extern "C" int __clone(int (*)(void*), void*, int, void*, ...) noexcept;
 #define clone __clone
 #endif
@@ -43,7 +44,7 @@ namespace {
 
 const std::string kSettings = "/sys/kernel/mm/transparent_hugepage/";
 
-// A file, or the step that failed.
+// A file, or the step that failed and its errno.
 struct Made {
   int fd = -1;
   const char* step = "";
@@ -61,7 +62,7 @@ std::string Words(const Made& made) {
 int Configured() {
   auto fs = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
   if (fs < 0) return fs;
-  // Without a limit, as a memfd; one inode is the root's.
+  // No size limit, like a memfd. One of the inodes is the root's.
   const char* const options[][2] = {{"huge", "always"}, {"size", "0"}, {"nr_inodes", "2"}, {"mode", "0700"}};
   bool done = true;
   for (auto [name, value] : options)
@@ -115,7 +116,7 @@ bool Send(int channel, int fd) {
   return sendmsg(channel, &passed.message, MSG_NOSIGNAL) == 1;
 }
 
-// -1 if nothing was sent: the other end of the channel is closed then.
+// -1 if nothing was sent. The other end of the channel is closed by now.
 int Receive(int channel) {
   Passed passed;
   if (recvmsg(channel, &passed.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return -1;
@@ -125,12 +126,12 @@ int Receive(int channel) {
   return fd;
 }
 
-constexpr const char* kKilled = "the process that was to make the file was killed";
+constexpr const char* kKilled = "the process that creates the file was killed";
 
 struct Child {
   std::string user, group;  // maps of ids
   int channel;
-  Made direct{-1, kKilled};      // as who this process is
+  Made direct{-1, kKilled};      // with this process's own privileges
   Made namespaced{-1, kKilled};  // in a user namespace
 };
 
@@ -167,12 +168,12 @@ int RunChild(void* argument) {
 
 // --- in this process ---
 
-// Runs the child to its end. 0, or why there was none.
+// Runs the child to its end. Returns 0, or the errno of its start.
 int Run(Child* child) {
   constexpr size_t kStack = 64u << 10;
   void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED) return errno;
-  // No handler of the program may run in the child.
+  // No signal handler of the program may run in the child.
   sigset_t all, old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -180,8 +181,8 @@ int Run(Child* child) {
   int error = pid < 0 ? errno : 0;
   while (pid > 0 && waitpid(pid, nullptr, __WCLONE) < 0 && errno == EINTR) continue;
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
-  // The functions of a child that was killed have not returned: what the address sanitizer marked around
-  // their variables would be found by whatever is mapped here next.
+  // The functions of a killed child have not returned. Whatever is mapped here next would have the
+  // address sanitizer's marks around their variables.
   ASAN_UNPOISON_MEMORY_REGION(stack, kStack);
   munmap(stack, kStack);
   return error;
@@ -195,7 +196,7 @@ bool IsFiltered() {
   return false;
 }
 
-// Whether a signal that dumps core ends all processes that share memory with its own.
+// Whether a signal that dumps core kills all processes that share the memory.
 bool DumpsAllThatShare() {
   utsname system{};
   int major = 0, minor = 0;
@@ -203,7 +204,7 @@ bool DumpsAllThatShare() {
   return sscanf(system.release, "%d.%d", &major, &minor) == 2 && (major < 5 || (major == 5 && minor < 16));
 }
 
-// A file in huge pages, and who made it; or why there is none.
+// A file in huge pages, or the reason why there is none.
 struct Tried {
   int fd;
   bool in_namespace;
@@ -213,8 +214,8 @@ struct Tried {
 Tried OnTmpfs() {
   if (DumpsAllThatShare() && IsFiltered())
     return {-1, false,
-            "system calls are filtered, and before Linux 5.16 a child that is killed for one ends this "
-            "process"};
+            "system calls are filtered, and before Linux 5.16 a child killed by the filter takes this "
+            "process with it"};
   auto map = [](auto id) { return std::to_string(id) + " " + std::to_string(id) + " 1"; };
   int channel[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0)
@@ -224,7 +225,7 @@ Tried OnTmpfs() {
   close(channel[1]);
   int fd = Receive(channel[0]);
   close(channel[0]);
-  if (error != 0) return {-1, false, Words({-1, "a process that makes the file", error})};
+  if (error != 0) return {-1, false, Words({-1, "a process that creates the file", error})};
   bool in_namespace = child.direct.error != 0;
   std::string why = Words(child.direct) + (in_namespace ? "; " + Words(child.namespaced) : "");
   return {fd, in_namespace, why};
@@ -236,19 +237,19 @@ std::string Setting(const char* name) {
   return text;
 }
 
-// Of "always [never] deny" the chosen one.
+// The chosen one of "always [never] deny".
 std::string Chosen(const std::string& text) {
   size_t begin = text.find('['), end = text.find(']');
   return begin == std::string::npos || end < begin ? "" : text.substr(begin + 1, end - begin - 1);
 }
 
-// Why no file can be in huge pages, whoever makes it; empty if nothing speaks against it.
+// Why no file can be in huge pages on this machine; empty if none of the known reasons holds.
 std::string Obstacle() {
   std::string size = Setting("hpage_pmd_size");
-  if (size.empty()) return "this kernel has none, or no /sys is mounted";
-  if (size != std::to_string(kHugePage)) return "those of this machine have " + size + " bytes";
+  if (size.empty()) return "this kernel has no huge pages, or /sys is not mounted";
+  if (size != std::to_string(kHugePage)) return "huge pages of " + size + " bytes are not supported";
   if (Chosen(Setting("shmem_enabled")) == "deny")
-    return "shared memory may have none: " + kSettings + "shmem_enabled is deny";
+    return "shared memory may have no huge pages: " + kSettings + "shmem_enabled is deny";
   return "";
 }
 
@@ -257,7 +258,7 @@ bool Lent() {
   return chosen == "always" || chosen == "within_size" || chosen == "advise" || chosen == "force";
 }
 
-// What a file really gets.
+// Whether the file really gets a huge page.
 bool GetsHugePage(int fd) {
   void* reserved = mmap(nullptr, 2 * kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (reserved == MAP_FAILED) return false;
@@ -290,12 +291,12 @@ MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
 HugePagesFinding FindHugePages() {
   if (std::string obstacle = Obstacle(); !obstacle.empty()) return {false, obstacle};
   auto [fd, in_namespace, why] = OnTmpfs();
-  std::string text = in_namespace ? "2 MiB, on a tmpfs that a user namespace made"
-                                  : "2 MiB, on a tmpfs of the process's own";
+  std::string text =
+      in_namespace ? "2 MiB, on a tmpfs mounted in a user namespace" : "2 MiB, on a tmpfs of this process";
   if (fd < 0) {
     if (Lent()) fd = memfd_create("zerrow", MFD_CLOEXEC);
     if (fd < 0) return {false, why};
-    text = "2 MiB, which the machine lends to shared memory (" + why + ")";
+    text = "2 MiB, by the machine's setting for shared memory (no tmpfs: " + why + ")";
   }
   if (!GetsHugePage(fd)) text += "; none is free at the moment";
   close(fd);

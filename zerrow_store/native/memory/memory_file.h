@@ -1,13 +1,13 @@
-// The files that arenas lie in, in huge pages where the machine has them.
+// Creation of the files that arenas lie in, in huge pages where the machine has them.
 //
-// Best is a file on a tmpfs with huge=always: it has huge pages whatever shared memory gets by
-// default. A child mounts it, in a user namespace of its own where only there it may.
-// The mount has no path: no process's mountinfo shows it, and it ends with the file. Nothing else
-// can be made on it. Such a file takes no seals; its mode of 0400 keeps everybody from opening it
-// for writing again, root excepted, so that only its producer can change its size.
+// The first choice is a file on a tmpfs with huge=always, which has huge pages whatever the default
+// for shared memory is. A child mounts it, if need be in a user namespace of its own. The mount has
+// no path: it is in no process's mountinfo, no other file can be created on it, and it ends with
+// the file. Such a file takes no seals. Its mode 0400 keeps all users but root from opening it for
+// writing, so only its producer can change its size.
 //
-// Else it is a memfd, with the huge pages that the machine lends to shared memory
-// (/sys/kernel/mm/transparent_hugepage/shmem_enabled), if any.
+// The second choice is a memfd, with the huge pages that shmem_enabled
+// (/sys/kernel/mm/transparent_hugepage) allows, if any.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -20,19 +20,20 @@ enum class HugePages : uint8_t { kAuto, kOn, kOff };
 
 struct MemoryFile {
   int fd = -1;
-  uint64_t page = 0;  // size of the pages that the kernel gives it, if it has them free
+  uint64_t page = 0;  // size of the pages that the kernel provides, if it has them free
   bool sealable = false;
 };
 
-// An empty file. Has no descriptor if none can be made: with kOn, none in huge pages.
-// sealable: it has to take seals.
+// Returns an empty file; without a descriptor if none can be created, with kOn: none in huge pages.
+// sealable: the file must take seals.
 MemoryFile MakeMemoryFile(HugePages choice, bool sealable);
 
-// Whether files can be in huge pages here, and how, or why not: for people. Tries it.
+// Whether files can be in huge pages here, and how, or why not, in words.
 struct HugePagesFinding {
   bool available;
   std::string text;
 };
+// Finds out by trying.
 HugePagesFinding FindHugePages();
 
 }  // namespace zerrow

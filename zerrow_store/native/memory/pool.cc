@@ -9,7 +9,7 @@
 namespace zerrow {
 
 ArenaPool::ArenaPool(arrow::MemoryPool* original) : original_(original) {
-  // What is allocated there by now will be freed through here.
+  // Memory that is allocated there by now will be freed through this pool.
   if (original->bytes_allocated() > 0) stats_.DidAllocateBytes(original->bytes_allocated());
 }
 
@@ -65,7 +65,6 @@ void ArenaPool::Free(uint8_t* buffer, int64_t size, int64_t alignment) {
 }
 
 void ArenaPool::ReleaseUnused() {
-  // Nothing to trim in a process that has made no arena.
   if (Arena* arena = Arena::Current()) arena->Trim(0);
   original_->ReleaseUnused();
 }

@@ -1,8 +1,8 @@
-// Arrow's interface to the arena: an arrow::MemoryPool in front of another one.
+// Arrow's memory pool over the arena, in front of another pool.
 //
-// Allocates from the arena while switched on, from the original pool when the arena cannot
-// serve or is switched off. Free and Reallocate go by address, so memory of either kind stays
-// valid whatever is switched. Statistics count everything that passes through.
+// It allocates from the arena while it is switched on, and from the original pool if the arena
+// cannot serve or it is switched off. Free and Reallocate go by address, so memory of either kind
+// stays valid whatever is switched. Statistics count everything that passes through.
 #pragma once
 #include <arrow/memory_pool.h>
 #include <arrow/status.h>
@@ -33,7 +33,7 @@ class ArenaPool final : public arrow::MemoryPool {
   void Switch(bool on) { on_ = on; }
 
  private:
-  // nullptr if the original pool has to serve.
+  // nullptr if the original pool must serve.
   uint8_t* TryArena(int64_t size, int64_t alignment) const;
 
   arrow::MemoryPool* original_;

@@ -1,4 +1,4 @@
-// SegmentView of segments, and the index of what is held in them.
+// See segments.h.
 #include "memory/segments.h"
 
 #include <Python.h>
@@ -11,7 +11,7 @@
 #include <typeinfo>
 #include <unordered_map>
 
-#include "deanon/movable.h"
+#include "deanon/deanon.h"
 #include "memory/arena.h"
 #include "memory/gil.h"
 
@@ -29,12 +29,12 @@ struct IdHash {
 struct Registry {
   std::mutex mutex;
   std::unordered_map<SegmentId, std::shared_ptr<SegmentView>, IdHash> segments;
-  Hold* unindexed = nullptr;
-  HoldIndex index;
+  MessageView* unindexed = nullptr;
+  ViewIndex index;
 };
 
-// Never destroyed: buffers may die after static destructors have run. Its mutex is taken around a
-// fork, so that the child finds it free and the tables whole.
+// Never destroyed: buffers may be freed after static destructors have run. A fork takes the mutex,
+// so that the child finds it free and the tables whole.
 Registry& TheRegistry() {
   static Registry* registry = [] {
     pthread_atfork([] { TheRegistry().mutex.lock(); }, [] { TheRegistry().mutex.unlock(); },
@@ -54,17 +54,17 @@ SipcError MapError(const SegmentId& id, const std::string& why) {
   return SipcError("cannot map segment " + Hex(id) + ": " + why);
 }
 
-// Where a file comes from: from whoever gave the descriptor, from here, or from a disk.
-enum class Source : uint8_t { kGiven, kOwn, kDisk };
+// Where a file comes from: another process, this process, or a disk.
+enum class Source : uint8_t { kForeign, kOwn, kDisk };
 
-// A file that can shrink could kill every reader with SIGBUS. One in huge pages takes no seals: nobody
-// but its producer has it open for writing, and nobody can open it so again.
+// A file that can shrink could kill every reader with SIGBUS. A file in huge pages takes no seals.
+// Only its producer has it open for writing, and its mode keeps other processes from opening it so.
 bool CannotShrink(int fd, const struct stat& status) {
   int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0) return false;
   if ((seals & F_SEAL_SHRINK) != 0) return true;
-  bool nobodys = status.st_nlink == 0 && (status.st_mode & 0222) == 0;
-  return nobodys && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
+  bool cannot_be_opened = status.st_nlink == 0 && (status.st_mode & 0222) == 0;
+  return cannot_be_opened && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
 }
 
 void CheckFile(const SegmentId& id, int fd, uint64_t size, Source source) {
@@ -73,7 +73,7 @@ void CheckFile(const SegmentId& id, int fd, uint64_t size, Source source) {
   if (size == 0 || static_cast<uint64_t>(status.st_size) < size) {
     throw MapError(id, "it has " + std::to_string(status.st_size) + " bytes, not " + std::to_string(size));
   }
-  if (source == Source::kGiven && !CannotShrink(fd, status)) {
+  if (source == Source::kForeign && !CannotShrink(fd, status)) {
     throw MapError(id, "it is not sealed against shrinking (F_SEAL_SHRINK)");
   }
 }
@@ -85,15 +85,15 @@ std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t s
   return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size, source == Source::kDisk);
 }
 
-// Other holds of the same bytes have them back when they touch them.
-void LetGoOfPages(const HeldAllocation& allocation) {
+// Another view of the same bytes reads them again when it touches them.
+void ReleasePages(const MappedAllocation& allocation) {
   constexpr uintptr_t kPage = 4096;
   uintptr_t data = reinterpret_cast<uintptr_t>(allocation.data());
   uintptr_t start = data & ~(kPage - 1);
   madvise(reinterpret_cast<void*>(start), data + allocation.size - start, MADV_DONTNEED);
 }
 
-// With the registry's mutex held.
+// The caller holds the registry's mutex.
 std::shared_ptr<SegmentView> MapLocked(const SegmentId& id, int fd, uint64_t size, Source source) {
   std::shared_ptr<SegmentView>& mapping = TheRegistry().segments[id];
   if (mapping == nullptr) {
@@ -123,7 +123,7 @@ bool InterpreterIsGone() {
 
 SegmentView::~SegmentView() { munmap(const_cast<uint8_t*>(base), size); }
 
-HeldAllocation Within(std::shared_ptr<SegmentView> mapping, uint64_t offset, uint64_t size) {
+MappedAllocation Within(std::shared_ptr<SegmentView> mapping, uint64_t offset, uint64_t size) {
   if (offset > mapping->size || size > mapping->size - offset) {
     throw SipcError("bytes " + std::to_string(offset) + " + " + std::to_string(size) +
                     " are outside segment " + Hex(mapping->id) + " of " + std::to_string(mapping->size) +
@@ -132,19 +132,19 @@ HeldAllocation Within(std::shared_ptr<SegmentView> mapping, uint64_t offset, uin
   return {std::move(mapping), offset, size};
 }
 
-std::shared_ptr<Hold> Hold::Make(PyObject* owner, std::vector<HeldAllocation> allocations) {
-  std::shared_ptr<Hold> hold(new Hold(owner, std::move(allocations)));
-  Segments::Add(hold.get());
-  return hold;
+std::shared_ptr<MessageView> MessageView::Make(PyObject* owner, std::vector<MappedAllocation> allocations) {
+  std::shared_ptr<MessageView> view(new MessageView(owner, std::move(allocations)));
+  Segments::Add(view.get());
+  return view;
 }
 
-Hold::~Hold() {
+MessageView::~MessageView() {
   Segments::Remove(this);
-  // Before the store is told: it can drop no page that is mapped.
-  for (const HeldAllocation& allocation : allocations_) {
-    if (allocation.mapping->on_disk) LetGoOfPages(allocation);
+  // Before the owner tells the store, which cannot drop a page that is mapped.
+  for (const MappedAllocation& allocation : allocations_) {
+    if (allocation.mapping->on_disk) ReleasePages(allocation);
   }
-  // Leaked at the end: an owner's destructor cannot run without an interpreter.
+  // Leaked at exit: the owner's destructor cannot run without an interpreter.
   if (owner_ == nullptr || InterpreterIsGone()) return;
   GilHeld held;
   Py_DECREF(owner_);
@@ -152,15 +152,15 @@ Hold::~Hold() {
 
 void Segments::Map(const SegmentId& id, int fd, uint64_t size, bool sealed) {
   std::lock_guard<std::mutex> lock(TheRegistry().mutex);
-  MapLocked(id, fd, size, sealed ? Source::kGiven : Source::kDisk);
+  MapLocked(id, fd, size, sealed ? Source::kForeign : Source::kDisk);
 }
 
 bool Segments::Unmap(const SegmentId& id) {
   Registry& registry = TheRegistry();
   std::lock_guard<std::mutex> lock(registry.mutex);
   auto found = registry.segments.find(id);
-  // Only this registry makes the first reference to a mapping, under this mutex; so a count
-  // of one cannot grow meanwhile.
+  // Only this registry makes the first reference to a mapping, under this mutex, so a count of one
+  // cannot grow meanwhile.
   if (found == registry.segments.end() || found->second.use_count() > 1) return false;
   registry.segments.erase(found);
   return true;
@@ -181,31 +181,31 @@ std::shared_ptr<SegmentView> Segments::Get(const SegmentId& id) {
     auto found = registry.segments.find(id);
     if (found != registry.segments.end()) return found->second;
   }
-  if (std::shared_ptr<MovedFile> file = Movable::File(id)) {
+  if (std::shared_ptr<MovedFile> file = Deanon::File(id)) {
     std::lock_guard<std::mutex> lock(registry.mutex);
     return MapLocked(id, file->fd, file->size, Source::kOwn);
   }
-  Arena* arena = Arena::Get();  // not under the mutex: it may make the arena
+  Arena* arena = Arena::Get();  // not under the mutex: it may create the arena
   if (arena == nullptr || arena->id() != std::string_view(id.data(), id.size())) return nullptr;
   std::lock_guard<std::mutex> lock(registry.mutex);
   return MapLocked(id, arena->fd(), arena->capacity(), Source::kOwn);
 }
 
-HeldAllocation Segments::Resolve(const SegmentId& id, uint64_t offset, uint64_t size) {
+MappedAllocation Segments::Resolve(const SegmentId& id, uint64_t offset, uint64_t size) {
   std::shared_ptr<SegmentView> mapping = Get(id);
   if (mapping == nullptr) throw SipcError("segment " + Hex(id) + " is not mapped");
   return Within(std::move(mapping), offset, size);
 }
 
-std::optional<Held> Segments::Find(const arrow::Buffer& buffer) {
+std::optional<BufferOrigin> Segments::Find(const arrow::Buffer& buffer) {
   std::shared_ptr<arrow::Buffer> keep;
   const arrow::Buffer* ancestor = &buffer;
   while (ancestor != nullptr) {
     if (typeid(*ancestor) == typeid(RefBuffer)) {
       const auto& ref = static_cast<const RefBuffer&>(*ancestor);
-      const HeldAllocation& allocation = ref.hold()->allocations()[ref.allocation()];
+      const MappedAllocation& allocation = ref.view()->allocations()[ref.allocation()];
       if (Covers(allocation.data(), allocation.size, buffer.data(), buffer.size())) {
-        return Held{ref.hold(), ref.allocation()};
+        return BufferOrigin{ref.view(), ref.allocation()};
       }
       break;
     }
@@ -215,7 +215,7 @@ std::optional<Held> Segments::Find(const arrow::Buffer& buffer) {
   return Find(buffer.data(), buffer.size());
 }
 
-std::optional<Held> Segments::Find(const uint8_t* data, uint64_t size) {
+std::optional<BufferOrigin> Segments::Find(const uint8_t* data, uint64_t size) {
   Registry& registry = TheRegistry();
   std::lock_guard<std::mutex> lock(registry.mutex);
   bool in_segment = false;
@@ -227,45 +227,45 @@ std::optional<Held> Segments::Find(const uint8_t* data, uint64_t size) {
   auto entry = registry.index.upper_bound(data);
   if (entry == registry.index.begin()) return std::nullopt;
   const uint8_t* start = std::prev(entry)->first;
-  // Several messages may hold one allocation, and some of the holds may be dying.
+  // Several messages may view one allocation, and some of the views may be dying.
   for (auto [at, end] = registry.index.equal_range(start); at != end; ++at) {
-    const HeldAllocation& allocation = at->second.hold->allocations()[at->second.allocation];
+    const MappedAllocation& allocation = at->second.view->allocations()[at->second.allocation];
     if (!Covers(allocation.data(), allocation.size, data, size)) continue;
-    if (std::shared_ptr<Hold> hold = at->second.hold->weak_from_this().lock()) {
-      return Held{std::move(hold), at->second.allocation};
+    if (std::shared_ptr<MessageView> view = at->second.view->weak_from_this().lock()) {
+      return BufferOrigin{std::move(view), at->second.allocation};
     }
   }
   return std::nullopt;
 }
 
-void Segments::Add(Hold* hold) {
+void Segments::Add(MessageView* view) {
   Registry& registry = TheRegistry();
   std::lock_guard<std::mutex> lock(registry.mutex);
-  hold->next_ = registry.unindexed;
-  if (hold->next_ != nullptr) hold->next_->previous_ = hold;
-  registry.unindexed = hold;
+  view->next_ = registry.unindexed;
+  if (view->next_ != nullptr) view->next_->previous_ = view;
+  registry.unindexed = view;
 }
 
-void Segments::Remove(Hold* hold) {
+void Segments::Remove(MessageView* view) {
   Registry& registry = TheRegistry();
   std::lock_guard<std::mutex> lock(registry.mutex);
-  if (hold->indexed_) {
-    for (HoldIndex::iterator entry : hold->entries_) registry.index.erase(entry);
+  if (view->indexed_) {
+    for (ViewIndex::iterator entry : view->entries_) registry.index.erase(entry);
     return;
   }
-  (hold->previous_ != nullptr ? hold->previous_->next_ : registry.unindexed) = hold->next_;
-  if (hold->next_ != nullptr) hold->next_->previous_ = hold->previous_;
+  (view->previous_ != nullptr ? view->previous_->next_ : registry.unindexed) = view->next_;
+  if (view->next_ != nullptr) view->next_->previous_ = view->previous_;
 }
 
-// With the registry's mutex held.
+// The caller holds the registry's mutex.
 void Segments::IndexAll() {
   Registry& registry = TheRegistry();
-  while (Hold* hold = registry.unindexed) {
-    registry.unindexed = hold->next_;
-    if (hold->next_ != nullptr) hold->next_->previous_ = nullptr;
-    hold->indexed_ = true;
-    for (uint32_t i = 0; i < hold->allocations_.size(); ++i) {
-      hold->entries_.push_back(registry.index.emplace(hold->allocations_[i].data(), IndexEntry{hold, i}));
+  while (MessageView* view = registry.unindexed) {
+    registry.unindexed = view->next_;
+    if (view->next_ != nullptr) view->next_->previous_ = nullptr;
+    view->indexed_ = true;
+    for (uint32_t i = 0; i < view->allocations_.size(); ++i) {
+      view->entries_.push_back(registry.index.emplace(view->allocations_[i].data(), IndexEntry{view, i}));
     }
   }
 }

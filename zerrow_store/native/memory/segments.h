@@ -1,14 +1,14 @@
-// Segments: files of Arrow buffers, mapped read-only, and who still reads them.
+// The registry of mapped segments, and the views of decoded messages on them.
 //
-// Data that was decoded lies in mapped segments. Each decoded message has one `Hold`, shared
-// by all its buffers; it keeps the message's owner (a Python object, which stands for the
-// store's promise not to recycle the memory) and the segments' mappings alive. When encoding, a buffer is
-// traced back to its hold: through its parents, or by its address when it went through
-// numpy, polars or another library on the way. The index by address is built
-// only when it is asked for: a hold that dies before costs a list insertion.
+// Decoded data lies in segments, which are files mapped read-only. Each decoded message has one
+// `MessageView`, which all its buffers share. It keeps the mappings alive, and the message's owner:
+// a Python object that stands for the store's promise not to recycle the memory. The encoder traces
+// a buffer back to its view: through its parents, or by its address if it went through numpy,
+// polars or another library. The index by address is built at the first search, so a view that dies
+// before that costs one list insertion.
 //
-// Locking: one mutex guards the registry of segments, the list of holds and the index. The
-// GIL is never asked for, and no hold destroyed, while it is held.
+// Locking: one mutex guards the registry, the list of views and the index. The thread that has it
+// never takes the GIL and never destroys a view.
 #pragma once
 #include <arrow/buffer.h>
 
@@ -21,12 +21,13 @@
 
 #include "sipc/format.h"
 
-struct _object;  // PyObject: this header does without Python's
+struct _object;  // PyObject, without Python's header
 
 namespace zerrow {
 
-// A file mapped read-only; unmapped with its last reference. on_disk: its pages are the page cache's,
-// which a cgroup is charged for; what is not read any more is let go of, for the store to drop.
+// A file mapped read-only; unmapped with its last reference. on_disk: its pages belong to the page
+// cache, which a cgroup is charged for. A view releases them when it goes, so that the store can
+// drop them.
 struct SegmentView {
   SegmentView(const SegmentId& id, const uint8_t* base, uint64_t size, bool on_disk)
       : id(id), base(base), size(size), on_disk(on_disk) {}
@@ -40,8 +41,8 @@ struct SegmentView {
   const bool on_disk;
 };
 
-// An allocation of a mapped segment; its range is inside the mapping.
-struct HeldAllocation {
+// An allocation in a mapped segment; its range is inside the mapping.
+struct MappedAllocation {
   std::shared_ptr<SegmentView> mapping;
   uint64_t offset;
   uint64_t size;
@@ -50,84 +51,86 @@ struct HeldAllocation {
 };
 
 // Checks the range; throws SipcError.
-HeldAllocation Within(std::shared_ptr<SegmentView> mapping, uint64_t offset, uint64_t size);
+MappedAllocation Within(std::shared_ptr<SegmentView> mapping, uint64_t offset, uint64_t size);
 
-class Hold;
+class MessageView;
 
-// Held allocations by the address of their first byte.
+// Viewed allocations by the address of their first byte.
 struct IndexEntry {
-  Hold* hold;
+  MessageView* view;
   uint32_t allocation;
 };
-using HoldIndex = std::multimap<const uint8_t*, IndexEntry>;
+using ViewIndex = std::multimap<const uint8_t*, IndexEntry>;
 
-class Hold : public std::enable_shared_from_this<Hold> {
+// What one decoded message refers to, and its owner.
+class MessageView : public std::enable_shared_from_this<MessageView> {
  public:
   // Steals a reference to `owner`.
-  static std::shared_ptr<Hold> Make(_object* owner, std::vector<HeldAllocation> allocations);
-  // Releases the owner under the GIL, or leaks it when the interpreter is going away.
-  ~Hold();
-  Hold(const Hold&) = delete;
-  Hold& operator=(const Hold&) = delete;
+  static std::shared_ptr<MessageView> Make(_object* owner, std::vector<MappedAllocation> allocations);
+  // Releases the owner under the GIL, or leaks it when the interpreter is finalizing.
+  ~MessageView();
+  MessageView(const MessageView&) = delete;
+  MessageView& operator=(const MessageView&) = delete;
 
-  const std::vector<HeldAllocation>& allocations() const { return allocations_; }
+  const std::vector<MappedAllocation>& allocations() const { return allocations_; }
 
  private:
   friend class Segments;
-  Hold(_object* owner, std::vector<HeldAllocation> allocations)
+  MessageView(_object* owner, std::vector<MappedAllocation> allocations)
       : owner_(owner), allocations_(std::move(allocations)) {}
 
   _object* owner_;
-  std::vector<HeldAllocation> allocations_;
-  // Guarded by the registry's mutex: the list of holds that are not indexed yet, or the index.
-  Hold* previous_ = nullptr;
-  Hold* next_ = nullptr;
+  std::vector<MappedAllocation> allocations_;
+  // Guarded by the registry's mutex: the list of views that are not indexed yet, or the index.
+  MessageView* previous_ = nullptr;
+  MessageView* next_ = nullptr;
   bool indexed_ = false;
-  std::vector<HoldIndex::iterator> entries_;
+  std::vector<ViewIndex::iterator> entries_;
 };
 
 // A buffer of decoded data.
 class RefBuffer final : public arrow::Buffer {
  public:
-  RefBuffer(const uint8_t* data, int64_t size, std::shared_ptr<Hold> hold, uint32_t allocation)
-      : Buffer(data, size), hold_(std::move(hold)), allocation_(allocation) {}
+  RefBuffer(const uint8_t* data, int64_t size, std::shared_ptr<MessageView> view, uint32_t allocation)
+      : Buffer(data, size), view_(std::move(view)), allocation_(allocation) {}
 
-  const std::shared_ptr<Hold>& hold() const { return hold_; }
+  const std::shared_ptr<MessageView>& view() const { return view_; }
   uint32_t allocation() const { return allocation_; }
 
  private:
-  std::shared_ptr<Hold> hold_;
+  std::shared_ptr<MessageView> view_;
   uint32_t allocation_;
 };
 
-// Where a buffer's bytes lie: in allocation number `allocation` of a hold.
-struct Held {
-  std::shared_ptr<Hold> hold;
+// Where a buffer's bytes lie: allocation number `allocation` of a view.
+struct BufferOrigin {
+  std::shared_ptr<MessageView> view;
   uint32_t allocation;
 };
 
 // The process's registry of mapped segments; all members are static and safe from any thread.
 class Segments {
  public:
-  // Idempotent. Throws SipcError for a file that is shorter than `size` or that its readers could truncate.
+  // Idempotent. Throws SipcError for a file that is shorter than `size`, or that a reader could
+  // truncate.
   static void Map(const SegmentId& id, int fd, uint64_t size, bool sealed);
-  // False if there are holds on it, or it is not mapped.
+  // False if a view refers to it, or it is not mapped.
   static bool Unmap(const SegmentId& id);
   static std::vector<SegmentId> Mapped();
-  // Maps this process's own arena and moved files at their first use. nullptr for a segment that is not
-  // mapped.
+  // Maps this process's own arena and moved files at their first use. nullptr for a segment that is
+  // not mapped.
   static std::shared_ptr<SegmentView> Get(const SegmentId& id);
-  // Checks the range and that the segment is mapped; throws SipcError.
-  static HeldAllocation Resolve(const SegmentId& id, uint64_t offset, uint64_t size);
+  // Throws SipcError if the segment is not mapped, or the range lies outside of it.
+  static MappedAllocation Resolve(const SegmentId& id, uint64_t offset, uint64_t size);
 
-  // The allocation that covers [data, data + size), if a hold has one.
-  static std::optional<Held> Find(const arrow::Buffer& buffer);
-  static std::optional<Held> Find(const uint8_t* data, uint64_t size);
+  // The viewed allocation that covers [data, data + size), if there is one.
+  static std::optional<BufferOrigin> Find(const arrow::Buffer& buffer);
+  static std::optional<BufferOrigin> Find(const uint8_t* data, uint64_t size);
 
  private:
-  friend class Hold;
-  static void Add(Hold* hold);
-  static void Remove(Hold* hold);
+  friend class MessageView;
+  static void Add(MessageView* view);
+  static void Remove(MessageView* view);
   static void IndexAll();
 };
 

@@ -12,7 +12,7 @@ constexpr uint32_t kNone = UINT32_MAX;
 
 bool Slabs::Init(uint64_t capacity) {
   table_size_ = capacity / kSlabBytes;
-  // calloc's large memory is not touched before it is used; zeros are null pointers.
+  // calloc does not touch large memory before it is used; zeros are null pointers.
   table_ = static_cast<std::atomic<Slab*>*>(calloc(table_size_, sizeof(std::atomic<Slab*>)));
   return table_ != nullptr;
 }
@@ -28,8 +28,6 @@ uint64_t Slabs::ClassSize(int size_class) {
   uint64_t base = 512ull << ((size_class - 8) / 4);
   return base + base / 4 * static_cast<uint64_t>((size_class - 8) % 4 + 1);
 }
-
-uint64_t Slabs::SlotSize(uint64_t size) { return ClassSize(ClassOf(size)); }
 
 void Slabs::AddPartial(Class* size_class, Slab* slab) {
   slab->place = size_class->partial.size();
@@ -103,14 +101,14 @@ bool Slabs::Allocate(uint64_t size, Origin origin, uint32_t born, uint64_t* offs
   return true;
 }
 
-bool Slabs::Lookup(uint64_t offset, Place* place) {
+bool Slabs::Lookup(uint64_t offset, LockedSlot* place) {
   uint64_t entry = offset / kSlabBytes;
   if (entry >= table_size_) return false;
   Slab* slab = table_[entry].load(std::memory_order_acquire);
   if (slab == nullptr) return false;
   place->size_class = &classes_[static_cast<size_t>(slab->size_class)];
   place->lock = std::unique_lock<std::mutex>(place->size_class->mutex);
-  // It may have been returned, and be another class's slab, since.
+  // The slab may have been returned since, and serve another class.
   if (table_[entry].load(std::memory_order_acquire) != slab) return false;
   uint64_t size = ClassSize(slab->size_class);
   uint64_t slot = (offset - slab->offset) / size;
@@ -121,7 +119,7 @@ bool Slabs::Lookup(uint64_t offset, Place* place) {
 }
 
 bool Slabs::Free(uint64_t offset, uint64_t* size) {
-  Place place;
+  LockedSlot place;
   if (!Lookup(offset, &place)) return false;
   if (place.slot == nullptr || place.offset != offset || place.slot->freed) {
     fprintf(stderr, "zerrow: free of a pointer that is not allocated\n");
@@ -133,12 +131,12 @@ bool Slabs::Free(uint64_t offset, uint64_t* size) {
   return true;
 }
 
-void Slabs::Retire(Place* place) {
-  if (!source_->HoldSlot(place->offset, place->slot->born, ClassSize(place->slab->size_class)))
+void Slabs::Retire(LockedSlot* place) {
+  if (!source_->QuarantineSlot(place->offset, place->slot->born, ClassSize(place->slab->size_class)))
     Release(place);
 }
 
-void Slabs::Release(Place* place) {
+void Slabs::Release(LockedSlot* place) {
   Class* size_class = place->size_class;
   Slab* slab = place->slab;
   place->slot->size = 0;
@@ -154,7 +152,7 @@ void Slabs::Release(Place* place) {
 }
 
 bool Slabs::Resize(uint64_t offset, uint64_t size, uint64_t* old_size, bool* done) {
-  Place place;
+  LockedSlot place;
   if (!Lookup(offset, &place)) return false;
   *done = place.slot != nullptr && place.slot->pins == 0 && size <= kSlotMax &&
           ClassOf(size) == place.slab->size_class;
@@ -165,7 +163,7 @@ bool Slabs::Resize(uint64_t offset, uint64_t size, uint64_t* old_size, bool* don
 }
 
 bool Slabs::Find(uint64_t offset, Allocation* out, bool* live) {
-  Place place;
+  LockedSlot place;
   if (!Lookup(offset, &place)) return false;
   *live = place.slot != nullptr && (!place.slot->freed || place.slot->pins > 0);
   if (*live) *out = {place.offset, place.slot->size, static_cast<Origin>(place.slot->origin)};
@@ -173,7 +171,7 @@ bool Slabs::Find(uint64_t offset, Allocation* out, bool* live) {
 }
 
 bool Slabs::Pin(uint64_t offset, bool* pinned, uint64_t* newly_pinned) {
-  Place place;
+  LockedSlot place;
   if (!Lookup(offset, &place)) return false;
   *newly_pinned = 0;
   *pinned = place.slot != nullptr && place.offset == offset && place.slot->pins < UINT16_MAX &&
@@ -183,7 +181,7 @@ bool Slabs::Pin(uint64_t offset, bool* pinned, uint64_t* newly_pinned) {
 }
 
 bool Slabs::Unpin(uint64_t offset, uint64_t* unpinned) {
-  Place place;
+  LockedSlot place;
   if (!Lookup(offset, &place)) return false;
   *unpinned = 0;
   if (place.slot == nullptr || place.offset != offset || place.slot->pins == 0) return true;
@@ -194,7 +192,7 @@ bool Slabs::Unpin(uint64_t offset, uint64_t* unpinned) {
 }
 
 bool Slabs::Recycle(uint64_t offset) {
-  Place place;
+  LockedSlot place;
   if (!Lookup(offset, &place)) return false;
   Release(&place);
   return true;

@@ -1,11 +1,11 @@
-// Small allocations: slots of equal size in slabs of 128 KiB, so that one of each class fills no
-// more than two huge pages.
+// Small allocations: slots of equal size in slabs of 128 KiB.
 //
-// Sizes are multiples of 64 up to 512, then four classes for each doubling up to 32 KiB. Each
-// class has its own lock, taken before the arena's lock (never the other way round). A
-// slab that becomes empty goes back to the arena; one for each class waits for reuse until
-// the next idle tick. Slab headers are never freed, so that a lookup may read one that is
-// being returned; it then finds its slots gone.
+// Sizes are multiples of 64 up to 512, then four classes per doubling up to 32 KiB, so one slab of
+// each class fills no more than two huge pages. Each class has its own lock, taken before the
+// arena's lock, never after it. An empty slab goes back to the arena; one per class waits for reuse
+// until the next idle tick. Slab headers are never freed, so that a lookup may read the header of a
+// slab that is being returned; it then finds no slots. The class has the arena's interface once
+// more, for slots, and a method for each change of a slab's state.
 #pragma once
 #include <array>
 #include <atomic>
@@ -24,13 +24,13 @@ struct Allocation;
 constexpr uint64_t kSlabBytes = 128u << 10;
 constexpr uint64_t kSlotMax = 32u << 10;
 
-// Where slabs come from and what they ask of the arena.
+// What slabs need of the arena.
 class SlabSource {
  public:
   virtual bool TakeSlab(uint64_t* offset) = 0;
   virtual void ReturnSlab(uint64_t offset) = 0;
-  // True if the slot must wait for a forked child; the source then calls Recycle later.
-  virtual bool HoldSlot(uint64_t offset, uint32_t born, uint64_t size) = 0;
+  // True if the slot is quarantined for a forked child. The source calls Recycle later.
+  virtual bool QuarantineSlot(uint64_t offset, uint32_t born, uint64_t size) = 0;
 
  protected:
   ~SlabSource() = default;
@@ -40,8 +40,6 @@ class Slabs {
  public:
   explicit Slabs(SlabSource* source) : source_(source) {}
   bool Init(uint64_t capacity);
-  // Size of the slots that serve `size` bytes.
-  static uint64_t SlotSize(uint64_t size);
 
   bool Allocate(uint64_t size, Origin origin, uint32_t born, uint64_t* offset);
   // These return false if `offset` lies in no slab; then it is an extent's.
@@ -50,9 +48,9 @@ class Slabs {
   bool Find(uint64_t offset, Allocation* out, bool* live);
   bool Pin(uint64_t offset, bool* pinned, uint64_t* newly_pinned);
   bool Unpin(uint64_t offset, uint64_t* unpinned);
-  // A slot that was held for a child is free now.
+  // Frees a slot that was quarantined.
   bool Recycle(uint64_t offset);
-  // Returns empty slabs that nobody has used since the last call; all of them if `now`.
+  // Returns the empty slabs that were not used since the last call, or all empty ones if `now`.
   void ReturnIdle(bool now);
   bool idle() const { return spare_count_.load(std::memory_order_relaxed) > 0; }
 
@@ -86,7 +84,7 @@ class Slabs {
     std::vector<Slab*> headers;  // unused
   };
   // A slot that has been looked up, with its class locked.
-  struct Place {
+  struct LockedSlot {
     std::unique_lock<std::mutex> lock;
     Class* size_class = nullptr;
     Slab* slab = nullptr;
@@ -99,13 +97,13 @@ class Slabs {
   static uint32_t SlotCount(int size_class) {
     return static_cast<uint32_t>(kSlabBytes / ClassSize(size_class));
   }
-  bool Lookup(uint64_t offset, Place* place);
+  bool Lookup(uint64_t offset, LockedSlot* place);
   Slab* NewSlab(Class* size_class, int index);
   void DropSlab(Class* size_class, Slab* slab);
   void AddPartial(Class* size_class, Slab* slab);
   void RemovePartial(Class* size_class, Slab* slab);
-  void Retire(Place* place);
-  void Release(Place* place);
+  void Retire(LockedSlot* place);
+  void Release(LockedSlot* place);
 
   SlabSource* source_;
   std::array<Class, kClasses> classes_;

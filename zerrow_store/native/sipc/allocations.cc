@@ -1,4 +1,4 @@
-// Where the buffers of a message lie.
+// See allocations.h.
 #include "sipc/allocations.h"
 
 #include <arrow/buffer.h>
@@ -14,8 +14,9 @@ constexpr uint64_t kInlineAlignment = 16;
 
 uint64_t Size(const arrow::Buffer& buffer) { return static_cast<uint64_t>(buffer.size()); }
 
-// Whether the memory is that of a Python object that can be written to, such as a NumPy array: pyarrow has
-// classes of its own for these buffers. Arrow's are mutable until they are filled, which is before this.
+// Whether the memory belongs to a writable Python object, such as a NumPy array: pyarrow has buffer
+// classes of its own for these. Arrow's own buffers are mutable only until they are filled, which
+// is before this.
 bool IsWritableInPython(const arrow::Buffer& buffer) {
   for (const arrow::Buffer* each = &buffer; each != nullptr; each = each->parent().get()) {
     if (each->is_mutable() && std::strstr(typeid(*each).name(), "5arrow2py") != nullptr) return true;
@@ -35,7 +36,7 @@ AllocationTable::~AllocationTable() {
 
 Place AllocationTable::Add(const arrow::Buffer& buffer) {
   Place place;
-  if (AddOwn(buffer, &place) || AddHeld(buffer, &place) || AddMovable(buffer, &place)) return place;
+  if (AddOwn(buffer, &place) || AddMapped(buffer, &place) || AddTracked(buffer, &place)) return place;
   return Size(buffer) <= kInlineLimit ? AddInline(buffer) : AddCopy(buffer);
 }
 
@@ -44,12 +45,13 @@ bool AllocationTable::IsOutside(const arrow::Buffer& buffer) const {
     Allocation found;
     return arena_->Find(buffer.data(), Size(buffer), &found) && MayChange(buffer, found);
   }
-  if (move_ && Movable::Find(buffer.data(), Size(buffer)).has_value()) return false;
+  if (move_ && Deanon::Find(buffer.data(), Size(buffer)).has_value()) return false;
   return !Segments::Find(buffer).has_value();
 }
 
-// NumPy's own memory becomes private to its process when it is published. Arrow's lies beside what is
-// still to be filled, and arrays over it that can be written to come from `to_pandas` and `to_numpy`.
+// NumPy's memory becomes private to its process when it is published. Arrow's does not, as buffers
+// that are still being filled may lie beside it; `to_pandas` and `to_numpy` make writable arrays
+// over it.
 bool AllocationTable::MayChange(const arrow::Buffer& buffer, const Allocation& allocation) {
   return allocation.origin == Origin::kArrow && IsWritableInPython(buffer);
 }
@@ -57,7 +59,7 @@ bool AllocationTable::MayChange(const arrow::Buffer& buffer, const Allocation& a
 bool AllocationTable::AddOwn(const arrow::Buffer& buffer, Place* place) {
   if (arena_ == nullptr || !arena_->Contains(buffer.data())) return false;
   uint64_t offset = static_cast<uint64_t>(buffer.data() - arena_->base());
-  // Slices and columns of one allocation tend to come one after the other.
+  // Buffers of one allocation tend to follow each other.
   bool again = last_own_index_ >= 0 && offset >= last_own_.offset &&
                offset - last_own_.offset + Size(buffer) <= last_own_.size;
   if (again && MayChange(buffer, last_own_)) return false;
@@ -82,20 +84,20 @@ bool AllocationTable::AddOwn(const arrow::Buffer& buffer, Place* place) {
   return true;
 }
 
-bool AllocationTable::AddHeld(const arrow::Buffer& buffer, Place* place) {
-  std::optional<Held> held = Segments::Find(buffer);
-  if (!held) return false;
-  std::vector<int64_t>& known = holds_[held->hold.get()];
+bool AllocationTable::AddMapped(const arrow::Buffer& buffer, Place* place) {
+  std::optional<BufferOrigin> origin = Segments::Find(buffer);
+  if (!origin) return false;
+  std::vector<int64_t>& known = views_[origin->view.get()];
   if (known.empty()) {
-    known.assign(held->hold->allocations().size(), -1);
-    kept_.push_back(held->hold);
+    known.assign(origin->view->allocations().size(), -1);
+    kept_.push_back(origin->view);
   }
-  const HeldAllocation& allocation = held->hold->allocations()[held->allocation];
-  int64_t& index = known[held->allocation];
+  const MappedAllocation& allocation = origin->view->allocations()[origin->allocation];
+  int64_t& index = known[origin->allocation];
   if (index < 0) {
     uint64_t segment = Segment(allocation.mapping->id);
     index = Lookup(segment, allocation.offset);
-    // A hostile message may have held the same place with a smaller size.
+    // A hostile message may give the same place a smaller size.
     if (index < 0 || allocations_[index].size < allocation.size) {
       index = Append(segment, allocation.offset, allocation.size);
       foreign_.emplace_back(segment, OffsetSize(allocation.offset, allocation.size));
@@ -106,40 +108,40 @@ bool AllocationTable::AddHeld(const arrow::Buffer& buffer, Place* place) {
   return true;
 }
 
-bool AllocationTable::AddMovable(const arrow::Buffer& buffer, Place* place) {
+bool AllocationTable::AddTracked(const arrow::Buffer& buffer, Place* place) {
   if (!move_) return false;
-  std::optional<MovableRange> range = Movable::Find(buffer.data(), Size(buffer));
+  std::optional<MemoryRange> range = Deanon::Find(buffer.data(), Size(buffer));
   if (!range) return false;
-  auto [known, is_new] = movable_known_.try_emplace(range->address, allocations_.size());
+  auto [known, is_new] = tracked_index_of_.try_emplace(range->address, allocations_.size());
   if (is_new) {
     allocations_.push_back({0, 0, range->size});
-    movable_.push_back(*range);
-    movable_index_.push_back(known->second);
-    movable_is_copy_.push_back(compacting_);
+    tracked_.push_back(*range);
+    tracked_index_.push_back(known->second);
+    tracked_is_copy_.push_back(compacting_);
   }
   *place = {known->second, buffer.data() - range->address};
   return true;
 }
 
 void AllocationTable::Move() {
-  if (movable_.empty()) return;
+  if (tracked_.empty()) return;
   uint64_t copied = 0;
-  std::vector<Moved> moved = Movable::Publish(movable_, &copied);
+  std::vector<MovedTo> moved = Deanon::Publish(tracked_, &copied);
   for (size_t i = 0; i < moved.size(); ++i) {
-    auto [address, size] = movable_[i];
-    AllocationRef& entry = allocations_[movable_index_[i]];
+    auto [address, size] = tracked_[i];
+    AllocationRef& entry = allocations_[tracked_index_[i]];
     if (moved[i].file == nullptr) {
       entry = {OwnSegment(), Copy(address, size), size};
       continue;
     }
     uint64_t segment = Segment(moved[i].file->id);
-    bool is_known = Lookup(segment, moved[i].offset) >= 0;  // as what was decoded from there
+    bool is_known = Lookup(segment, moved[i].offset) >= 0;  // as data that was decoded from there
     entry = {segment, moved[i].offset, size};
     files_.push_back(moved[i].file);
     if (!is_known) foreign_.emplace_back(segment, OffsetSize(moved[i].offset, size));
-    (movable_is_copy_[i] ? bytes_copied_ : bytes_shared_) += size;
+    (tracked_is_copy_[i] ? bytes_copied_ : bytes_shared_) += size;
   }
-  // What had to be copied on the way was counted as shared.
+  // The bytes that KernelZero copied were counted as shared.
   copied = std::min(copied, bytes_shared_);
   bytes_shared_ -= copied;
   bytes_copied_ += copied;
@@ -156,7 +158,7 @@ uint64_t AllocationTable::Copy(const uint8_t* data, uint64_t size) {
   if (address == nullptr) throw ArenaFull(size);
   std::memcpy(address, data, size);
   uint64_t offset = static_cast<uint64_t>(address - arena_->base());
-  // Only the pin keeps the copy from here on.
+  // From here on only the pin keeps the copy.
   bool pinned = arena_->Pin(offset);
   arena_->Free(address);
   if (!pinned) throw ArenaFull(size);
@@ -199,7 +201,7 @@ void AllocationTable::Release(Encoded* encoded) {
   encoded->own = std::move(own_);
   own_.clear();
   for (const auto& [segment, range] : foreign_) encoded->foreign[segments_[segment]].push_back(range);
-  encoded->holds = std::move(kept_);
+  encoded->views = std::move(kept_);
   encoded->files = std::move(files_);
   encoded->bytes_shared = bytes_shared_;
   encoded->bytes_reshared = bytes_reshared_;

@@ -1,53 +1,54 @@
 // The allocation table of a message that is being encoded.
 //
-// Says for a buffer where it lies: in this process's arena (its allocation is pinned, once
-// per message), in a mapped segment (its hold is kept), in memory that can be moved into a file (which
-// happens in the end, for all of the message), or elsewhere (its bytes are copied).
-// Until `Release` the pins are this object's and go with it.
+// It finds where a buffer lies: in this process's arena (the allocation is pinned, once per
+// message), in a mapped segment (its view is kept), in memory that KernelZero can move into a file
+// (`Move` does so for the whole message), or elsewhere (its bytes are copied). Until `Release` the
+// table owns the pins, and its destructor unpins.
 #pragma once
 #include <cstdint>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
-#include "deanon/movable.h"
+#include "deanon/deanon.h"
 #include "memory/arena.h"
 #include "sipc/sipc.h"
 
 namespace zerrow {
 
-// A buffer's place as the stream gives it: an index of the table, or kInline.
+// A buffer's place as the stream gives it: an index into the table, or kInline.
 struct Place {
   int64_t tag;
   int64_t offset;
 };
 
+// Has one method per kind of place, and accessors for the encoder.
 class AllocationTable {
  public:
-  // move: memory that KernelZero can move is moved, not copied.
+  // move: move memory into files, where KernelZero can, instead of copying it.
   explicit AllocationTable(bool move) : arena_(Arena::Get()), move_(move) {}
   ~AllocationTable();
   AllocationTable(const AllocationTable&) = delete;
   AllocationTable& operator=(const AllocationTable&) = delete;
 
-  // The buffer is not empty, and lives as long as this table. Throws ArenaFull.
+  // The buffer must not be empty and must outlive this table. Throws ArenaFull.
   Place Add(const arrow::Buffer& buffer);
 
-  // Whether the buffer would be copied; cheap, and may be wrong about a buffer that went
-  // through another library.
+  // Whether the buffer would be copied. Cheap; may be wrong about a buffer that went through
+  // another library.
   bool IsOutside(const arrow::Buffer& buffer) const;
 
-  // While set, memory of the arena counts as copied: it was made for this message.
+  // While set, memory of the arena counts as copied: it was allocated for this message.
   void set_compacting(bool compacting) { compacting_ = compacting; }
 
-  // Moves what is to be moved: before this, the table is not complete. Throws ArenaFull.
+  // Moves the memory that is to be moved, which completes the table. Throws ArenaFull.
   void Move();
 
   const std::vector<SegmentId>& segments() const { return segments_; }
   const std::vector<AllocationRef>& allocations() const { return allocations_; }
   const std::string& inlined() const { return inlined_; }
 
-  // Hands pins, holds and counts over.
+  // Transfers pins, views and counts.
   void Release(Encoded* encoded);
 
  private:
@@ -59,16 +60,16 @@ class AllocationTable {
   template <typename Value>
   using PairMap = std::unordered_map<std::pair<uint64_t, uint64_t>, Value, PairHash>;
 
-  // Whether somebody may write to a buffer's memory in the arena after this.
+  // Whether the program may write to a buffer's memory in the arena later.
   static bool MayChange(const arrow::Buffer& buffer, const Allocation& allocation);
   bool AddOwn(const arrow::Buffer& buffer, Place* place);
-  bool AddHeld(const arrow::Buffer& buffer, Place* place);
-  bool AddMovable(const arrow::Buffer& buffer, Place* place);
+  bool AddMapped(const arrow::Buffer& buffer, Place* place);
+  bool AddTracked(const arrow::Buffer& buffer, Place* place);
   Place AddCopy(const arrow::Buffer& buffer);
   Place AddInline(const arrow::Buffer& buffer);
-  // Copies into the arena; the copy is pinned. Returns its offset.
+  // Copies into the arena and pins the copy. Returns its offset.
   uint64_t Copy(const uint8_t* data, uint64_t size);
-  // Index of an allocation in the table, -1 if it is not there.
+  // Index of an allocation in the table; -1 if it is not there.
   int64_t Lookup(uint64_t segment, uint64_t offset) const;
   int64_t Append(uint64_t segment, uint64_t offset, uint64_t size);
   uint64_t Segment(const SegmentId& id);
@@ -85,18 +86,18 @@ class AllocationTable {
   std::vector<OffsetSize> own_;
   Allocation last_own_{0, 0, Origin::kArrow};
   int64_t last_own_index_ = -1;
-  std::unordered_set<uint64_t> written_;  // offsets of NumPy's memory that cannot be pinned
+  std::unordered_set<uint64_t> written_;  // offsets of NumPy allocations that cannot be pinned
   PairMap<int64_t> copies_;               // by address and size
 
-  // What is to be moved, by address; its entries of the table are filled in by Move().
-  std::vector<MovableRange> movable_;
-  std::vector<int64_t> movable_index_;
-  std::vector<bool> movable_is_copy_;  // made for this message
-  std::unordered_map<const uint8_t*, int64_t> movable_known_;
+  // Memory to be moved. Move() fills in its entries of the table.
+  std::vector<MemoryRange> tracked_;
+  std::vector<int64_t> tracked_index_;
+  std::vector<bool> tracked_is_copy_;  // allocated for this message
+  std::unordered_map<const uint8_t*, int64_t> tracked_index_of_;
   std::vector<std::shared_ptr<MovedFile>> files_;
 
-  std::unordered_map<const Hold*, std::vector<int64_t>> holds_;  // table index by held allocation
-  std::vector<std::shared_ptr<Hold>> kept_;
+  std::unordered_map<const MessageView*, std::vector<int64_t>> views_;  // table index by viewed allocation
+  std::vector<std::shared_ptr<MessageView>> kept_;
   std::vector<std::pair<uint64_t, OffsetSize>> foreign_;  // with the segment's index
   uint64_t bytes_shared_ = 0;
   uint64_t bytes_reshared_ = 0;

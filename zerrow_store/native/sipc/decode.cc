@@ -1,6 +1,8 @@
-// A message to Arrow data. The message may be hostile: every number in it is checked before
-// it is used, and every array's structure before it is given out. What the segments' bytes
-// say (a string's offsets in the middle, a dictionary's indices) is not read here.
+// Decoding of a message into Arrow data.
+//
+// The message may be hostile: every number in it is checked before it is used, and every array's
+// structure before it is returned. The bytes in the segments (a string's offsets, a dictionary's
+// indices) are not read here.
 #include <Python.h>
 #include <arrow/api.h>
 #include <arrow/array/validate.h>
@@ -21,7 +23,7 @@ alignas(64) const uint8_t kNothing[64] = {};
 // A node has at least its length, null count and offset.
 constexpr uint64_t kWordsPerNode = 3;
 
-// A reference to a Python object that is given away, or dropped under the GIL.
+// A reference to a Python object: transferred, or released under the GIL.
 class OwnerRef {
  public:
   explicit OwnerRef(PyObject* owner) : owner_(owner) {}
@@ -44,7 +46,7 @@ T Checked(arrow::Result<T> result, const char* what) {
   return std::move(result).ValueUnsafe();
 }
 
-// pyarrow makes strings of them whenever it looks at a field.
+// pyarrow decodes the name of every field that it looks at.
 void CheckNames(const arrow::FieldVector& fields) {
   for (const auto& field : fields) {
     if (!arrow::util::ValidateUTF8(field->name()))
@@ -53,18 +55,18 @@ void CheckNames(const arrow::FieldVector& fields) {
   }
 }
 
-std::vector<HeldAllocation> Resolve(const Envelope& envelope, const Relocated* relocated) {
+std::vector<MappedAllocation> Resolve(const Envelope& envelope, const Relocated* relocated) {
   if (relocated != nullptr && relocated->size() != envelope.allocations.size()) {
     throw SipcError("relocation of " + std::to_string(relocated->size()) +
                     " allocations for a message with " + std::to_string(envelope.allocations.size()));
   }
-  std::vector<HeldAllocation> resolved;
+  std::vector<MappedAllocation> resolved;
   resolved.reserve(envelope.allocations.size());
   for (size_t i = 0; i < envelope.allocations.size(); ++i) {
     const AllocationRef& given = envelope.allocations[i];
     const SegmentId& id = relocated ? (*relocated)[i].first : envelope.segments[given.segment];
     uint64_t offset = relocated ? (*relocated)[i].second : given.offset;
-    // Neighbours are mostly in the same segment: asking the registry takes a lock.
+    // Neighbours are mostly in the same segment, and the registry takes a lock.
     if (!resolved.empty() && resolved.back().mapping->id == id) {
       resolved.push_back(Within(resolved.back().mapping, offset, given.size));
     } else {
@@ -75,7 +77,7 @@ std::vector<HeldAllocation> Resolve(const Envelope& envelope, const Relocated* r
 }
 
 std::shared_ptr<arrow::Buffer> CopyOfInline(std::string_view inlined) {
-  // Not from the arena: when this is encoded again it is not to be taken for published memory.
+  // Not from the arena: encoded again, it must not pass for published memory.
   auto buffer =
       Checked(arrow::AllocateBuffer(static_cast<int64_t>(inlined.size()), arrow::system_memory_pool()),
               "inline section");
@@ -83,12 +85,14 @@ std::shared_ptr<arrow::Buffer> CopyOfInline(std::string_view inlined) {
   return buffer;
 }
 
+// A recursive descent: one method per element of a message, each of which reads from the same
+// stream.
 class Decoder {
  public:
   Decoder(const Envelope& envelope, OwnerRef* owner, const Relocated* relocated)
       : envelope_(envelope),
         stream_(envelope.stream),
-        hold_(MakeHold(envelope, owner, relocated)),
+        view_(MakeView(envelope, owner, relocated)),
         inlined_(CopyOfInline(envelope.inlined)) {}
 
   Decoded Run() {
@@ -101,10 +105,10 @@ class Decoder {
   }
 
  private:
-  static std::shared_ptr<Hold> MakeHold(const Envelope& envelope, OwnerRef* owner,
-                                        const Relocated* relocated) {
-    std::vector<HeldAllocation> resolved = Resolve(envelope, relocated);
-    return Hold::Make(owner->Give(), std::move(resolved));
+  static std::shared_ptr<MessageView> MakeView(const Envelope& envelope, OwnerRef* owner,
+                                               const Relocated* relocated) {
+    std::vector<MappedAllocation> resolved = Resolve(envelope, relocated);
+    return MessageView::Make(owner->Give(), std::move(resolved));
   }
 
   Decoded Body() {
@@ -141,12 +145,12 @@ class Decoder {
     return word;
   }
 
-  // A number of things that take at least `words` of the stream each.
+  // The number of items, of which each takes at least `words` of the stream.
   size_t Count(const char* what, uint64_t words) {
     int64_t count = NotNegative(what);
     if (static_cast<uint64_t>(count) > Left() / words) {
       throw SipcError("SIPC " + std::string(what) +
-                      " is more than the stream holds: " + std::to_string(count));
+                      " is more than the stream views: " + std::to_string(count));
     }
     return static_cast<size_t>(count);
   }
@@ -250,22 +254,22 @@ class Decoder {
     return data;
   }
 
-  // Arrow takes these for granted, and aborts the process where they do not hold.
+  // Arrow assumes these, and aborts the process where they do not hold.
   static void CheckValidity(const arrow::DataType& storage, arrow::ArrayData* data) {
     bool has_bitmap = arrow::internal::may_have_validity_bitmap(storage.id());
     if (!has_bitmap) {
       if (data->buffers[0] != nullptr) {
         throw SipcError("SIPC array of type " + storage.ToString() + " with a validity bitmap");
       }
-      // Arrow's own null arrays do not always have the count that its validation asks for.
+      // Arrow's null arrays do not always have the count that its validation requires.
       data->null_count = storage.id() == arrow::Type::NA ? data->length : 0;
     } else if (data->null_count > 0 && data->buffers[0] == nullptr) {
       throw SipcError("SIPC array with nulls, but without a validity bitmap");
     }
   }
 
-  // Arrow reads the views of any array and the type codes of a union without asking whether
-  // they are there. Arrays of other types have to have their buffers unless they are empty.
+  // Arrow reads the views of any array and the type codes of a union without checking that the
+  // buffers exist. Arrays of other types need their buffers unless they are empty.
   static void CheckPresent(const arrow::DataType& storage, const arrow::ArrayData& data) {
     if (data.length == 0 && !BufferCount(storage).variadic) return;
     for (size_t i = 1; i < data.buffers.size(); ++i) {
@@ -280,7 +284,7 @@ class Decoder {
   std::shared_ptr<arrow::ArrayData> Dictionary(const std::shared_ptr<arrow::DataType>& type, int depth) {
     int64_t known = Word();
     if (known == kNewDictionary) {
-      // Numbered before its own nested dictionaries, as the encoder does.
+      // The encoder numbers a dictionary before those nested in it.
       size_t number = dictionaries_.size();
       dictionaries_.emplace_back();
       auto dictionary = Node(type, depth);
@@ -330,13 +334,13 @@ class Decoder {
   }
 
   std::shared_ptr<arrow::Buffer> InAllocation(int64_t tag) {
-    if (tag < 0 || static_cast<uint64_t>(tag) >= hold_->allocations().size()) {
+    if (tag < 0 || static_cast<uint64_t>(tag) >= view_->allocations().size()) {
       throw SipcError("SIPC buffer in allocation " + std::to_string(tag) + " of a message with " +
-                      std::to_string(hold_->allocations().size()));
+                      std::to_string(view_->allocations().size()));
     }
-    const HeldAllocation& allocation = hold_->allocations()[tag];
+    const MappedAllocation& allocation = view_->allocations()[tag];
     auto [offset, size] = RangeWithin(allocation.size, "allocation");
-    return std::make_shared<RefBuffer>(allocation.data() + offset, size, hold_, static_cast<uint32_t>(tag));
+    return std::make_shared<RefBuffer>(allocation.data() + offset, size, view_, static_cast<uint32_t>(tag));
   }
 
   std::pair<int64_t, int64_t> RangeWithin(uint64_t limit, const char* what) {
@@ -369,7 +373,7 @@ class Decoder {
 
   const Envelope& envelope_;
   std::string_view stream_;
-  std::shared_ptr<Hold> hold_;
+  std::shared_ptr<MessageView> view_;
   std::shared_ptr<arrow::Buffer> inlined_;
   std::shared_ptr<arrow::Schema> schema_;
   std::vector<std::shared_ptr<arrow::ArrayData>> dictionaries_;

@@ -1,4 +1,4 @@
-// Arrow data to a message: the arrays' structure goes into the stream as it is.
+// Encoding of Arrow data into a message. The stream has the structure of the arrays as it is.
 #include <arrow/api.h>
 #include <arrow/array/concatenate.h>
 #include <arrow/ipc/writer.h>
@@ -13,15 +13,16 @@
 namespace zerrow {
 namespace {
 
-// Below this, what a slice of memory outside all segments drags along is not worth a look.
+// Below this many bytes outside of all segments, cutting a slice out does not pay.
 constexpr int64_t kCompactLimit = 4096;
 
 void Check(const arrow::Status& status) {
   if (!status.ok()) throw std::invalid_argument("cannot encode: " + status.ToString());
 }
 
-// Arrow's schema message describes a dictionary by the field of its values, marked. That leaves no place for
-// values that are dictionaries themselves; and an extension's name is taken for that of the dictionary type.
+// Arrow's schema message describes a dictionary by the field of its values, with a mark. So values
+// cannot be dictionaries themselves, and the name of an extension would be taken for that of the
+// dictionary type.
 void CheckDescribable(const arrow::DataType& type) {
   const arrow::DataType& storage = StorageType(type);
   if (storage.id() == arrow::Type::DICTIONARY) {
@@ -54,7 +55,7 @@ class Encoder {
                                   " in a column of type " + type.ToString());
     }
     if (std::shared_ptr<arrow::ArrayData> compact = Compacted(data)) {
-      // Kept: what is known by address here must not be recycled for something else.
+      // Kept alive: the table knows memory by address, which must not be reused.
       compacted_.push_back(compact);
       allocations_.set_compacting(true);
       Node(*compact, 0);
@@ -90,8 +91,8 @@ class Encoder {
     const arrow::DataType& type = StorageType(*data.type);
     Word(data.length);
     Word(data.null_count.load());
-    // Arrow's import cuts an empty slice's buffers to nothing, and its validation still asks for as
-    // much of them as lies before the slice.
+    // Arrow's import cuts the buffers of an empty slice to nothing, but its validation still
+    // requires the part before the slice.
     Word(data.length == 0 ? 0 : data.offset);
     Buffers(data, BufferCount(type));
     for (const auto& child : data.child_data) Node(*child, depth + 1);
@@ -129,8 +130,8 @@ class Encoder {
     return bytes;
   }
 
-  // A small part of memory that has to be copied is cut out first. Null if there is nothing to gain, or
-  // Arrow cannot cut this type.
+  // A copy of the array alone, if its buffers lie outside of all segments and it uses less than
+  // half of them. Null if that saves nothing, or Arrow cannot cut this type.
   std::shared_ptr<arrow::ArrayData> Compacted(const std::shared_ptr<arrow::ArrayData>& data) {
     int64_t outside = BytesOutside(*data);
     if (outside <= kCompactLimit) return nullptr;
@@ -173,7 +174,8 @@ class Encoder {
     return message;
   }
 
-  // The header of a message of buffers lies behind the inline buffers; where, the stream ends with.
+  // The header of a message of buffers lies behind the inline buffers. The stream's last words say
+  // where.
   const std::string& WithHeader(std::string_view header) {
     inline_with_header_ = allocations_.inlined();
     Word(static_cast<int64_t>(inline_with_header_.size()));

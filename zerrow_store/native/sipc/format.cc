@@ -1,4 +1,4 @@
-// Parsing of the envelope of a message that may be hostile.
+// Parsing of a message's envelope. The message may be hostile.
 #include "sipc/format.h"
 
 #define XXH_INLINE_ALL
@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kChecksummed = offsetof(Header, checksum) + sizeof(Header::checksum);
 
-// Takes `count` items of `size` bytes from the front of what is left of a message.
+// Takes `count` items of `size` bytes from the front of `rest`.
 std::string_view Take(std::string_view* rest, uint64_t count, uint64_t size, const char* what) {
   uint64_t bytes;
   if (__builtin_mul_overflow(count, size, &bytes) || Padded(bytes) < bytes || Padded(bytes) > rest->size()) {

@@ -1,7 +1,7 @@
-// The SIPC message: its envelope, as laid out in docs/sipc.md.
+// The envelope of a SIPC message, as docs/sipc.md defines it.
 //
-// An envelope is parsed before anything else of a message is looked at. `Envelope` points
-// into the message's bytes, which have to outlive it; all sections lie inside them.
+// A reader parses the envelope before anything else. `Envelope` points into the message's bytes,
+// which must outlive it; all sections lie inside them.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -23,12 +23,12 @@ constexpr uint16_t kVersion = 1;
 
 enum class Kind : uint16_t { kTable = 1, kRecordBatch = 2, kChunkedArray = 3, kArray = 4, kBuffers = 5 };
 
-// Little endian, as are all numbers of a message: the only byte order that is supported.
+// All numbers of a message are little endian.
 struct Header {
   char magic[4];
   uint16_t version;
   uint16_t kind;
-  uint64_t checksum;  // XXH64 of what follows this field, seeded with the eight bytes before it
+  uint64_t checksum;  // XXH64 of the bytes after this field, seeded with the eight bytes before it
   uint64_t segments;
   uint64_t allocations;
   uint64_t schema_bytes;
@@ -40,24 +40,24 @@ static_assert(sizeof(Header) == 56);
 using SegmentId = std::array<char, 16>;
 
 struct AllocationRef {
-  uint64_t segment;  // index into the segment table; in memory of the decoder also
+  uint64_t segment;  // index into the segment table
   uint64_t offset;
   uint64_t size;
 };
 static_assert(sizeof(AllocationRef) == 24);
 
-// How a buffer is given in the stream. A tag that is not negative is an index of the
-// allocation table; the offset in the allocation and the length follow.
+// How the stream gives a buffer. A tag that is not negative is an index into the allocation table;
+// the offset in the allocation and the length follow.
 enum BufferTag : int64_t {
   kNull = -1,
   kEmpty = -2,
-  kInline = -3,  // offset in the inline section and length follow
+  kInline = -3,  // the offset in the inline section and the length follow
 };
-// A dictionary follows in place, or is the n-th of those that did.
+// The dictionary follows. Else the number is the index of a dictionary that did.
 constexpr int64_t kNewDictionary = -1;
 
 constexpr uint64_t kSectionAlignment = 8;
-// A buffer that lies in no segment and is not longer is put into the message itself.
+// Buffers up to this size that lie in no segment go into the message itself.
 constexpr uint64_t kInlineLimit = 256;
 constexpr int kMaxDepth = 64;
 
@@ -66,7 +66,7 @@ inline uint64_t Padded(uint64_t size) { return (size + kSectionAlignment - 1) & 
 struct Envelope {
   Kind kind;
   std::vector<SegmentId> segments;
-  std::vector<AllocationRef> allocations;  // segment indices are checked
+  std::vector<AllocationRef> allocations;  // segment indices are valid
   std::string_view schema;
   std::string_view inlined;
   std::string_view stream;

@@ -1,9 +1,9 @@
-// Arrow data as a SIPC message, and back.
+// Encoding of Arrow data as SIPC messages, and decoding.
 //
-// Encoding copies no buffer that lies in this process's arena or in a mapped segment; the
-// arrays go into the message in the shape of Arrow's C data interface, offsets included, so
-// a slice of any type refers to its parent's bytes as they are. Memory that KernelZero can move into a
-// file is moved, if asked for. Nothing here needs the GIL.
+// The encoder copies no buffer that lies in this process's arena or in a mapped segment. A message
+// has the arrays in the shape of Arrow's C data interface, offsets included, so a slice of any type
+// refers to its parent's bytes. On request, memory is moved into files where KernelZero can.
+// Nothing here needs the GIL.
 #pragma once
 #include <arrow/type_fwd.h>
 
@@ -16,13 +16,13 @@
 #include <variant>
 #include <vector>
 
-#include "deanon/movable.h"
+#include "deanon/deanon.h"
 #include "memory/segments.h"
 #include "sipc/format.h"
 
 namespace zerrow {
 
-// Bytes have to be copied into the arena, and do not fit.
+// Bytes that have to be copied do not fit into the arena.
 class ArenaFull : public std::bad_alloc {
  public:
   explicit ArenaFull(uint64_t size);
@@ -38,21 +38,22 @@ using Decoded = std::variant<std::shared_ptr<arrow::Table>, std::shared_ptr<arro
 
 using OffsetSize = std::pair<uint64_t, uint64_t>;  // offset and size of an allocation
 
-// An encoded message. `own` is pinned; whoever takes this unpins it. `holds` keep the
-// foreign allocations from being recycled until the message is published, `files` those that were
-// moved: they are `foreign` too, in segments that the store may not have yet.
+// An encoded message. `own` is pinned; the caller unpins it. Until the message is published,
+// `views` keep the foreign allocations from being recycled, and `files` keep the moved ones, which
+// are `foreign` too: in segments that the store may not have yet.
 struct Encoded {
   std::string message;
   std::vector<OffsetSize> own;
   std::map<SegmentId, std::vector<OffsetSize>> foreign;
-  std::vector<std::shared_ptr<Hold>> holds;
+  std::vector<std::shared_ptr<MessageView>> views;
   std::vector<std::shared_ptr<MovedFile>> files;
-  uint64_t bytes_shared = 0;    // of this arena's allocations, each whole and once
-  uint64_t bytes_reshared = 0;  // of allocations that were published before, likewise
+  uint64_t bytes_shared = 0;    // of this arena's allocations, each counted once and whole
+  uint64_t bytes_reshared = 0;  // of allocations published earlier, likewise
   uint64_t bytes_copied = 0;    // into the arena, or into the message
 };
 
-// move: for a publication. Throw ArenaFull, std::invalid_argument (the data cannot be encoded).
+// move: move memory into files where that is possible; for publications. Throw ArenaFull, and
+// std::invalid_argument if the data cannot be encoded.
 Encoded EncodeTable(const arrow::Table& table, bool move);
 Encoded EncodeRecordBatch(const arrow::RecordBatch& batch, bool move);
 Encoded EncodeChunkedArray(const arrow::ChunkedArray& array, bool move);
@@ -60,10 +61,10 @@ Encoded EncodeArray(const arrow::Array& array, bool move);
 Encoded EncodeBuffers(std::string_view header, const std::vector<std::shared_ptr<arrow::Buffer>>& buffers,
                       bool move);
 
-// An allocation's place on this machine, instead of the one a message gives.
+// The places of a message's allocations on this machine, in place of the message's own.
 using Relocated = std::vector<std::pair<SegmentId, uint64_t>>;
 
-// Takes over the reference to `owner`, also when it throws SipcError.
+// Takes over the reference to `owner`, even if it throws SipcError.
 Decoded Decode(std::string_view message, _object* owner, const Relocated* relocated);
 
 }  // namespace zerrow

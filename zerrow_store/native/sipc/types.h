@@ -1,4 +1,4 @@
-// What an Arrow type says about the arrays of it; the same for encoder and decoder.
+// The layout of arrays by their Arrow type, for encoder and decoder.
 #pragma once
 #include <arrow/extension_type.h>
 #include <arrow/type.h>

@@ -1,8 +1,8 @@
-// A memory pool in front of another one, which makes what that allocates known to Movable.
+// A memory pool in front of another one, whose allocations it has Deanon track.
 //
 // It asks for whole pages, and for as many as fill the block that mimalloc, Arrow's default, would
-// take for them anyway: then buffers that follow each other leave no gap, and KernelZero moves them as one
-// range, without edges that would have to be copied. Other allocators leave a gap all the same.
+// take anyway. Then buffers that follow each other leave no gap, and KernelZero moves them as one
+// range, with no edges to copy. Other allocators leave a gap all the same.
 #pragma once
 #include <arrow/memory_pool.h>
 #include <arrow/status.h>
@@ -10,14 +10,14 @@
 #include <cstdint>
 #include <string>
 
-#include "deanon/movable.h"
+#include "deanon/deanon.h"
 
 namespace zerrow {
 
-// Its statistics are those of the other pool, and so count the rounding.
-class MovablePool final : public arrow::MemoryPool {
+// Its statistics are the other pool's, so they include the rounding.
+class TrackingPool final : public arrow::MemoryPool {
  public:
-  explicit MovablePool(arrow::MemoryPool* original) : original_(original) {}
+  explicit TrackingPool(arrow::MemoryPool* original) : original_(original) {}
 
   using MemoryPool::Allocate;
   using MemoryPool::Free;
@@ -32,8 +32,8 @@ class MovablePool final : public arrow::MemoryPool {
   std::string backend_name() const override { return original_->backend_name(); }
 
  private:
-  // Of what is known and was not moved.
-  arrow::Status Resize(const MovableInfo& old, int64_t new_size, int64_t alignment, uint8_t** ptr);
+  // Resizes a tracked allocation that was not moved.
+  arrow::Status Resize(const TrackedInfo& old, int64_t new_size, int64_t alignment, uint8_t** ptr);
 
   arrow::MemoryPool* original_;
 };

@@ -1,7 +1,7 @@
-// Moving allocations into files; see movable.h.
+// Moving of allocations into files; see deanon.h.
 //
-// While an allocation is on its way it stays in the books as it was: who publishes it holds its
-// buffer, so nobody frees it, and nobody else moves, as `moving` is held.
+// While an allocation is on its way, its entry in the table stays as it was: the publication holds
+// its buffer, so it is not freed, and `moving` is taken, so no other publication moves it.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -16,27 +16,28 @@
 #include <string>
 
 #include "deanon/kernelzero.h"
-#include "deanon/movable_books.h"
+#include "deanon/tracked_table.h"
 #include "memory/mapping.h"
 
 namespace zerrow {
 namespace {
 
-// A file takes allocations until it has so much, so that what outlives the others keeps not much more
-// than itself. But a frame of the store's protocol carries 200 descriptors: a message has no more than
-// this number of files that are new, and of files from earlier publications.
+// A file takes allocations up to this size, so that an allocation that outlives the others keeps
+// little more than itself. But a frame of the store's protocol carries 200 descriptors, so a
+// message has at most kMostFiles new files, and as many of earlier publications.
 constexpr uint64_t kFileBytes = 16u << 20;
 constexpr uint64_t kMostFiles = 96;
-// Each moved range may cost two of the vm.max_map_count mappings (65530 by default) of the process.
-constexpr uint64_t kMostReplaced = 8000;
+// Each moved range may take two of the process's mappings (vm.max_map_count, 65530 by default).
+constexpr uint64_t kMostRemapped = 8000;
 
 constexpr uint64_t kHuge = 2u << 20;
 constexpr int kSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
 
-// Most of a process's descriptors are for its program. And a file beyond RLIMIT_FSIZE would raise SIGXFSZ.
+// Most descriptors of a process are for its program; and a file beyond RLIMIT_FSIZE would raise
+// SIGXFSZ.
 bool MayMake(uint64_t size) {
   rlimit files, bytes;
-  return getrlimit(RLIMIT_NOFILE, &files) == 0 && MovableBooks::Get().files < files.rlim_cur / 4 &&
+  return getrlimit(RLIMIT_NOFILE, &files) == 0 && TrackedTable::Get().files < files.rlim_cur / 4 &&
          getrlimit(RLIMIT_FSIZE, &bytes) == 0 && size <= bytes.rlim_cur;
 }
 
@@ -51,9 +52,10 @@ bool SameInFile(const MovedFile& file, uint64_t offset, const uint8_t* data, uin
   return true;
 }
 
-// Whether the owner has written to a moved allocation: to its pages, or to the edges, which are its own.
-bool WrittenSince(uint8_t* address, const MovableAllocation& allocation) {
-  MovableRange pages = WholePages({address, allocation.room});
+// Whether the owner has written to a moved allocation since: to its pages, or to the edges, which
+// were copied.
+bool WrittenSince(uint8_t* address, const TrackedAllocation& allocation) {
+  MemoryRange pages = WholePages({address, allocation.room});
   auto head = static_cast<uint64_t>(pages.address - address);
   uint64_t tail = allocation.room - head - pages.size;
   const MovedFile& file = *allocation.file;
@@ -61,8 +63,8 @@ bool WrittenSince(uint8_t* address, const MovableAllocation& allocation) {
          !SameInFile(file, allocation.offset + head + pages.size, pages.address + pages.size, tail);
 }
 
-// What the owner did not ask for may hold what others have freed.
-void ZeroRest(MovableRange range, uint64_t room) {
+// The room beyond the owner's size may hold freed data of others.
+void ZeroRest(MemoryRange range, uint64_t room) {
   uint8_t* end = range.address + range.size;
   uint64_t rest = room - range.size;
   uint64_t in_page = std::min(rest, -reinterpret_cast<uintptr_t>(end) % kPage);
@@ -71,25 +73,25 @@ void ZeroRest(MovableRange range, uint64_t room) {
 }
 
 // An allocation that is to be moved.
-struct Fresh {
-  size_t index;  // among those that are published
-  MovableRange range;
+struct Candidate {
+  size_t index;  // into the published ranges
+  MemoryRange range;
   uint64_t room;
 };
 
-// A file on its way. What comes of it is entered into the books by `Conclude`.
-class Batch {
+// Fills one file. `Conclude` enters the outcome into the table.
+class FileBuilder {
  public:
-  void Add(const Fresh& fresh) {
-    ZeroRest(fresh.range, fresh.room);
-    indices_.push_back(fresh.index);
-    ranges_.push_back({reinterpret_cast<uintptr_t>(fresh.range.address), fresh.room, 0, 0});
-    bytes_ += fresh.room;
+  void Add(const Candidate& added) {
+    ZeroRest(added.range, added.room);
+    indices_.push_back(added.index);
+    ranges_.push_back({reinterpret_cast<uintptr_t>(added.range.address), added.room, 0, 0});
+    bytes_ += added.room;
   }
 
   void Move() {
     refused_.assign(ranges_.size(), false);
-    // A huge page's place may leave a gap.
+    // Aligning a huge page may leave a gap.
     if (!MayMake(bytes_ + ranges_.size() * (kHuge + 2 * kPage))) return;
     int fd = memfd_create("zerrow-moved", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) return;  // out of descriptors or memory: copied
@@ -98,30 +100,30 @@ class Batch {
     close(fd);
   }
 
-  void Conclude(std::vector<Moved>* moved, uint64_t* bytes_copied) {
-    MovableBooks& books = MovableBooks::Get();
-    std::lock_guard<std::mutex> lock(books.mutex);
+  void Conclude(std::vector<MovedTo>* moved, uint64_t* bytes_copied) {
+    TrackedTable& table = TrackedTable::Get();
+    std::lock_guard<std::mutex> lock(table.mutex);
     for (size_t i = 0; i < ranges_.size(); ++i) {
-      MovableAllocation& allocation =
-          books.allocations.find(reinterpret_cast<uint8_t*>(ranges_[i].addr))->second;
-      allocation.replaced = ranges_[i].done > 0;
-      if (allocation.replaced) ++books.replaced;
+      TrackedAllocation& allocation =
+          table.allocations.find(reinterpret_cast<uint8_t*>(ranges_[i].addr))->second;
+      allocation.remapped = ranges_[i].done > 0;
+      if (allocation.remapped) ++table.remapped;
       bool whole = ranges_[i].done == ranges_[i].len && file_ != nullptr;
-      allocation.unmovable = refused_[i] || (allocation.replaced && !whole);
+      allocation.unmovable = refused_[i] || (allocation.remapped && !whole);
       if (!whole) continue;
       allocation.file = file_;
       allocation.offset = ranges_[i].offset;
       (*moved)[indices_[i]] = {file_, ranges_[i].offset};
     }
     if (file_ != nullptr) {
-      books.by_id[file_->id] = file_;
-      std::erase_if(books.by_id, [](const auto& entry) { return entry.second.expired(); });
+      table.by_id[file_->id] = file_;
+      std::erase_if(table.by_id, [](const auto& entry) { return entry.second.expired(); });
       *bytes_copied += std::min(copied_pages_ * kPage, bytes_);
     }
   }
 
  private:
-  // The kernel stops at the first range that will not go: the others are tried without it.
+  // The kernel stops at the first range that it refuses. Skips that and goes on with the others.
   void Append(int fd) {
     size_t at = 0;
     while (at < ranges_.size()) {
@@ -131,14 +133,15 @@ class Batch {
       copied_pages_ += counts.copied;
       at += done;
       if (error == 0) return;
-      // Short of space or memory, or the module is gone: it is the same for the others, and may pass.
+      // No space, no memory, or no module: the other ranges would fail, too. It may be temporary.
       if (error != EINVAL && error != EFAULT && error != EAGAIN) return;
       refused_[at++] = error == EINVAL;
     }
   }
 
-  // Seals the file and opens it read-only: a writable descriptor of a sealed file cannot be mapped
-  // before Linux 6.7. nullptr if there is nothing in it, or somebody (a device) could still write.
+  // Seals the file and opens it read-only: before Linux 6.7 a writable descriptor of a sealed file
+  // cannot be mapped. nullptr if the file is empty, or something (a device) could still write to
+  // it.
   static std::shared_ptr<MovedFile> Sealed(int fd) {
     struct stat status;
     if (fstat(fd, &status) != 0 || status.st_size == 0 || fcntl(fd, F_ADD_SEALS, kSeals) != 0) return nullptr;
@@ -160,16 +163,16 @@ class Batch {
   std::shared_ptr<MovedFile> file_;
 };
 
-// How much of it is to be moved: all that there is, or nothing. If it has been, and is as it was then,
-// `moved` says where; `files` are those that the message has by now.
-uint64_t RoomToMove(MovableRange range, std::set<const MovedFile*>* files, Moved* moved) {
-  MovableBooks& books = MovableBooks::Get();
-  MovableAllocation allocation;
+// The bytes of an allocation that are to be moved: all or none. If it was moved earlier and is
+// unchanged, `moved` says where. `files`: the earlier files that the message refers to by now.
+uint64_t RoomToMove(MemoryRange range, std::set<const MovedFile*>* files, MovedTo* moved) {
+  TrackedTable& table = TrackedTable::Get();
+  TrackedAllocation allocation;
   {
-    std::lock_guard<std::mutex> lock(books.mutex);
-    allocation = books.allocations.find(range.address)->second;
+    std::lock_guard<std::mutex> lock(table.mutex);
+    allocation = table.allocations.find(range.address)->second;
     if (allocation.file == nullptr)
-      return allocation.unmovable || books.replaced >= kMostReplaced ? 0 : allocation.room;
+      return allocation.unmovable || table.remapped >= kMostRemapped ? 0 : allocation.room;
   }
   const MovedFile* file = allocation.file.get();
   if (files->size() == kMostFiles && files->count(file) == 0) return 0;
@@ -181,28 +184,30 @@ uint64_t RoomToMove(MovableRange range, std::set<const MovedFile*>* files, Moved
 
 }  // namespace
 
-std::vector<Moved> Movable::Publish(const std::vector<MovableRange>& ranges, uint64_t* bytes_copied) {
-  std::vector<Moved> moved(ranges.size());
-  std::lock_guard<std::mutex> lock(MovableBooks::Get().moving);
+std::vector<MovedTo> Deanon::Publish(const std::vector<MemoryRange>& ranges, uint64_t* bytes_copied) {
+  std::vector<MovedTo> moved(ranges.size());
+  std::lock_guard<std::mutex> lock(TrackedTable::Get().moving);
   uint64_t total = 0;
   std::set<const MovedFile*> known;
-  std::vector<Fresh> fresh;
+  std::vector<Candidate> candidates;
   for (size_t i = 0; i < ranges.size(); ++i) {
     uint64_t room = RoomToMove(ranges[i], &known, &moved[i]);
     if (room == 0) continue;
-    fresh.push_back({i, ranges[i], room});
+    candidates.push_back({i, ranges[i], room});
     total += room;
   }
   uint64_t most = std::max(kFileBytes, total / kMostFiles);
-  for (auto first = fresh.begin(); first != fresh.end();) {
+  for (auto first = candidates.begin(); first != candidates.end();) {
     auto end = first;
-    for (uint64_t bytes = 0; end != fresh.end() && bytes < most; ++end) bytes += end->room;
-    // A file takes what is published together, so that a column is in few; but neighbours move as one.
-    std::sort(first, end, [](const Fresh& a, const Fresh& b) { return a.range.address < b.range.address; });
-    Batch batch;
-    for (; first != end; ++first) batch.Add(*first);
-    batch.Move();
-    batch.Conclude(&moved, bytes_copied);
+    for (uint64_t bytes = 0; end != candidates.end() && bytes < most; ++end) bytes += end->room;
+    // Ranges go into files in the order of publication, so that a column lies in few files; within
+    // one file by address, so that adjacent ranges move as one.
+    std::sort(first, end,
+              [](const Candidate& a, const Candidate& b) { return a.range.address < b.range.address; });
+    FileBuilder file;
+    for (; first != end; ++first) file.Add(*first);
+    file.Move();
+    file.Conclude(&moved, bytes_copied);
   }
   return moved;
 }

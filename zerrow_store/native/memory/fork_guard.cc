@@ -1,5 +1,5 @@
-// See children.h.
-#include "memory/children.h"
+// See fork_guard.h.
+#include "memory/fork_guard.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -9,7 +9,7 @@
 
 namespace zerrow {
 
-bool Children::Reap() {
+bool ForkGuard::Reap() {
   auto gone = [](const Child& child) {
     pollfd poller{child.pipe, 0, 0};
     if (child.pipe < 0 || poll(&poller, 1, 0) != 1) return false;
@@ -23,19 +23,19 @@ bool Children::Reap() {
   return true;
 }
 
-void Children::Prepare() {
+void ForkGuard::Prepare() {
   children_.reserve(children_.size() + 1);
   if (pipe2(pipe_, O_CLOEXEC) != 0) pipe_[0] = pipe_[1] = -1;
 }
 
-void Children::AfterInParent() {
-  // A failed fork also comes here: its pipe hangs up at once.
+void ForkGuard::AfterInParent() {
+  // Also called for a fork that failed, whose pipe hangs up at once.
   if (pipe_[1] >= 0) close(pipe_[1]);
   newest_ = epoch_.fetch_add(1) + 1;
   children_.push_back({pipe_[0], newest_});
 }
 
-void Children::AfterInChild() {
+void ForkGuard::AfterInChild() {
   if (pipe_[0] >= 0) close(pipe_[0]);
   for (const Child& sibling : children_)
     if (sibling.pipe >= 0) close(sibling.pipe);

@@ -1,5 +1,5 @@
-// See memory_room.h. Nothing is kept open: the files are few, and read only while memory is warm.
-#include "memory/memory_room.h"
+// See memory_pressure.h. No file is kept open: they are few, and read only while memory is warm.
+#include "memory/memory_pressure.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -16,7 +16,7 @@ namespace {
 constexpr uint64_t kPart = 8;
 constexpr uint64_t kStalledPart = 10;
 
-// What a file begins with; empty if it cannot be read.
+// The beginning of a file; empty if it cannot be read.
 std::string Read(const std::string& path) {
   char text[16384];
   int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -26,7 +26,7 @@ std::string Read(const std::string& path) {
   return {text, static_cast<size_t>(std::max<ssize_t>(size, 0))};
 }
 
-// The number behind `key` at the beginning of a line.
+// The number behind `key` at the start of a line.
 std::optional<uint64_t> Number(const std::string& text, std::string_view key) {
   for (size_t start = 0; start < text.size();) {
     size_t end = std::min(text.find('\n', start), text.size());
@@ -43,36 +43,36 @@ std::optional<uint64_t> Number(const std::string& text, std::string_view key) {
 
 }  // namespace
 
-MemoryRoom::MemoryRoom(std::vector<MemoryGroup> groups) : groups_(std::move(groups)) {
+MemoryPressure::MemoryPressure(std::vector<MemoryGroup> groups) : groups_(std::move(groups)) {
   pressures_.push_back({"/proc/pressure/memory"});
   for (const MemoryGroup& group : groups_) pressures_.push_back({group.pressure});
 }
 
-bool MemoryRoom::IsShort() {
+bool MemoryPressure::IsShort() {
   std::string machine = Read("/proc/meminfo");
   uint64_t total = Number(machine, "MemTotal:").value_or(UINT64_MAX / 2048) * 1024;
   uint64_t available = Number(machine, "MemAvailable:").value_or(UINT64_MAX / 2048) * 1024;
   bool is_short = available < total / kPart;
   for (const MemoryGroup& group : groups_) is_short = is_short || IsFull(group, total);
-  // All of them, each time: what they say is compared with the last time.
+  // Reads all of them each time, as each is compared with its previous value.
   for (Pressure& pressure : pressures_) is_short = Stalls(&pressure) || is_short;
   return is_short;
 }
 
-bool MemoryRoom::IsFull(const MemoryGroup& group, uint64_t machine) {
-  auto limit = Number(Read(group.limit), "");  // none: "max" in version 2, a huge number in version 1
+bool MemoryPressure::IsFull(const MemoryGroup& group, uint64_t machine) {
+  auto limit = Number(Read(group.limit), "");  // no limit: "max" in version 2, a huge number in version 1
   if (!limit || *limit >= machine) return false;
   uint64_t used = Number(Read(group.usage), "").value_or(0);
   uint64_t room = *limit - *limit / kPart;
   if (used <= room) return false;
-  // Files that nobody has looked at lately go first.
+  // The kernel reclaims inactive file pages first.
   std::string stat = Read(group.stat);
   auto files = Number(stat, "total_inactive_file ");
   if (!files) files = Number(stat, "inactive_file ");
   return used - std::min(used, files.value_or(0)) > room;
 }
 
-bool MemoryRoom::Stalls(Pressure* pressure) {
+bool MemoryPressure::Stalls(Pressure* pressure) {
   std::string text = Read(pressure->file);
   size_t total = text.find("total=");
   if (total == std::string::npos) return false;

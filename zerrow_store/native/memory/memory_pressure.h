@@ -1,4 +1,4 @@
-// Whether memory is short where this process runs: on the machine, or in a cgroup that it is in.
+// Memory pressure on the machine, and in the cgroups of this process.
 #pragma once
 
 #include <chrono>
@@ -9,25 +9,26 @@
 
 namespace zerrow {
 
-// The files of a memory cgroup (see cgroups.py). Those that cannot be read say nothing.
+// The paths of a memory cgroup's files (see cgroups.py). A file that cannot be read counts as no
+// pressure.
 struct MemoryGroup {
   std::string limit, usage, stat, pressure;
 };
 
-// For one thread.
-class MemoryRoom {
+// Not thread-safe.
+class MemoryPressure {
  public:
-  MemoryRoom() = default;
-  explicit MemoryRoom(std::vector<MemoryGroup> groups);
+  MemoryPressure() = default;
+  explicit MemoryPressure(std::vector<MemoryGroup> groups);
 
-  // Whether less than an eighth is available, or since the last call somebody had to wait for memory
-  // for a tenth of the time.
+  // Whether less than an eighth is available, or a process waited for memory for a tenth of the
+  // time since the last call.
   bool IsShort();
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A file of the kernel's pressure stall information, and what it last said.
+  // A file of the kernel's pressure stall information, and its last value.
   struct Pressure {
     std::string file;
     uint64_t stalled_us = 0;
