@@ -23,7 +23,7 @@ def memory_groups(root: Path = Path("/")) -> list[MemoryGroup]:
     """
     mounted = root / "sys/fs/cgroup"
     groups = [
-        *_own(root / "proc/self/cgroup", mounted),
+        *_own(root, mounted),
         _unified(mounted),
         _unified(mounted / "unified"),
         _version_1(mounted / "memory"),
@@ -31,20 +31,32 @@ def memory_groups(root: Path = Path("/")) -> list[MemoryGroup]:
     return [group for group in dict.fromkeys(groups) if os.path.exists(group.limit)]
 
 
-def _own(listing: Path, mounted: Path) -> Iterator[MemoryGroup]:
+def own_groups(root: Path = Path("/")) -> dict[str, str]:
+    """Return the path of this process's group for each controller. Version 2's is under ""."""
+    groups: dict[str, str] = {}
     try:
-        lines = listing.read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return
+        return groups
     for line in lines:
-        hierarchy, controllers, group = line.split(":", 2)
-        below = [parent for parent in [Path(group), *Path(group).parents] if parent != Path("/")]
-        for relative in (parent.relative_to("/") for parent in below if parent.is_absolute()):
-            if hierarchy == "0":
-                yield _unified(mounted / relative)
-                yield _unified(mounted / "unified" / relative)
-            elif "memory" in controllers.split(","):
-                yield _version_1(mounted / "memory" / relative)
+        _, controllers, path = line.split(":", 2)
+        groups.update(dict.fromkeys(controllers.split(","), path))
+    return groups
+
+
+def _own(root: Path, mounted: Path) -> Iterator[MemoryGroup]:
+    own = own_groups(root)
+    for relative in _with_parents(own.get("", "")):
+        yield _unified(mounted / relative)
+        yield _unified(mounted / "unified" / relative)
+    for relative in _with_parents(own.get("memory", "")):
+        yield _version_1(mounted / "memory" / relative)
+
+
+def _with_parents(group: str) -> Iterator[Path]:
+    for parent in (Path(group), *Path(group).parents):
+        if parent.is_absolute() and parent != Path("/"):
+            yield parent.relative_to("/")
 
 
 def _unified(group: Path) -> MemoryGroup:

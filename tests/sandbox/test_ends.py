@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from tests.sandbox.conftest import below, eventually, groups, where
 from zerrow_store import sandbox
 from zerrow_store.cli.main import main
 from zerrow_store.errors import SandboxError, SandboxUnavailableError
-from zerrow_store.sandbox import cgroups, launcher
+from zerrow_store.sandbox import cgroups, launcher, process
 
 
 @pytest.fixture
@@ -32,6 +33,36 @@ def test_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
     for best_effort in (False, True):
         with pytest.raises(SandboxUnavailableError, match="bubblewrap is not installed"):
             sandbox.run(os.getpid, best_effort=best_effort)
+
+
+@needs_sandboxes
+@pytest.mark.parametrize("step", ["_group", "add", "added"])
+def test_interrupted_before_the_call(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """While its process is prepared, by the caller itself: the sandbox ends at once, and whole."""
+    started, made = [], []
+
+    add = cgroups.Cgroup.add
+
+    def interrupted(*arguments: Any) -> None:
+        made.extend(arguments if step != "_group" else [])
+        if step == "added":
+            add(*arguments)
+        raise KeyboardInterrupt
+
+    def noting(options: sandbox.SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
+        started.append(launcher.launch(options, control))
+        return started[-1]
+
+    sandbox.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "launch", noting)
+        place = (process, "_group") if step == "_group" else (cgroups.Cgroup, "add")
+        patch.setattr(*place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.run(lambda: 1, fresh=True)
+    assert started[0].poll() is not None
+    assert not made or not made[0]._memory.exists()
+    assert sandbox.run(lambda: 1) == 1
 
 
 @pytest.mark.usefixtures("_anew")

@@ -17,9 +17,9 @@ from tests import arrow_strategies
 from tests.capabilities import needs_sandboxes
 from tests.sipc.test_round_trip import EXAMPLES
 from zerrow_store import sandbox
+from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.errors import SandboxError
 from zerrow_store.sandbox import inputs
-from zerrow_store.sandbox.values import ARROW_DATA
 
 pytestmark = needs_sandboxes
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from zerrow_store import errors
+from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.client import spill_reader
 from zerrow_store.client.decode_cache import DecodeCacheCalls
 from zerrow_store.client.holds import Hold, Moved
@@ -34,8 +35,6 @@ from zerrow_store.protocol.reports import (
     SegmentMemory,
     StoreStats,
 )
-
-_ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
 
 Allocations = list[tuple[bytes, int, int]]
 
@@ -81,7 +80,7 @@ class Client(Session, DecodeCacheCalls):
         """
         if object_id is not None:
             check_id(object_id)
-        if not isinstance(obj, _ARROW_DATA):
+        if not isinstance(obj, ARROW_DATA):
             if not hasattr(obj, "__arrow_c_stream__"):
                 raise TypeError(f"not Arrow data: {type(obj).__name__}")
             obj = pa.table(obj)

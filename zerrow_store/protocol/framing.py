@@ -27,6 +27,7 @@ MAX_FRAME = 1 << 30
 MAX_DESCRIPTORS = 200  # the kernel takes at most SCM_MAX_FD (253) at a time
 
 _HEADER = struct.Struct("<IH")
+_CREDENTIALS = struct.Struct("3i")
 
 _envelope = msgspec.msgpack.Decoder(tuple[str, int, msgspec.Raw])
 
@@ -69,27 +70,31 @@ def pack(kind: str, request_id: int, body: Any, descriptors: int = 0) -> bytes:
 class FrameReader:
     """Cuts a stream into frames, each with the descriptors that came with it.
 
-    most: the bytes that a frame may have.
+    most: the bytes that a frame may have. descriptors: how many may come with one.
     """
 
-    def __init__(self, most: int = MAX_FRAME) -> None:
+    def __init__(self, most: int = MAX_FRAME, *, descriptors: int = MAX_DESCRIPTORS) -> None:
+        self.pid = 0
+        """The last sender's, as the kernel knows it, if the socket passes credentials."""
         self._most = most
+        self._most_descriptors = descriptors
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
 
     def feed(self, connection: socket.socket) -> bool:
         """Read what is there. False at the end of the stream. May raise BlockingIOError."""
-        data, control, flags, _ = connection.recvmsg(
-            1 << 16, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
-        )
+        space = socket.CMSG_SPACE(self._most_descriptors * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+        data, control, flags, _ = connection.recvmsg(1 << 16, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, payload in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")
                 received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
                 self._descriptors.extend(received)
+            elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                self.pid = _CREDENTIALS.unpack(payload)[0]
         if flags & socket.MSG_CTRUNC:
-            raise ProtocolError("descriptors were lost: this process has too many open files")
-        if len(self._descriptors) > 2 * MAX_DESCRIPTORS:
+            raise ProtocolError("descriptors were lost: too many came, or too many files are open")
+        if len(self._descriptors) > 2 * self._most_descriptors:
             raise ProtocolError("more descriptors came than frames announce")
         self._buffer += data
         return bool(data)

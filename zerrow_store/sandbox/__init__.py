@@ -2,9 +2,9 @@
 
     zerrow_store.sandbox.run(function, table, memory="2GiB")
 
-Code that somebody else wrote gets its own namespaces, an empty read-only file system, limits of
-memory, processes and time, and no network. Its inputs are sealed files; its outputs are sealed by
-the kernel before anybody reads them. See docs/sandbox.md.
+A sandbox has its own namespaces, an empty read-only file system, limits of memory, processes and
+time, and no network. Its inputs are sealed files; the kernel seals its outputs before the host
+reads them. See docs/sandbox.md.
 """
 
 from zerrow_store.sandbox.call import run

@@ -1,4 +1,4 @@
-"""Running a function in a sandbox: what `zerrow_store.sandbox.run` does."""
+"""The call of a function in a sandbox: `zerrow_store.sandbox.run`."""
 
 import contextlib
 import io
@@ -12,12 +12,12 @@ import cloudpickle
 import pyarrow as pa
 
 from zerrow_store import memory
+from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.forks import Lock
-from zerrow_store.sandbox import inputs, pool, stats
+from zerrow_store.sandbox import inputs, ipc, pool, stats
+from zerrow_store.sandbox.call_process import Request
 from zerrow_store.sandbox.inputs import Input
 from zerrow_store.sandbox.options import SandboxOptions
-from zerrow_store.sandbox.process import Request
-from zerrow_store.sandbox.values import ARROW_DATA
 
 _by_value = Lock()
 
@@ -31,15 +31,41 @@ def run(
     keywords: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Any:
-    """Call `function(*arguments, **keywords)` in a sandbox; return what it returns.
+    """Call `function(*arguments, **keywords)` in a sandbox.
 
-    Arrow data goes in and comes out by reference. settings are those of `SandboxOptions`, sizes
-    also as text ("2GiB"); or give `options`. A sandbox serves one tenant: calls of one tenant may
-    see what its earlier calls left behind, another tenant's never.
+    Arrow data goes in and comes out by reference.
 
-    Raises SandboxError for an exception of the function (its text and traceback as text),
-    SandboxMemoryError, SandboxTimeoutError, and SandboxUnavailableError if this machine cannot
-    confine it as asked.
+    Parameters
+    ----------
+    function
+        Called in the sandbox. Its module goes along by value if the sandbox cannot import it.
+    arguments
+        Positional arguments.
+    tenant
+        A sandbox serves one tenant. A call may see what earlier calls of its own tenant left
+        behind, but nothing of another tenant's.
+    options
+        The sandbox's limits, and what it sees.
+    keywords
+        Keyword arguments.
+    settings
+        In place of `options`: those of `SandboxOptions`, sizes also as text ("2GiB").
+
+    Returns
+    -------
+    Any
+        The function's result.
+
+    Raises
+    ------
+    SandboxError
+        The function raised an exception; the error has its text and traceback, as text.
+    SandboxMemoryError
+        The call needed more than its memory.
+    SandboxTimeoutError
+        The call did not end in time.
+    SandboxUnavailableError
+        This machine cannot confine the call as asked.
     """
     if options is None:
         options = SandboxOptions(**settings)
@@ -65,7 +91,7 @@ def _pack(
         pickler.dump((function, arguments, keywords))
     segments = {each.segment.id: each.segment for each in pickler.inputs}
     return Request(
-        call=file.getvalue(),
+        pickle=file.getvalue(),
         messages=[each.message for each in pickler.inputs],
         segments=list(segments.values()),
         extensions=list(pickler.extensions.values()),
@@ -73,7 +99,7 @@ def _pack(
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles a call, with Arrow data by reference (persistent ids)."""
+    """Pickles a call. Large Arrow data becomes an input, which a persistent id refers to."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
@@ -94,7 +120,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, ARROW_DATA):
-            return inputs.restore, inputs.compact(value)
+            return ipc.restore, ipc.compact(value)
         return super().reducer_override(value)
 
     def _find_extensions(self, value: Any) -> None:
@@ -121,7 +147,7 @@ def _nested(kind: pa.DataType) -> Iterator[pa.DataType]:
 
 @contextlib.contextmanager
 def _importable_or_by_value(function: Callable[..., Any]) -> Iterator[None]:
-    """Let the function's own module go along by value if a sandbox could not import it."""
+    """Pickle the function's module by value, if a sandbox could not import it."""
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     if module is None or module.__name__ == "__main__" or _is_installed(module):
         yield

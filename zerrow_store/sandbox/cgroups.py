@@ -1,9 +1,10 @@
-"""A control group for each call: its memory limit, its process limit, and its peak.
+"""The control group of a call: its memory limit, its process limit, its peak.
 
-A group is a child of the process's own, so that whatever limits this process limits its sandboxes
-too; or of the directory ZERROW_SANDBOX_CGROUP, one that was delegated to this user. Memory is
-charged to who touches it first, files in memory included, so an output stays with the call's group
-until it is freed: a group of its own for each call leaves the next call its whole limit.
+A group is a child of the process's own, so that the process's limits hold for its sandboxes, too;
+or of the directory ZERROW_SANDBOX_CGROUP, which was delegated to this user. The kernel charges
+memory, that of files in memory included, to the process that touches it first. So an output stays
+charged to the call's group until it is freed, and each call has a group of its own: the next call
+has its whole limit.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from zerrow_store.cgroups import own_groups
 from zerrow_store.errors import SandboxUnavailableError
 from zerrow_store.processes import start_time
 
@@ -25,7 +27,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Hierarchies:
-    """Where groups are made. `memory` and `pids` are the same directory with cgroup v2."""
+    """The parents of new groups. With cgroup v2, `memory` and `pids` are the same directory."""
 
     version: int
     memory: Path
@@ -33,7 +35,13 @@ class Hierarchies:
 
 
 class Cgroup:
-    """A group for one call. Raises OSError if it cannot be made."""
+    """The group of one call.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
 
     def __init__(self, where: Hierarchies) -> None:
         self._v2 = where.version == 2
@@ -46,12 +54,12 @@ class Cgroup:
                 directory.mkdir()
             if not (self._pids / "pids.max").exists():
                 raise OSError(errno.ENOTSUP, "no pids controller")
-        except OSError:
+        except BaseException:  # an interrupt, too
             self.remove()
             raise
 
     def limit(self, *, memory: int, processes: int) -> None:
-        """Set its limits: bytes, and how many processes and threads."""
+        """Set the limits: bytes of memory, and the number of processes and threads."""
         if self._v2:
             _write(self._memory / "memory.max", memory)
             _write_if_there(self._memory / "memory.swap.max", 0)
@@ -62,12 +70,12 @@ class Cgroup:
         _write(self._pids / "pids.max", processes)
 
     def add(self, pid: int) -> None:
-        """Move a process into the group; what it forks from now on is in it."""
+        """Move a process into the group. Processes that it forks later are in it, too."""
         for directory in self._directories:
             _write(directory / "cgroup.procs", pid)
 
     def peak(self) -> int:
-        """Return the most memory that it has had, in bytes; 0 where the kernel does not say."""
+        """Return the peak of the group's memory, in bytes; 0 where the kernel does not keep it."""
         name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
         try:
             return int((self._memory / name).read_text())
@@ -75,7 +83,7 @@ class Cgroup:
             return 0
 
     def killed(self) -> bool:
-        """Whether a process of the group was ended for want of memory."""
+        """Return whether the kernel killed a process of the group for lack of memory."""
         name = "memory.events" if self._v2 else "memory.oom_control"
         for line in (self._memory / name).read_text().splitlines():
             key, _, value = line.partition(" ")
@@ -84,7 +92,7 @@ class Cgroup:
         return False
 
     def remove(self) -> None:
-        """Remove the group, whose processes have ended."""
+        """Remove the group. Its processes have ended."""
         for directory in self._directories:
             _remove(directory)
 
@@ -95,14 +103,14 @@ def _remove(directory: Path) -> None:
             directory.rmdir()
         except FileNotFoundError:
             return
-        except OSError:  # a process is just ending
+        except OSError:  # a process is still exiting
             time.sleep(0.005)
         else:
             return
 
 
 def _write(path: Path, value: int | str) -> None:
-    # Not through a text file: buffered data would be written again when it is closed.
+    # Not through a text file, which would write the buffered data once more when it is closed.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, str(value).encode())
@@ -117,9 +125,12 @@ def _write_if_there(path: Path, value: int) -> None:
 
 @cache
 def hierarchies() -> Hierarchies:
-    """Return where this process can make groups, having made one to try.
+    """Return where this process can make groups. Make one to find out.
 
-    Raises SandboxUnavailableError that says what is in the way.
+    Raises
+    ------
+    SandboxUnavailableError
+        It can make none; the text says why.
     """
     reasons = []
     for candidate in _candidates():
@@ -146,7 +157,7 @@ def _candidates() -> Iterator[Hierarchies]:
         path = Path(given)
         yield Hierarchies(2, path, path)
         return
-    own = _own_groups()
+    own = own_groups()
     mounted = _mounts()
     if "" in own and "" in mounted:
         path = mounted[""] / own[""].lstrip("/")
@@ -158,22 +169,13 @@ def _candidates() -> Iterator[Hierarchies]:
 
 
 def _enable(path: Path) -> None:
-    """Hand the controllers down, where that is allowed: the root, or a group without processes."""
+    """Enable the controllers for children, as the root and groups without processes can."""
     with contextlib.suppress(OSError):
         _write(path / "cgroup.subtree_control", "+memory +pids")
 
 
-def _own_groups() -> dict[str, str]:
-    """Return this process's group by controller; cgroup v2's is ""."""
-    groups = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        groups.update(dict.fromkeys(controllers.split(","), path))
-    return groups
-
-
 def _mounts() -> dict[str, Path]:
-    """Return where each controller is mounted; cgroup v2 is ""."""
+    """Return the mount point of each controller; that of cgroup v2 is under ""."""
     mounts: dict[str, Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
@@ -188,10 +190,10 @@ def _mounts() -> dict[str, Path]:
 
 
 def _sweep(where: Hierarchies) -> None:
-    """Remove groups of processes that ended without doing so."""
+    """Remove the groups of processes that ended without removing them."""
     for parent in {where.memory, where.pids}:
         for directory in parent.glob(f"{_PREFIX}-*-*-*"):
             pid, started = directory.name.removeprefix(f"{_PREFIX}-").split("-")[:2]
             if start_time(int(pid)) != int(started):
-                with contextlib.suppress(OSError):  # its last process is just ending
+                with contextlib.suppress(OSError):  # its last process is still exiting
                     directory.rmdir()

@@ -1,91 +1,102 @@
-"""Arrow data on its way into a sandbox: a message and the one segment that it refers to.
+"""Arrow inputs of a sandbox: a SIPC message, and the one sealed segment that it refers to.
 
-A process's arena holds many tables' bytes, and whoever maps a file sees all of it. So what a
-sandbox is given lies in a sealed file with nothing else in it: a former sandbox's output, handed on
-as it is, or a copy. The copy is the price of isolation until memory can be moved into a file of its
-own (KernelZero); it is kept for some seconds after its last use and paid once for each object, also
-where that is decoded anew for every task. Copying is done by Arrow's IPC writer, which leaves out
-the rows of a slice's parent.
+A process's arena holds the bytes of many tables, and a reader that maps a file sees all of it. So a
+sandbox gets a sealed file with nothing else in it: the output of an earlier sandbox as it is, or a
+copy. The copy is the price of isolation. It is made once per object, even if that is decoded anew
+for every task, and kept for some seconds after its last use.
 """
 
 import os
-import struct
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from zerrow_store import forks, threads
+from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.forks import Lock
 from zerrow_store.native import _native
-from zerrow_store.sandbox import stats
+from zerrow_store.sandbox import ipc, stats
 from zerrow_store.sandbox.sealed import Sealed, find
-from zerrow_store.sandbox.values import ARROW_DATA
 
 _KEEP_SECONDS = 5.0
 _KEEP_BYTES = 4 << 30
+_LEAST_BYTES = 32 << 10
+"""Of data by reference: a segment costs more than it saves for less."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """Arrow data that a sandbox may be given."""
+    """Arrow data that a sandbox may read."""
 
     message: bytes
     segment: Sealed
 
 
-class _Kept:
-    """A copy in the cache. It pins what it was copied from, or the memory could become another's
-    while the key still stands for it."""
+class _CachedCopy:
+    """A copy in the cache, which pins its source.
 
-    def __init__(self, made: Input, source: _native.Encoded) -> None:
-        self.made = made
+    The key stands for the source's memory, which must not be reused while the key is known.
+    """
+
+    def __init__(self, copy: Input, source: _native.Encoded) -> None:
+        self.copy = copy
         self.source = source
         self.used = time.monotonic()
 
-    def release(self) -> None:
-        _unpin(self.source)
-
 
 _lock = Lock()
-_kept: dict[bytes, _Kept] = {}
+_cache: dict[bytes, _CachedCopy] = {}
 _thread_pid = 0
 
 
+def needs_segment(value: Any) -> bool:
+    """Return whether a value is Arrow data that goes by reference, not within the call's pickle."""
+    # Not by its nbytes, which pyarrow up to 23 does not know of views.
+    return isinstance(value, ARROW_DATA) and _native.reaches(value, _LEAST_BYTES)
+
+
 def prepare(value: Any) -> Input:
-    """Return Arrow data as an input. Raises MemoryError, OSError, ValueError (see `encode`)."""
+    """Return Arrow data as an input.
+
+    Raises
+    ------
+    MemoryError, OSError
+        No copy can be made.
+    ValueError
+        The data cannot be encoded; see `_native.encode`.
+    """
     encoded = _native.encode(value)
-    kept_pinned = False
+    is_cached = False
     try:
-        if (ready := _as_it_lies(encoded)) is not None:
-            return ready
+        if (shared := _shared(encoded)) is not None:
+            return shared
         with _lock:
-            if (kept := _kept.get(encoded.message)) is not None:
-                kept.used = time.monotonic()
-                stats.count(bytes_shared=kept.made.segment.size)
-                return kept.made
-        made = _copy(value)
-        if encoded.bytes_copied == 0:  # else the same object will have another key next time
-            _keep(encoded.message, _Kept(made, encoded))
-            kept_pinned = True
-        return made
+            if (cached := _cache.get(encoded.message)) is not None:
+                cached.used = time.monotonic()
+                stats.count(bytes_shared=cached.copy.segment.size)
+                return cached.copy
+        copy = _copy(value)
+        if encoded.bytes_copied == 0:  # else the same object has another key next time
+            _add(encoded.message, _CachedCopy(copy, encoded))
+            is_cached = True
+        return copy
     finally:
-        if not kept_pinned:
-            _unpin(encoded)
+        if not is_cached:
+            encoded.unpin()
 
 
 def forget() -> None:
-    """Let go of all copies."""
+    """Drop all cached copies."""
     with _lock:
-        dropped = list(_kept.values())
-        _kept.clear()
-    for kept in dropped:
-        kept.release()
+        dropped = list(_cache.values())
+        _cache.clear()
+    _unpin(dropped)
 
 
-def _as_it_lies(encoded: _native.Encoded) -> Input | None:
+def _shared(encoded: _native.Encoded) -> Input | None:
+    """Return data that is all there is in its sealed segment; None for other data."""
     if encoded.own or len(encoded.foreign) != 1:
         return None
     segment = find(encoded.foreign[0][0])
@@ -96,19 +107,19 @@ def _as_it_lies(encoded: _native.Encoded) -> Input | None:
 
 
 def _copy(value: Any) -> Input:
-    schema, batches = _batches(value)
-    size = _written(pa.MockOutputStream(), schema, batches)
+    schema, batches = ipc.to_batches(value)
+    size = ipc.write(pa.MockOutputStream(), schema, batches)
     fd = os.memfd_create("zerrow-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with pa.OSFile(f"/proc/self/fd/{fd}", "wb") as file:
-            _written(file, schema, batches)
+            ipc.write(file, schema, batches)
     except BaseException:
         os.close(fd)
         raise
     segment = Sealed(fd, size)
-    copied = _restored(_native.view(segment.id, 0, size, segment), value)
+    copied = ipc.restore(_native.view(segment.id, 0, size, segment), ipc.kind_of(value))
     encoded = _native.encode(copied)
-    _unpin(encoded)  # what little Arrow's reader allocated is in the message
+    encoded.unpin()  # the little that Arrow's reader allocated is in the message
     if encoded.own:
         raise ValueError("Arrow's reader did not leave the data where it lies")
     segment.exclusive = encoded.message
@@ -116,105 +127,30 @@ def _copy(value: Any) -> Input:
     return Input(encoded.message, segment)
 
 
-def _written(sink: Any, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> int:
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return int(sink.tell())
-
-
-def _batches(value: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
-    if isinstance(value, pa.Table):
-        table = value
-        for index, field in enumerate(table.schema):
-            column = _without_other_rows(table.column(index))
-            if column is not table.column(index):
-                table = table.set_column(index, field, column)
-        return table.schema, table.to_batches()
-    if isinstance(value, pa.RecordBatch):
-        columns = [_without_other_rows(column) for column in value.columns]
-        if not columns:
-            return value.schema, [value]
-        return value.schema, [pa.RecordBatch.from_arrays(columns, schema=value.schema)]
-    chunks = value.chunks if isinstance(value, pa.ChunkedArray) else [value]
-    schema = pa.schema([pa.field("", value.type)])
-    return schema, [pa.record_batch([_without_other_rows(c)], schema=schema) for c in chunks]
-
-
-_VIEWS = ((pa.string_view(), pa.large_string()), (pa.binary_view(), pa.large_binary()))
-
-
-def _without_other_rows(column: Any) -> Any:
-    """Views refer to data that may be other rows', which Arrow's IPC writer takes along."""
-    for view, plain in _VIEWS:
-        if column.type == view:
-            return column.cast(plain).cast(view)
-    return column
-
-
-def _restored(buffer: pa.Buffer, like: Any) -> Any:
-    table = pa.ipc.open_stream(buffer).read_all()
-    if isinstance(like, pa.Table):
-        return table
-    if isinstance(like, pa.RecordBatch):
-        return pa.ipc.open_stream(buffer).read_next_batch()
-    column = table.column(0)
-    if isinstance(like, pa.ChunkedArray):
-        return column
-    return column.chunk(0)
-
-
-def needs_segment(value: Any) -> bool:
-    """Whether a value is Arrow data that goes by reference; small data goes along with the call,
-    where a segment would cost more."""
-    # Not by its nbytes, which pyarrow up to 23 does not know of views.
-    return isinstance(value, ARROW_DATA) and _native.reaches(value, 32 << 10)
-
-
-def compact(value: Any) -> tuple[bytes, str]:
-    """Return small Arrow data as IPC stream and kind, without the rows of a slice's parent."""
-    sink = pa.BufferOutputStream()
-    _written(sink, *_batches(value))
-    kinds = [kind.__name__ for kind in ARROW_DATA if isinstance(value, kind)]
-    return sink.getvalue().to_pybytes(), kinds[0]
-
-
-def restore(stream: bytes, kind: str) -> Any:
-    """Return what `compact` was given."""
-    reader = pa.ipc.open_stream(pa.py_buffer(stream))
-    if kind == "RecordBatch":
-        return reader.read_next_batch()
-    table = reader.read_all()
-    if kind == "Table":
-        return table
-    return table.column(0) if kind == "ChunkedArray" else table.column(0).chunk(0)
-
-
-def _keep(key: bytes, kept: _Kept) -> None:
+def _add(key: bytes, copy: _CachedCopy) -> None:
     global _thread_pid
     with _lock:
-        previous = _kept.pop(key, None)
-        _kept[key] = kept
+        previous = _cache.pop(key, None)
+        _cache[key] = copy
         if _thread_pid != os.getpid():
             _thread_pid = os.getpid()
             threads.start(_expire, name="zerrow-inputs")
     if previous is not None:
-        previous.release()
+        _unpin([previous])
     _drop_expired()
 
 
 def _drop_expired() -> None:
     now = time.monotonic()
     with _lock:
-        by_age = sorted(_kept.items(), key=lambda item: item[1].used)
-        total = sum(kept.made.segment.size for kept in _kept.values())
+        by_age = sorted(_cache.items(), key=lambda item: item[1].used)
+        total = sum(cached.copy.segment.size for cached in _cache.values())
         dropped = []
-        for key, kept in by_age:
-            if now - kept.used > _KEEP_SECONDS or total > _KEEP_BYTES:
-                total -= kept.made.segment.size
-                dropped.append(_kept.pop(key))
-    for kept in dropped:
-        kept.release()
+        for key, cached in by_age:
+            if now - cached.used > _KEEP_SECONDS or total > _KEEP_BYTES:
+                total -= cached.copy.segment.size
+                dropped.append(_cache.pop(key))
+    _unpin(dropped)
 
 
 def _expire() -> None:
@@ -223,13 +159,13 @@ def _expire() -> None:
         _drop_expired()
 
 
-def _unpin(encoded: _native.Encoded) -> None:
-    offsets = [offset for offset, _ in struct.iter_unpack("<QQ", encoded.own)]
-    _native.unpin(struct.pack(f"<{len(offsets)}Q", *offsets))
+def _unpin(dropped: list[_CachedCopy]) -> None:
+    for cached in dropped:
+        cached.source.unpin()
 
 
 def _after_fork_in_child() -> None:
-    _kept.clear()  # the pins are the parent's
+    _cache.clear()  # the pins are the parent's
 
 
 forks.register(in_child=_after_fork_in_child)

@@ -1,9 +1,9 @@
-"""The bubblewrap command line of a sandbox: what it is cut off from, and the little that it sees.
+"""The bubblewrap command line of a sandbox.
 
-The root is an empty read-only directory with the system's libraries, Python, this package and what
-the user named, all read-only. Home, /tmp and /dev/shm are empty tmpfs of a limited size. The
-environment is cleared. The sandbox's first process is ours, as process 1 of its PID namespace:
-no signal from inside reaches it, and its end ends everything in the namespace.
+The root is an empty read-only directory with the system's libraries, Python, this package and the
+paths that the user names, all read-only. Home, /tmp and /dev/shm are empty tmpfs of a limited size.
+The environment is cleared. The sandbox's first process is ours, as process 1 of its PID namespace:
+no signal from inside reaches it, and when it exits every process in the namespace ends.
 """
 
 import functools
@@ -30,7 +30,13 @@ _UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts")
 
 
 def launch(options: SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
-    """Start a sandbox whose first process speaks over `control`. Raises SandboxUnavailableError."""
+    """Start a sandbox whose first process has the connection `control`.
+
+    Raises
+    ------
+    SandboxUnavailableError
+        It cannot be started, or this machine lacks the system call filter.
+    """
     bwrap = find_bubblewrap()
     fds = [control]
     try:
@@ -62,12 +68,18 @@ def launch(options: SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Log what a sandbox is made without, on the user's own request."""
+    """Log once which confinement a sandbox lacks, as the user allowed."""
     logger.warning("%s", text)
 
 
 def find_bubblewrap() -> str:
-    """Return bubblewrap's path. Raises SandboxUnavailableError if it is not installed."""
+    """Return bubblewrap's path.
+
+    Raises
+    ------
+    SandboxUnavailableError
+        It is not installed.
+    """
     found = shutil.which("bwrap")
     if found is None:
         raise SandboxUnavailableError("bubblewrap is not installed (Debian's package: bubblewrap)")
@@ -106,7 +118,7 @@ def _files(options: SandboxOptions) -> list[str]:
         arguments += ["--size", size, "--tmpfs", path]
     for path in (*_ETC, *(_ETC_NETWORK if options.network else ())):
         arguments += ["--ro-bind-try", path, path]
-    # What the user names comes after the tmpfs: it may lie below /tmp.
+    # The user's paths come after the tmpfs: they may lie below /tmp.
     for path in (*_python(), *options.python_path, *options.readable):
         arguments += ["--ro-bind", path, path]
     return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
@@ -117,7 +129,7 @@ def _python() -> list[str]:
     paths = [sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix]
     paths += [str(Path(sys.executable).resolve().parent)]
     paths += [str(Path(zerrow_store.__file__).parent), str(Path(_native.__file__).parents[1])]
-    # Nested ones are seen with the directory that they lie in.
+    # A nested directory is visible with the one that it lies in.
     distinct = dict.fromkeys(os.path.abspath(path) for path in paths)
     inside = [p for p in distinct if any(p.startswith(f"{o}/") for o in (*distinct, *_SYSTEM))]
     return [path for path in distinct if path not in inside and path not in _SYSTEM]

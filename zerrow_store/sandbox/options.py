@@ -1,4 +1,4 @@
-"""What a sandbox is to be like."""
+"""The options of a sandbox."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,30 @@ _LEAST_MEMORY = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxOptions:
-    """Limits of one call, and what its sandbox sees. Sizes are in bytes.
+    """The limits of one call, and what its sandbox sees.
 
-    memory: all that the call takes, its output, files in /tmp and threads included.
-    network: the host's network, with everything that listens there; sockets by name stay closed.
-    timeout: seconds; None waits for ever. processes: how many processes and threads it may have.
-    tmp: size of each of /tmp, /dev/shm and the home directory. python_path: directories that it
-    may read and import from; readable: files and directories that it may read.
-    fresh: a sandbox of its own for each call. best_effort: go without limits that this machine
-    cannot give, with a warning; what isolates (namespaces) is never left out.
+    Attributes
+    ----------
+    memory
+        Bytes that the call may take, including its output, files in /tmp and threads.
+    network
+        Whether the call has the host's network, with all that listens there. Unix sockets stay
+        closed.
+    timeout
+        Seconds; None for no limit.
+    processes
+        The number of processes and threads.
+    tmp
+        Size in bytes of each of /tmp, /dev/shm and the home directory.
+    python_path
+        Directories that the call may read and import from.
+    readable
+        Files and directories that the call may read.
+    fresh
+        Whether each call has a new sandbox.
+    best_effort
+        Whether to go on, with a warning, without limits that this machine lacks. Isolation
+        (namespaces) is never left out.
     """
 
     memory: int = 1 << 30
@@ -42,7 +57,7 @@ class SandboxOptions:
                 raise TypeError(f"{name} is a sequence of paths, not a string")
             object.__setattr__(self, name, tuple(str(Path(path).resolve()) for path in given))
         if self.memory < _LEAST_MEMORY:
-            raise ValueError(f"memory: a sandbox needs {format_size(_LEAST_MEMORY)} at least")
+            raise ValueError(f"memory: a sandbox needs at least {format_size(_LEAST_MEMORY)}")
         if self.tmp < 1 << 16:
             raise ValueError("tmp: at least 64 KiB")
         if self.processes < 1:
@@ -51,7 +66,7 @@ class SandboxOptions:
             raise ValueError("timeout: more than 0 seconds, or None")
 
     def world(self) -> tuple[object, ...]:
-        """What a sandbox is started with; the rest is set for each call."""
+        """Return the options that a sandbox starts with. The others are set for each call."""
         return (
             self.memory,
             self.network,

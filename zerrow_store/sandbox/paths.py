@@ -1,4 +1,4 @@
-"""Where a sandbox can write, as seen from inside."""
+"""The writable directories of a sandbox, as seen from inside."""
 
 HOME = "/home/sandbox"
 WRITABLE = ("/tmp", "/dev/shm", HOME)

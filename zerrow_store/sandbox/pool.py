@@ -1,11 +1,11 @@
-"""Sandboxes kept warm: for each tenant those that it used before, and spare ones for the next.
+"""A pool of warm sandboxes: for each tenant its own, and spare ones.
 
-A tenant is whoever may see what an earlier call of its own left in a sandbox's interpreter or
-caches. A sandbox that served one is never given to another. Spare ones have served nobody; one is
-started ahead, in the background, as soon as one is taken. Idle sandboxes end after a while.
+A tenant may see what its earlier calls left in a sandbox's interpreter and caches. So a sandbox
+that served one tenant never serves another. Spare sandboxes have served no tenant; when one is
+taken, the next one starts in the background. Idle sandboxes end after a while.
 
-A sandbox needs some milliseconds between two calls, to end all of the one and fork for the other.
-A tenant whose calls come quicker is given more sandboxes, up to `_AHEAD`, that take turns.
+Between two calls a sandbox needs some milliseconds, to end one call's processes and fork the next
+one's. A tenant whose calls come faster gets more sandboxes, up to `_AHEAD`, which take turns.
 """
 
 import atexit
@@ -14,7 +14,6 @@ import os
 import threading
 import time
 from collections import defaultdict
-from typing import Any
 
 from zerrow_store import forks, threads
 from zerrow_store.errors import SandboxUnavailableError
@@ -31,7 +30,7 @@ World = tuple[object, ...]
 
 
 class Pool:
-    """The sandboxes of a process. Safe to use from any thread."""
+    """The sandboxes of a process. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -42,13 +41,19 @@ class Pool:
         self._watch: threading.Thread | None = None
 
     def take(self, tenant: str, options: SandboxOptions) -> Sandbox:
-        """Return a sandbox for one call of this tenant. Raises SandboxUnavailableError."""
+        """Return a sandbox for one call of this tenant.
+
+        Raises
+        ------
+        SandboxUnavailableError
+            None can be started.
+        """
         while (sandbox := self._pop(tenant, options)) is not None:
             found = "warm" if sandbox.ready() else "waited"
             if sandbox.prepared():
                 stats.count(**{found: 1})
                 return sandbox
-            sandbox.close()  # a former call has broken it, or it was killed
+            sandbox.close()  # an earlier call broke it, or it was killed
             stats.count(broken=1)
         stats.count(cold=1)
         sandbox = Sandbox(options)
@@ -57,7 +62,7 @@ class Pool:
         return sandbox
 
     def _pop(self, tenant: str, options: SandboxOptions) -> Sandbox | None:
-        """Return one of the tenant's idle sandboxes, or one that has served nobody."""
+        """Return one of the tenant's idle sandboxes, a spare one, or None."""
         world = options.world()
         with self._lock:
             self._closed = False
@@ -66,7 +71,7 @@ class Pool:
                 if sandbox.ready():
                     return idle.pop(index)[0]
             if idle and (world not in self._spare or len(idle) >= _AHEAD):
-                return idle.pop(0)[0]  # the one that has been getting ready for the longest
+                return idle.pop(0)[0]  # the one that is ready first
             spare = self._spare.pop(world, None)
         if spare is not None:
             self._start_spare(options)
@@ -80,7 +85,7 @@ class Pool:
             starter.start()
 
     def give_back(self, tenant: str, options: SandboxOptions, sandbox: Sandbox) -> None:
-        """Keep a sandbox for the tenant's next call, or end it."""
+        """Keep a sandbox for the tenant's next call, or close it."""
         ending = []
         if not sandbox.usable:
             stats.count(broken=1)
@@ -99,7 +104,7 @@ class Pool:
             each.close()
 
     def close(self) -> None:
-        """End all sandboxes that run no call."""
+        """Close all sandboxes that run no call."""
         with self._lock:
             self._closed = True
             ending = [s for idle in self._idle.values() for s, _ in idle]
@@ -113,7 +118,7 @@ class Pool:
             sandbox.close()
 
     def abandon(self) -> None:
-        """After a fork: the sandboxes are the parent's."""
+        """Close a forked child's descriptors of its parent's sandboxes."""
         for idle in self._idle.values():
             for sandbox, _ in idle:
                 sandbox.abandon()
@@ -122,7 +127,7 @@ class Pool:
 
     def _add_spare(self, options: SandboxOptions) -> None:
         world = options.world()
-        # Who is refused here is told so when a sandbox is taken.
+        # The error is raised again when a sandbox is taken.
         with contextlib.suppress(SandboxUnavailableError):
             sandbox = Sandbox(options)
             sandbox.wait()
@@ -162,7 +167,7 @@ def current() -> Pool:
 
 
 def close() -> None:
-    """End this process's idle sandboxes and let go of its copied inputs; later calls start anew."""
+    """Close this process's idle sandboxes and drop its copies of inputs. Later calls start anew."""
     _pool.close()
     inputs.forget()
 
@@ -173,7 +178,7 @@ def _after_fork_in_child() -> None:
     previous.abandon()
 
 
-def _at_exit() -> Any:
+def _at_exit() -> None:
     if os.getpid() == _pid:
         close()
 

@@ -1,9 +1,9 @@
-"""Sealed segments: files of Arrow data that nobody can write any more, the host included.
+"""Sealed segments: files of Arrow data that no process can write, not even the host.
 
-`F_SEAL_WRITE` is granted by the kernel only while no writable mapping exists anywhere, and then
-holds for good, for every descriptor however it is reopened. So an input is what the host wrote, and
-an output stays what the host has checked. A segment lives as long as something refers to it: data
-that was decoded from it, a call that has it as input, or the cache of inputs.
+The kernel grants `F_SEAL_WRITE` only while no writable mapping exists, and then it holds for good,
+for every descriptor, also a reopened one. So an input stays what the host wrote, and an output
+stays what the host checked. A segment lives as long as something refers to it: data decoded from
+it, a call that has it as input, or the cache of inputs.
 """
 
 import fcntl
@@ -21,11 +21,27 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 
 
 class Sealed:
-    """A sealed segment, mapped in this process. Takes over `fd`; raises OSError if it cannot be
-    sealed. Collected, it is unmapped once nothing refers to it.
+    """A sealed segment, mapped in this process.
 
-    exclusive: the one message (see `inputs`) for which all bytes of the segment are meant, so that
-    whoever may see that object may see the segment.
+    Once nothing refers to it, it is unmapped.
+
+    Parameters
+    ----------
+    fd
+        The file. The segment takes it over.
+    size
+        Its size in bytes.
+
+    Attributes
+    ----------
+    exclusive
+        The one message (see `inputs`) that all bytes of the segment belong to, or None. A sandbox
+        that may have that object may map the segment.
+
+    Raises
+    ------
+    OSError
+        The file cannot be sealed or mapped.
     """
 
     __slots__ = ("__weakref__", "exclusive", "fd", "id", "size")
@@ -51,12 +67,12 @@ class Sealed:
         _start_thread()
 
     def map(self) -> None:
-        """Map it, if it is not mapped: a store's client unmaps what its store has no more."""
+        """Map the segment again: a client unmaps the segments that its store no longer has."""
         _native.map_segment(self.id, self.fd, self.size)
 
 
 def find(segment_id: bytes) -> Sealed | None:
-    """Return the sealed segment of this id, if this process has it."""
+    """Return the sealed segment with this id, or None if this process has none."""
     return _by_id.get(segment_id)
 
 
@@ -75,8 +91,9 @@ def _start_thread() -> None:
 
 
 def _release() -> None:
-    """Unmap what is gone. Its last buffer lets go of the mapping just after its owner, so a try
-    may come too early."""
+    """Unmap collected segments. The last buffer releases the mapping just after its owner, so the
+    first attempt may come too early.
+    """
     waiting: list[tuple[bytes, int]] = []
     while True:
         if waiting:

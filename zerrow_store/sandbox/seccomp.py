@@ -1,10 +1,10 @@
-"""The sandbox's system call filter, made by libseccomp for bubblewrap to install.
+"""The sandbox's system call filter, which libseccomp builds and bubblewrap installs.
 
-It denies what a computation over Arrow data has no use for and a way out might: other processes'
+It denies what a computation over Arrow data does not need and an escape might: other processes'
 memory, namespaces, mounts, kernel interfaces with a history of holes, SysV IPC (it outlives its
-processes), and all socket families but the internet's and, where there is a network namespace of
-its own, Unix sockets. With the host's network Unix sockets are denied: abstract names, such as the
-node store's, belong to the network namespace.
+processes), and all socket families but the internet's and, in a network namespace of its own, Unix
+sockets. With the host's network it denies Unix sockets: abstract names, such as the node store's,
+belong to the network namespace.
 """
 
 import ctypes
@@ -71,10 +71,10 @@ class _Filter:
             raise OSError(errno.ENOMEM, "seccomp_init failed")
 
     def deny(self, call: str, *when: tuple[int, int, int, int], code: int = errno.EPERM) -> None:
-        """Deny a call; `when` are (argument, operator, first, second), all of which must hold."""
+        """Deny a call when all conditions (argument, operator, first, second) hold."""
         number = self._library.seccomp_syscall_resolve_name(call.encode())
         if number == -1:
-            return  # a call that this libseccomp, or this architecture, does not know
+            return  # unknown to this libseccomp, or on this architecture
         comparisons = (_Comparison * max(len(when), 1))(*(_Comparison(*each) for each in when))
         result = self._library.seccomp_rule_add_array(
             self._context, _ERRNO | code, number, len(when), comparisons
@@ -92,14 +92,20 @@ class _Filter:
 
 
 def make_filter(*, network: bool) -> int:
-    """Return a descriptor of the filter program. Raises OSError without libseccomp."""
+    """Return a descriptor of the filter program.
+
+    Raises
+    ------
+    OSError
+        libseccomp is missing.
+    """
     rules = _Filter()
     try:
         for call in _DENIED:
             rules.deny(call)
         for flag in _NEW_NAMESPACES:
             rules.deny("clone", (0, _MASKED_EQ, flag, flag))
-        # Its flags lie in memory, where a filter cannot look; glibc falls back to clone.
+        # A filter cannot read its flags, which lie in memory. glibc falls back to clone.
         rules.deny("clone3", code=errno.ENOSYS)
         for request in (_TIOCSTI, _TIOCLINUX):
             rules.deny("ioctl", (1, _MASKED_EQ, 0xFFFFFFFF, request))

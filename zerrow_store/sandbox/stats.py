@@ -1,4 +1,4 @@
-"""What the sandboxes of this process have done."""
+"""Counters of this process's sandboxes."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,13 +8,25 @@ from zerrow_store.forks import Lock
 
 @dataclass(frozen=True)
 class SandboxStats:
-    """Running counts.
+    """Counts since the start of the process.
 
-    calls: all, of which some `failed`, were ended (`timeouts`, `out_of_memory`), or found a sandbox
-    that was ready (`warm`), that had yet to get ready for the next call (`waited`), or had to start
-    one (`cold`). started: sandboxes, in use or ahead; broken: those that a call made unusable.
-    bytes_copied: inputs that were copied to isolate them; bytes_shared: inputs handed over as they
-    lay; bytes_returned: outputs, by reference.
+    Attributes
+    ----------
+    calls
+        All calls.
+    warm, waited, cold
+        Calls that found a sandbox ready, waited until one was ready for its next call, or started
+        one.
+    started
+        Sandboxes started, spare ones included.
+    broken
+        Sandboxes that a call made unusable.
+    failed, timeouts, out_of_memory
+        Calls that failed, by reason.
+    bytes_copied, bytes_shared
+        Inputs that were copied to isolate them, or passed as they were.
+    bytes_returned
+        Outputs, by reference.
     """
 
     calls: int = 0
@@ -31,7 +43,7 @@ class SandboxStats:
     bytes_returned: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures by name."""
+        """Return the counts by name."""
         return asdict(self)
 
 
@@ -40,7 +52,7 @@ _counts = SandboxStats().as_dict()
 
 
 def count(**increments: int) -> None:
-    """Add to the running counts."""
+    """Add to the counts."""
     with _lock:
         for name, increment in increments.items():
             _counts[name] += increment

@@ -1,11 +1,8 @@
-"""A sandbox's result as bytes that can be read without running anything in them.
+"""Packing of a sandbox's result, so that reading it runs no code.
 
-Unpickling what a sandbox wrote would run its code in the host; so a result is msgpack of plain
-values, with Arrow data beside it as SIPC messages. Read here with the sandbox in mind: sizes are
-bounded before anything is built, and what is malformed is a ProtocolError.
-
-A result frame: the number of messages, the length of the values and of each message (uint32, little
-endian), the values, the messages.
+Unpickling a sandbox's result would run the sandbox's code in the host. So a result is msgpack of
+plain values, and Arrow data stands beside it as SIPC messages. `unpack` is written for a hostile
+sandbox: a malformed value is a ProtocolError.
 """
 
 import datetime
@@ -15,16 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
-import pyarrow as pa
 
+from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.errors import ProtocolError
+from zerrow_store.sandbox.messages import LONGEST_RESULT, LONGEST_VALUES, MOST_MESSAGES
 
-LONGEST_VALUES = 4 << 20
-"""Plain values take up to some 60 times as much memory once they are objects."""
-
-LONGEST_FRAME = 128 << 20
-MOST_MESSAGES = 10_000
-ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
 ALLOWED = (
     "None, bool, int, float, complex, str, bytes, bytearray, datetime, date, time, timedelta, "
     "Decimal, list, tuple, set, frozenset, dict and pyarrow's Table, RecordBatch, ChunkedArray, "
@@ -81,9 +73,16 @@ def _datetime_from(text: str, fold: int, offset: float | None) -> datetime.datet
     return datetime.datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold)
 
 
-def pack(value: Any, encode_arrow: Callable[[Any], bytes]) -> bytes:
-    """Return a result frame. Raises TypeError for what a sandbox cannot return, ValueError for
-    what is too large."""
+def pack(value: Any, encode_arrow: Callable[[Any], bytes]) -> tuple[bytes, list[bytes]]:
+    """Return the packed plain values of a result, and the messages of the Arrow data in it.
+
+    Raises
+    ------
+    TypeError
+        A sandbox cannot return a value of this type.
+    ValueError
+        The result is too large.
+    """
     messages: list[bytes] = []
 
     def default(part: Any) -> msgpack.ExtType:
@@ -115,15 +114,13 @@ def pack(value: Any, encode_arrow: Callable[[Any], bytes]) -> bytes:
             f"a sandbox may return {LONGEST_VALUES:,} bytes of plain values, not {len(values):,}: "
             "return them as Arrow data"
         )
-    lengths = [len(messages), len(values), *map(len, messages)]
-    frame = b"".join([struct.pack(f"<{len(lengths)}I", *lengths), values, *messages])
-    if len(messages) > MOST_MESSAGES or len(frame) > LONGEST_FRAME:
+    if len(messages) > MOST_MESSAGES or len(values) + sum(map(len, messages)) > LONGEST_RESULT:
         raise ValueError(f"a sandbox may return {MOST_MESSAGES:,} Arrow values: combine them")
-    return frame
+    return values, messages
 
 
 def _without_dicts(part: Any) -> Any:
-    """Replace what msgpack has its own, narrower way for: dicts, large integers, bytearrays."""
+    """Replace the types that msgpack packs with less than all values, or as another type."""
     if type(part) is dict:
         pairs = _KINDS[dict][1](part)
         return _Extension(12, pairs)
@@ -137,35 +134,21 @@ def _without_dicts(part: Any) -> Any:
 
 
 class _Extension:
-    """A part that msgpack would have packed in its own way."""
+    """A part that is packed as an extension type, although msgpack has a type for it."""
 
     def __init__(self, code: int, inner: Any) -> None:
         self.code = code
         self.inner = inner
 
 
-def split(frame: bytes) -> tuple[bytes, list[bytes]]:
-    """Return the values and the messages of a frame. Raises ProtocolError."""
-    if len(frame) < 2 * _UINT32.size:
-        raise ProtocolError("a result is too short")
-    count, length = struct.unpack_from("<2I", frame)
-    if count > MOST_MESSAGES or length > LONGEST_VALUES:
-        raise ProtocolError("a result has more messages or values than are allowed")
-    if len(frame) < (2 + count) * _UINT32.size:
-        raise ProtocolError("a result is cut off")
-    lengths = [length, *struct.unpack_from(f"<{count}I", frame, 2 * _UINT32.size)]
-    start = (2 + count) * _UINT32.size
-    if start + sum(lengths) != len(frame):
-        raise ProtocolError("a result's parts do not make up the whole")
-    parts = []
-    for size in lengths:
-        parts.append(frame[start : start + size])
-        start += size
-    return parts[0], parts[1:]
-
-
 def unpack(values: bytes, arrow: Sequence[Any]) -> Any:
-    """Return the value, with the Arrow data of its messages in place. Raises ProtocolError."""
+    """Return the value that was packed, with `arrow` in the places of its Arrow data.
+
+    Raises
+    ------
+    ProtocolError
+        The values are malformed.
+    """
 
     def hook(code: int, data: bytes) -> Any:
         if code == _ARROW:

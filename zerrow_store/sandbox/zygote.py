@@ -1,13 +1,12 @@
-"""The first process of a sandbox: a prepared interpreter that forks a child for each call.
+"""The first process of a sandbox: a prepared interpreter that forks a process for each call.
 
-It is process 1 of the PID namespace: signals from inside do not reach it, orphans become its
-children, and when it ends the kernel ends everything in the namespace. It ends when the host hangs
-up, in whatever way, and when something goes wrong here. It runs no code of the user's, starts no
-thread, and no process inside can look into it (PR_SET_DUMPABLE). After each call it kills whatever
-the call left and empties the directories that can be written.
+It is process 1 of the PID namespace: no signal from inside reaches it, orphans become its children,
+and when it exits the kernel kills every process in the namespace. It exits when the host hangs up,
+and on any error. It runs no user code and starts no thread, and no process inside can read its
+memory (PR_SET_DUMPABLE). After each call it kills all of the call's processes and empties the
+writable directories.
 
-Frames from the host: "fork" with a socket for the call, answered by the child over that socket;
-"warm", to be ready for quicker calls; "end", answered when nothing of the call is left.
+`messages` has the host's orders.
 """
 
 import contextlib
@@ -27,10 +26,9 @@ import numpy as np  # noqa: F401
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zerrow_store.sandbox import channel, child
+from zerrow_store.protocol.framing import FrameReader
+from zerrow_store.sandbox import child, messages
 from zerrow_store.sandbox.paths import WRITABLE
-
-READY, WARM, FORK, END, ENDED = b"ready", b"warm", b"fork", b"end", b"ended"
 
 _PR_SET_DUMPABLE = 4
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -39,47 +37,48 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> NoReturn:
     control = socket.socket(fileno=int(sys.argv[1]))
     set_dumpable(False)
-    receiver = channel.Receiver(control, longest=64, descriptors=1)
+    reader = FrameReader()
     gc.collect()
     gc.freeze()
-    channel.send(control, READY)
+    messages.send(control, messages.READY)
     while True:
         try:
-            order = receiver.wait()
-        except (EOFError, OSError):
-            os._exit(0)  # the host is gone, and with this process all that it started
-        if order == WARM:
+            order = reader.read(control)
+        except OSError:
+            os._exit(0)  # the host is gone; the kernel kills everything else in the namespace
+        if order.kind == messages.WARM:
             _warm_up()
-        elif order == FORK:
-            # With this order only: a descriptor may have come with the order before it.
-            (call,) = receiver.take_descriptors()
+        elif order.kind == messages.FORK:
+            (call,) = order.take_descriptors(1)
             if os.fork() == 0:
                 control.close()
                 set_dumpable(True)
                 child.main(socket.socket(fileno=call), int(sys.argv[2]))
             os.close(call)
-        elif order == END:
-            _end_processes()
+        elif order.kind == messages.END:
+            _kill_processes()
             _empty_directories()
-            channel.send(control, ENDED)
+            messages.send(control, messages.ENDED)
 
 
 @functools.cache
 def _warm_up() -> None:
-    """Do once what the first use of Arrow in every child would do again: above all, pyarrow
-    imports pandas. Starts no thread. Not before the first call, which would have to wait."""
+    """Do once what the first use of Arrow in every child would do: above all, import pandas.
+
+    Starts no thread. Not done before the first call, which would have to wait for it.
+    """
     pc.add(pa.array([1, 2]), 1)
     gc.collect()
     gc.freeze()
 
 
 def set_dumpable(on: bool) -> None:
-    """Say whether processes of the same user may look into this one."""
+    """Set whether processes of the same user may read this one's memory."""
     _libc.prctl(_PR_SET_DUMPABLE, int(on), 0, 0, 0)
 
 
-def _end_processes() -> None:
-    # Process 1 is spared by the kernel; a fork under way fails, as the signal is pending.
+def _kill_processes() -> None:
+    # The kernel spares process 1. A fork under way fails, as the signal is pending.
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
@@ -93,8 +92,8 @@ def _empty_directories() -> None:
 
 
 def _empty(directory: str, device: int) -> None:
-    """Remove what lies here, but for what is mounted below: that is read-only, and stays."""
-    os.chmod(directory, 0o755)  # a call may have taken its own permissions away
+    """Remove the contents of a directory, except read-only mounts below it."""
+    os.chmod(directory, 0o755)  # a call may have revoked its own permissions
     for entry in os.scandir(directory):
         if entry.stat(follow_symlinks=False).st_dev != device:
             continue
@@ -105,7 +104,7 @@ def _empty(directory: str, device: int) -> None:
         try:
             os.rmdir(entry.path)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):  # it holds such a mount
+            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):  # a mount lies below
                 raise
 
 
