@@ -20,7 +20,7 @@ import zerrow_ray
 from tests.capabilities import needs_graphviz, needs_sandboxes
 from tests.ray.conftest import eventually, total
 from zerrow_ray import dag
-from zerrow_ray.dag import executor
+from zerrow_ray.dag.stores import shared_budget
 from zerrow_ray.jobs import jobs_that_run_dags
 from zerrow_ray.session import current_session
 from zerrow_store.budget import HIGH_WATERMARK
@@ -354,7 +354,7 @@ def test_drivers_at_once_have_equal_parts() -> None:
     budget = sum(node["budget"] for node in zerrow_ray.stats()["nodes"].values())
     half = int(HIGH_WATERMARK * budget) // 2
     address = ray.get_runtime_context().gcs_address
-    account = executor._shared.open()
+    account = shared_budget.open()
     try:
         assert account.excess(half + NBYTES) <= 0
         with subprocess.Popen([sys.executable, "-c", ANOTHER_DRIVER, address]) as other:

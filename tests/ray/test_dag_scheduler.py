@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from ray.dag import MultiOutputNode
 
 from zerrow_ray.dag.budget import Budget
+from zerrow_ray.dag.charges import Charges
 from zerrow_ray.dag.disk import Disk, Speed
 from zerrow_ray.dag.estimates import Estimates, Function, Need
+from zerrow_ray.dag.eviction import choose
 from zerrow_ray.dag.forecast import forecast
-from zerrow_ray.dag.holdings import Holdings
 from zerrow_ray.dag.plan import Plan
-from zerrow_ray.dag.policy import choose
 from zerrow_ray.dag.scheduler import Scheduler
 from zerrow_store.policy import Adaptive, Candidate, Keep, Lru, Policy, Rollback, Swap
 
@@ -310,18 +310,18 @@ def test_steps_without_input_are_told_apart_by_plain_arguments() -> None:
 
 
 def test_a_result_holds_what_it_refers_to_of_those_let_go() -> None:
-    holdings = Holdings()
-    holdings.put("table", 100, 100)
-    holdings.put("one more column", 10, 110)
-    holdings.put("three columns", 0, 30)
-    assert holdings.freed("table", ["one more column"]) == 0
-    assert holdings.freed("table", ["three columns"]) == 70
-    holdings.let_go("table", ["one more column", "three columns"])
-    assert holdings.total == holdings.of("one more column") == 110
-    holdings.let_go("one more column", ["three columns"])
-    assert holdings.total == holdings.of("three columns") == 30
-    holdings.let_go("three columns", [])
-    assert holdings.total == 0
+    charges = Charges()
+    charges.charge("table", 100, 100)
+    charges.charge("one more column", 10, 110)
+    charges.charge("three columns", 0, 30)
+    assert charges.freed("table", ["one more column"]) == 0
+    assert charges.freed("table", ["three columns"]) == 70
+    charges.release("table", ["one more column", "three columns"])
+    assert charges.total == charges.of("one more column") == 110
+    charges.release("one more column", ["three columns"])
+    assert charges.total == charges.of("three columns") == 30
+    charges.release("three columns", [])
+    assert charges.total == 0
 
 
 @given(plan=plans(), data=st.data())

@@ -2,8 +2,8 @@
 
     out = zerrow_ray.dag.execute(final_node)
 
-Steps start when what they are expected to need fits, and what nobody will ask for any more is let
-go at once.
+A step starts when the memory it is expected to need is free. A result is released as soon as no
+step will read it any more.
 """
 
 from zerrow_ray.dag.executor import StepError, execute

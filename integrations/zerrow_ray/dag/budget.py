@@ -1,31 +1,37 @@
-"""The memory that the DAGs of a driver share: each may have what the others do not need.
+"""The memory budget that the DAGs of a driver share.
 
-A DAG *begins* when there is room for what it is expected to hold at most: many at once that each
-get a little would only be in each other's way. Those that fit into a fair share (the budget by the
-number of DAGs) begin at once, the others in order, and two of them in any case, so that none stops
-all others. Of those that have begun, one that holds more than its share does not start further
-steps while another one waits. Drivers that run DAGs at the same time have equal parts of what the
-stores may hold, whatever the others need.
+A DAG *begins* when there is room for its expected peak: many DAGs at once with little memory each
+would only hinder each other. DAGs that fit into a fair share (the budget by the number of DAGs)
+begin at once, the others in order; two begin in any case, so that one large DAG does not stop all
+others. A DAG that holds more than its share starts no steps while another one waits. Drivers that
+run DAGs at the same time have equal parts of the stores' memory, whatever the others need.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable
 
-from zerrow_ray.dag.holdings import Holdings
+from zerrow_ray.dag.charges import Charges
 
 _REFRESH_SECONDS = 1.0
 
 _LEAST_AT_ONCE = 2
-"""DAGs that begin whatever they need."""
+"""The number of DAGs that begin whatever they need."""
 
 
 class Budget:
-    """What the DAGs of this driver may hold together.
+    """The bytes that the DAGs of this driver may hold together. Thread-safe.
 
-    measure: returns that in bytes, given how many drivers share it and what results of these DAGs
-    hold already; asked when the first DAG begins, and when other drivers come and go. drivers:
-    counts them. announce: is told when the first DAG begins and when the last one has ended.
+    Parameters
+    ----------
+    measure
+        Returns the budget in bytes, given the number of drivers that share it and the bytes that
+        these DAGs' results hold already. Called when the first DAG begins, and when the number of
+        drivers changes.
+    drivers
+        Returns the number of drivers that run DAGs.
+    announce
+        Called with True when the first DAG begins, and with False when the last one has ended.
     """
 
     def __init__(
@@ -41,12 +47,12 @@ class Budget:
         self._total = 0
         self._drivers = 0
         self._counted = 0.0
-        # Notified when there may be room.
+        # Notified when memory may have become free.
         self._lock = threading.Condition()
         self._accounts: list[Account] = []
 
     def open(self) -> "Account":
-        """Return an account for one DAG; `close` it."""
+        """Return an account for one DAG. The caller closes it."""
         account = Account(self)
         with self._lock:
             if not self._accounts:
@@ -99,11 +105,23 @@ class Budget:
 
 
 class Account:
-    """What one DAG holds, in bytes, by step. expected: the most that it will, as it began."""
+    """The memory of one DAG, charged to its steps. Thread-safe.
+
+    Attributes
+    ----------
+    begun
+        Whether the DAG may run steps.
+    expected
+        Its expected peak in bytes, from when it began.
+    running
+        The keys of its running steps.
+    waits
+        Whether a step waits for memory.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._holdings = Holdings()
+        self._charges = Charges()
         self.begun = False
         self.expected = 0
         self.running: set[str] = set()
@@ -111,14 +129,18 @@ class Account:
 
     @property
     def held(self) -> int:
-        """What the DAG holds."""
-        return self._holdings.total
+        """Return the bytes that the DAG holds."""
+        return self._charges.total
 
     def begin(self, peak: Callable[[], int | None], at_once: int) -> bool:
         """Return whether the DAG may run steps.
 
-        peak: returns what it is expected to hold at most, None if that is not known; then it is
-        taken to be so much that `at_once` such DAGs fit.
+        Parameters
+        ----------
+        peak
+            Returns the DAG's expected peak in bytes; None if it is unknown.
+        at_once
+            How many DAGs of unknown peak fit into the budget.
         """
         if self.begun:
             return True
@@ -132,63 +154,71 @@ class Account:
             return self.begun
 
     def take(self, key: str, nbytes: int, *, anyway: bool = False) -> bool:
-        """Take memory for a step, if it may run. anyway: also beyond the share or the budget, if
-        no step of any DAG runs: waiting would not help.
+        """Take memory for a step; return False if it must wait.
+
+        Parameters
+        ----------
+        key
+            The step.
+        nbytes
+            The bytes that it is expected to need.
+        anyway
+            Whether to exceed share and budget if no step of any DAG runs: waiting would not help.
         """
         with self._budget._lock:
             admitted = self._budget._admits(self, nbytes, anyway)
             self.waits = not admitted
             if admitted:
-                self._holdings.put(key, nbytes, nbytes)
+                self._charges.charge(key, nbytes, nbytes)
                 self.running.add(key)
             return admitted
 
     def wait(self, seconds: float) -> None:
-        """Wait until there may be more room than before, so long at most."""
+        """Wait until memory may have become free, for some seconds at most."""
         with self._budget._lock:
             self._budget._lock.wait(seconds)
 
     def running_bytes(self) -> int:
-        """Return what is taken for running steps; the budget's lock is held."""
-        return sum(map(self._holdings.of, self.running))
+        """Return the bytes taken for running steps. The caller has the budget's lock."""
+        return sum(map(self._charges.of, self.running))
 
     def steps_at_once(self) -> int:
-        """Return how many steps run, of all DAGs that share the budget."""
+        """Return the number of running steps of all DAGs that share the budget."""
         with self._budget._lock:
             return sum(len(account.running) for account in self._budget._accounts)
 
     def excess(self, nbytes: int) -> int:
-        """Return by how much `nbytes` more would be too many; not positive if they fit."""
+        """Return by how many bytes `nbytes` more would exceed the budget; <= 0 if they fit."""
         with self._budget._lock:
             self._budget._refresh()
             return self._budget._held() + nbytes - self._budget._total
 
     def keep(self, key: str, new: int, size: int) -> None:
-        """Note that a step has finished: what is new of its result, and the result's size."""
+        """Charge a finished step with the new bytes of its result. size: of the whole result."""
         with self._budget._lock:
-            self._holdings.put(key, new, size)
+            self._charges.charge(key, new, size)
             self.running.discard(key)
             self._budget._lock.notify_all()
 
     def fail(self, key: str) -> None:
-        """Note that a step has ended without a result."""
+        """Uncharge a step that has ended without a result."""
         with self._budget._lock:
-            self._holdings.remove(key)
+            self._charges.uncharge(key)
             self.running.discard(key)
             self._budget._lock.notify_all()
 
     def freed(self, key: str, sharers: Iterable[str]) -> int:
-        """Return what giving back a step's result would free, beside results that may share it."""
+        """Return the bytes that dropping a result would free, given those that may share them."""
         with self._budget._lock:
-            return self._holdings.freed(key, sharers)
+            return self._charges.freed(key, sharers)
 
     def drop(self, key: str, sharers: Iterable[str]) -> None:
-        """Give back what a step's result holds, and no other that may share it refers to."""
+        """Drop a result. Charge the bytes that other results share to these."""
         with self._budget._lock:
-            self._holdings.let_go(key, sharers)
+            self._charges.release(key, sharers)
             self._budget._lock.notify_all()
 
     def close(self) -> None:
-        """Give back everything."""
+        """Release all memory of the DAG."""
         with self._budget._lock:
             self._budget._close(self)

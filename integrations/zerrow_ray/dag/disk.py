@@ -1,8 +1,8 @@
-"""What it costs to leave a result to the stores, which write it to disk.
+"""The cost of spilling a result.
 
-They write while functions run. What somebody waits for is that all that was left to them before is
-written, the processor that copies the bytes, and the reading. So a disk that has nothing to do is
-cheap, and what a busy one cannot take in time is better made again.
+The stores write while functions run. A step that waits for a spilled result waits until everything
+spilled earlier is written, for the processor that copies the bytes, and for the read. So an idle
+disk is cheap, and a result that a busy disk cannot take in time is better made again.
 """
 
 import threading
@@ -15,7 +15,17 @@ _REFRESH_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for a byte: until it is written, of a processor for that, and to read it."""
+    """Seconds per byte.
+
+    Attributes
+    ----------
+    write
+        Until it is written.
+    write_processor
+        Of processor time for the write.
+    read
+        To read it back.
+    """
 
     write: float
     write_processor: float
@@ -23,8 +33,14 @@ class Speed:
 
 
 class Disk:
-    """The slowest node's disk. measure: returns its speed; asked every other second. Safe to use
-    from any thread.
+    """The disk of the slowest node. Thread-safe.
+
+    Parameters
+    ----------
+    measure
+        Returns its speed. Called at most every other second.
+    clock
+        Returns seconds.
     """
 
     def __init__(
@@ -41,14 +57,14 @@ class Disk:
         self._busy_until = float("-inf")
 
     def seconds(self, nbytes: int) -> float:
-        """Return what it costs to leave so many bytes to it now, and to have them back."""
+        """Return the seconds that it costs to spill bytes now and read them back."""
         with self._lock:
             self._refresh()
             queue = max(0.0, self._busy_until - self._clock())
             return queue + nbytes * (self._speed.write_processor + self._speed.read)
 
     def take(self, nbytes: int) -> None:
-        """Note that so many bytes were left to it."""
+        """Note that bytes were spilled."""
         with self._lock:
             self._refresh()
             self._busy_until = max(self._busy_until, self._clock()) + nbytes * self._speed.write

@@ -1,25 +1,36 @@
-"""What steps are expected to need, learned from what they needed before.
+"""Estimates of what a step needs, learned from earlier runs of its function.
 
-For each function: the result's bytes, how many of them are new, the most it held while it ran, and
-the seconds it took, per byte of input. Of those without input, in bytes, for each set of arguments
-too. The last runs count most. Kept by the driver's process.
+For each function, per byte of input: the result's bytes, how many of them are new, the peak while
+it runs, and its seconds. For steps without input: in bytes, also per set of arguments. Recent runs
+count most. The driver's process keeps them.
 """
 
 import threading
 from dataclasses import dataclass
 
 _WEIGHT = 0.5
-"""Of the newest run, against all before."""
+"""Of the newest run, against all earlier ones."""
 
 _MOST_FUNCTIONS = 10_000
-"""With their arguments. The oldest is forgotten."""
+"""Counted with their arguments. The oldest is forgotten."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: `new` stays after the step, `peak` is held while it runs, with what is new; `result`
-    is the size of the result, with what it refers to of others'. seconds: how long it runs.
-    is_guess: nobody has seen the function run, but that is going to be seen.
+    """What a step needs.
+
+    Attributes
+    ----------
+    new
+        Bytes of the result that are in no segment yet.
+    peak
+        Bytes in use while it runs, `new` included.
+    result
+        Size of the result, with all that it refers to.
+    seconds
+        How long it runs.
+    is_guess
+        Whether the function has never run but will report what it needs.
     """
 
     new: int
@@ -31,7 +42,15 @@ class Need:
 
 @dataclass(frozen=True)
 class Function:
-    """What is learned about. arguments: of a step without input, as far as they are known."""
+    """The subject of an estimate.
+
+    Attributes
+    ----------
+    name
+        The function's name.
+    arguments
+        Of a step without input: a digest of the arguments, "" if they are not plain values.
+    """
 
     name: str
     arguments: str = ""
@@ -49,22 +68,29 @@ class _Learned:
         self.new += _WEIGHT * (new - self.new)
         self.peak += _WEIGHT * (peak - self.peak)
         self.result += _WEIGHT * (result - self.result)
-        # The first run also imports what it needs; no other one says as little of the next.
+        # The first run also imports modules, so it says little about the next one.
         self.seconds += (1.0 if self.is_first else _WEIGHT) * (seconds - self.seconds)
         self.is_first = False
 
 
 class Estimates:
-    """See the module. Safe to use from any thread."""
+    """The estimates of all functions. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._learned: dict[tuple[Function, bool], _Learned] = {}
 
     def need(self, function: Function, given: int, declared: int | None) -> Need | None:
-        """Return what a run is expected to need; None for a function that nobody has seen run.
+        """Return what a run is expected to need; None for a function that has never run.
 
-        given: bytes of input. declared: its `memory` option, in bytes.
+        Parameters
+        ----------
+        function
+            The step's function.
+        given
+            Bytes of input.
+        declared
+            Its `memory` option, in bytes.
         """
         with self._lock:
             learned = self._learned.get((function, given > 0)) or self._learned.get(
@@ -79,15 +105,16 @@ class Estimates:
         return Need(new, max(peak, new), result, learned.seconds * unit)
 
     def seconds(self, function: Function) -> float | None:
-        """Return what a step without input takes; None where its arguments are not known. A single
-        run tells little: one that has to take fresh memory may last ten times as long.
+        """Return the seconds of a step without input; None if its arguments are unknown.
+
+        A single run tells little: one in fresh memory may take ten times as long.
         """
         with self._lock:
             learned = self._learned.get((function, False)) if function.arguments else None
         return None if learned is None else learned.seconds
 
     def learn(self, function: Function, given: int, needed: Need, seconds: float) -> None:
-        """Take in what a run needed."""
+        """Take in what a run with `given` bytes of input needed."""
         unit = given or 1
         ratios = needed.new / unit, needed.peak / unit, needed.result / unit, seconds / unit
         with self._lock:
@@ -101,5 +128,5 @@ class Estimates:
 
 
 def unknown(given: int, declared: int | None, *, is_guess: bool) -> Need:
-    """Return what a function that nobody has seen run is taken to need: as much as it is given."""
+    """Return the guess for a function that has never run: as many bytes as its input has."""
     return Need(given, given if declared is None else declared, given, is_guess=is_guess)

@@ -1,4 +1,4 @@
-"""What ran, how long and how many bytes: as a table and as a drawing."""
+"""The report of a DAG's run, as a table and as a drawing."""
 
 import subprocess
 from dataclasses import asdict, dataclass
@@ -6,18 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from zerrow_ray.dag.estimates import Need
-from zerrow_ray.dag.measured import Measured
+from zerrow_ray.dag.measurement import Measurement
 from zerrow_ray.dag.plan import Plan
 from zerrow_store.sizes import format_size
 
 
 @dataclass
 class Run:
-    """One run of a step. Times in seconds after the DAG's start, sizes in bytes.
+    """The last run of a step. Times are in seconds after the DAG's start, sizes in bytes.
 
-    What only a task can report is None for actors, their calls and generators. Of a step that was
-    rolled back it is the last run; expected_again: the seconds that running it again, with all that
-    it needs, was expected to take. left_to_disk: it made room by being left to the store to spill.
+    Attributes
+    ----------
+    key, name
+        The step.
+    submitted, finished, released
+        When the step was submitted and finished, and when its result was released.
+    input_bytes, expected
+        The size of its inputs, and the need that it was admitted with.
+    seconds, result_bytes, new_bytes, peak_bytes, worker
+        The measurement (see `zerrow_ray.dag.measurement`), the worker's pid included. None for
+        actors, their calls and generators, which report none.
+    rollbacks
+        How often its result was rolled back.
+    expected_again
+        The seconds that the repetition, with all steps that it needs, was expected to take.
+    left_to_disk
+        Whether its result was left to the store to spill.
     """
 
     key: str
@@ -37,16 +51,16 @@ class Run:
     left_to_disk: bool = False
 
     def follow(self, previous: "Run") -> None:
-        """Note that this run repeats one whose result was rolled back."""
+        """Take over from the run that this one repeats."""
         self.rollbacks, self.expected_again = previous.rollbacks, previous.expected_again
 
-    def finish(self, when: float, report: Measured | None) -> None:
-        """Enter what a finished run has told."""
+    def finish(self, when: float, measurement: Measurement | None) -> None:
+        """Take in the measurement of the finished run."""
         self.finished = when
-        if report is not None:
-            self.seconds = report.seconds
-            self.result_bytes, self.new_bytes = report.result, report.new
-            self.peak_bytes, self.worker = report.peak, report.pid
+        if measurement is not None:
+            self.seconds = measurement.seconds
+            self.result_bytes, self.new_bytes = measurement.result, measurement.new
+            self.peak_bytes, self.worker = measurement.peak, measurement.pid
 
 
 _COLUMNS = (
@@ -66,12 +80,18 @@ _COLUMNS = (
 
 
 class Explanation:
-    """What `execute` did. `runs` are in the order of the plan, which is depth first.
+    """The report of a run of `execute`.
 
-    str() gives a table: times in seconds after the DAG's start; `seconds` in the function itself;
-    `result` is what a step returned, `new` how much of it was in no segment before, `peak` by how
-    much its worker grew, `expected` what it was admitted with; `rollbacks` is how often its result
-    was dropped, to be made again; `spilled` was left to the store, to make room.
+    str() is a table. Times are in seconds after the DAG's start; `seconds` are the function's own.
+    `result` is the size of what a step returned, `new` the part of it that was in no segment
+    before, `peak` by how much its worker grew, `expected` what it was admitted with. `rollbacks` is
+    how often its result was dropped, to be made again; `spilled` says whether it was left to the
+    store.
+
+    Attributes
+    ----------
+    runs
+        The steps in the order of the plan, which is depth first.
     """
 
     def __init__(self, plan: Plan, runs: list[Run]) -> None:
@@ -95,7 +115,7 @@ class Explanation:
         return "\n".join("  ".join(line) for line in lines)
 
     def dot(self) -> str:
-        """Return the drawing as Graphviz's source."""
+        """Return the drawing in Graphviz's language."""
         lines = ["digraph dag {", "  rankdir=LR;", '  node [shape=box, fontname="sans-serif"];']
         for run in self.runs:
             took = "" if run.seconds is None else f"\\n{run.seconds:.3f} s"
@@ -107,7 +127,13 @@ class Explanation:
         return "\n".join([*lines, "}", ""])
 
     def save_svg(self, path: str | Path) -> None:
-        """Draw it into a file. Raises FileNotFoundError if Graphviz's `dot` is not installed."""
+        """Write the drawing to a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            Graphviz's `dot` is not installed.
+        """
         source = self.dot().encode()
         done = subprocess.run(["dot", "-Tsvg"], input=source, stdout=subprocess.PIPE, check=True)
         Path(path).write_bytes(done.stdout)

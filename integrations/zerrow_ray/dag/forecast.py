@@ -1,18 +1,23 @@
-"""What a whole DAG is expected to hold at most, if its steps run one after the other."""
+"""A forecast of the memory that a whole DAG takes at most, if its steps run one after the other."""
 
 from collections.abc import Callable
 
+from zerrow_ray.dag.charges import Charges
 from zerrow_ray.dag.estimates import Need
-from zerrow_ray.dag.holdings import Holdings
 from zerrow_ray.dag.plan import Plan, Step
 
 
 def forecast(plan: Plan, need: Callable[[Step, int], Need | None]) -> int | None:
-    """Return bytes, or None if nothing is known of one of the steps.
+    """Return the expected peak in bytes; None if the need of a step is unknown.
 
-    need: what a step is expected to need, given the bytes of its inputs.
+    Parameters
+    ----------
+    plan
+        The DAG's steps.
+    need
+        Returns what a step is expected to need, given the bytes of its inputs.
     """
-    holdings = Holdings()
+    charges = Charges()
     sizes: dict[str, int] = {}
     unfinished = set(plan.steps)
     present: set[str] = set()
@@ -21,13 +26,13 @@ def forecast(plan: Plan, need: Callable[[Step, int], Need | None]) -> int | None
         expected = need(step, sum(sizes[key] for key in step.inputs))
         if expected is None:
             return None
-        most = max(most, holdings.total + expected.peak)
-        holdings.put(step.key, expected.new, expected.result)
+        most = max(most, charges.total + expected.peak)
+        charges.charge(step.key, expected.new, expected.result)
         sizes[step.key] = expected.result
         unfinished.remove(step.key)
         present.add(step.key)
         for key in (step.key, *step.inputs):
             if not plan.is_needed(key, unfinished):
                 present.remove(key)
-                holdings.let_go(key, present.intersection(plan.made_of(key, unfinished)))
+                charges.release(key, present.intersection(plan.made_of(key, unfinished)))
     return most

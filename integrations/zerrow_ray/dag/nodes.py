@@ -1,8 +1,8 @@
-"""What each kind of node stands for, once the values of those below it are known.
+"""The evaluation of a DAG's nodes, once the values of the nodes below are known.
 
-Ray's own executor puts the values into a copy of the node; a copy that holds ObjectRefs keeps
-them for good, as Ray looks for nodes in it by pickling it, and never lets go of what was pickled
-outside of a task. So here values are only put into argument lists.
+Ray's own executor puts the values into a copy of the node. A copy that holds ObjectRefs keeps them
+for good: Ray searches it for nodes by pickling it, and never releases a reference that was pickled
+outside of a task. So here values only go into argument lists.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,12 @@ from ray.dag.input_node import DAGInputData
 from zerrow_ray.dag.ray_dag_compat import NodeScanner
 
 Value = Callable[[DAGNode], Any]
+"""Returns the value of a node."""
 
 
 def arguments(node: DAGNode, value: Value) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """Return a node's arguments (positional, by name, Ray's own) with values for the nodes in them,
-    however deeply they are nested.
+    """Return a node's arguments (positional, by name, Ray's own), with values in place of the
+    nodes, however deeply they are nested.
     """
     scanner = NodeScanner()
     try:
@@ -41,7 +42,7 @@ def arguments(node: DAGNode, value: Value) -> tuple[list[Any], dict[str, Any], d
 
 
 def run(node: Any, value: Value) -> Any:
-    """Start what a step's node stands for; returns an ObjectRef, several, or an actor's handle."""
+    """Start a step; return an ObjectRef, a list of them, or an actor's handle."""
     args, kwargs, others = arguments(node, value)
     options = node.get_options()
     if isinstance(node, ClassMethodNode):
@@ -53,9 +54,21 @@ def run(node: Any, value: Value) -> Any:
 
 
 def evaluate(node: Any, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what a node that is not a step stands for. args, kwargs: the DAG's input.
+    """Return the value of a node that is not a step.
 
-    Raises TypeError for a kind of node that only compiled DAGs have.
+    Parameters
+    ----------
+    node
+        The node.
+    value
+        Returns the value of a node below.
+    args, kwargs
+        The DAG's input.
+
+    Raises
+    ------
+    TypeError
+        Only compiled DAGs have nodes of this kind.
     """
     if isinstance(node, InputNode):
         return args[0] if len(args) == 1 and not kwargs else DAGInputData(*args, **kwargs)

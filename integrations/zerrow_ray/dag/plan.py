@@ -1,8 +1,8 @@
-"""What there is to run: the steps of a Ray DAG, and which of them wait for which.
+"""The graph of a DAG's steps.
 
-A step is a bound task, an actor or a call of one. The DAG's other nodes (input, attributes of the
-input, outputs of a call with several, the multiple output) cost nothing and are evaluated when
-their value is asked for.
+A step is a bound task, an actor, or a call of an actor. The DAG's other nodes (input, attributes of
+the input, outputs of a call with several, the multiple output) cost nothing, and are evaluated when
+their value is needed.
 """
 
 import functools
@@ -17,15 +17,24 @@ from typing import Any
 from ray.dag import ClassMethodNode, ClassNode, DAGNode, FunctionNode, InputNode
 
 Children = dict[str, list[DAGNode]]
-"""The nodes that each node needs, by its key."""
+"""By a node's key, the nodes that it needs."""
 
 
 @dataclass
 class Step:
-    """A node that runs. `inputs` are the steps whose results it takes, each once.
+    """A node that runs.
 
-    order: depth first, what is most demanding first, so that with one step at a time few results
-    are held.
+    Attributes
+    ----------
+    key, node, name
+        The node, its key, and a name that is unique in the plan.
+    inputs
+        The keys of the steps whose results it takes, each once.
+    order
+        Its place in the plan: depth first, the most demanding branch first. So steps that run one
+        after the other hold few results.
+    consumers
+        The keys of the steps that take its result.
     """
 
     key: str
@@ -37,25 +46,42 @@ class Step:
 
     @property
     def body(self) -> Any:
-        """The function or class; None for a call of an actor."""
+        """Return the function or class; None for a call of an actor."""
         return None if isinstance(self.node, ClassMethodNode) else self.node._body
 
     @property
     def is_task(self) -> bool:
-        """Whether it is a function, not an actor or a call of one."""
+        """Return whether it is a function, not an actor or a call of one."""
         return isinstance(self.node, FunctionNode)
 
     @functools.cached_property
     def arguments(self) -> str:
-        """What tells the step's arguments from others, as long as they are plain values; or ""."""
+        """Return a digest of the step's arguments; "" if they are not plain values."""
         given = (self.node.get_args(), self.node.get_kwargs())
         return hashlib.blake2b(repr(given).encode()).hexdigest() if _is_plain(given) else ""
 
 
 class Plan:
-    """The steps of the DAG that ends in `final`. Raises TypeError for what is not a DAG node.
+    """The steps of a DAG.
 
-    results: the steps whose values the final node is made of, which are kept.
+    Parameters
+    ----------
+    final
+        The DAG's final node.
+
+    Attributes
+    ----------
+    steps
+        By key, in the order of the plan.
+    results
+        The keys of the steps whose values the final node consists of.
+
+    Raises
+    ------
+    TypeError
+        `final` is no node of a DAG.
+    ValueError
+        The DAG has several InputNodes.
     """
 
     def __init__(self, final: DAGNode) -> None:
@@ -81,11 +107,11 @@ class Plan:
         self.results = {own} if own in self.steps else set(self._steps_below(final))
 
     def is_needed(self, key: str, unfinished: set[str]) -> bool:
-        """Whether a result is one of the DAG's, or an unfinished step takes it."""
+        """Return whether a result is one of the DAG's, or an unfinished step takes it."""
         return key in self.results or not unfinished.isdisjoint(self.steps[key].consumers)
 
     def made_of(self, key: str, unfinished: set[str]) -> Iterator[str]:
-        """Iterate over the finished steps that were given a result, or what was made of it."""
+        """Iterate over the finished steps that took a result, or a result made of it."""
         seen: set[str] = set()
         stack = [key]
         while stack:
@@ -96,7 +122,7 @@ class Plan:
                     yield consumer
 
     def _steps_below(self, node: DAGNode) -> tuple[str, ...]:
-        """The steps that a node takes values of, directly or through nodes that cost nothing."""
+        """Return the steps whose values a node takes, directly or through other nodes."""
         found: dict[str, None] = {}
         for child in self._children[node.get_stable_uuid()]:
             below = (child.get_stable_uuid(),) if is_step(child) else self._steps_below(child)
@@ -105,7 +131,7 @@ class Plan:
 
 
 def is_step(node: DAGNode) -> bool:
-    """Whether a node runs something."""
+    """Return whether a node is a step."""
     if isinstance(node, ClassMethodNode):
         return bool(node.is_class_method_call)
     return isinstance(node, FunctionNode | ClassNode)
@@ -123,8 +149,9 @@ def _children(final: DAGNode) -> Children:
 
 
 def _most_demanding_first(final: DAGNode, children: Children) -> list[DAGNode]:
-    """All nodes depth first, of each one's children first the one with the highest number of Ershov
-    (1958): how many results are held at a time on the way to it, if each is used once.
+    """Return all nodes depth first, the children of each by descending Ershov number (1958).
+
+    That is the number of results held at a time on the way to a node, if each is used once.
     """
     numbers: dict[str, int] = {}
 

@@ -1,5 +1,7 @@
-"""Ray's private names that running DAGs takes; `ray_compat` has all others, and says how they are
-checked. Most workers load neither this nor Ray's DAGs.
+"""The private names of Ray that running DAGs needs.
+
+`ray_compat` has all others, and says how they are checked. Most workers load neither this module
+nor Ray's DAGs.
 """
 
 from ray.dag.py_obj_scanner import _PyObjScanner as NodeScanner

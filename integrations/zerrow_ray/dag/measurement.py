@@ -1,4 +1,4 @@
-"""Functions that say what they needed: they run in the worker, around the user's own."""
+"""The measurement of a step, in its worker, around the user's function."""
 
 import contextlib
 import functools
@@ -10,23 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 
 from zerrow_ray.session import record_publications
+from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.native import _native
-
-ARROW_DATA = (pa.Table, pa.RecordBatch, pa.ChunkedArray, pa.Array)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run of a step. Bytes: `result` of the value, of which `new` were not in anybody's
-    segment before; `peak`, by which the worker's memory grew at most, what it read included, and
-    `allocated`, by which its arena's part did, in memory that it had kept from earlier or not.
+class Measurement:
+    """One run of a step. Sizes are in bytes.
 
-    node_id: whose store has the value. objects: the ids under which it does, filled in when Ray
-    serializes the value, which it does before it serializes this.
+    Attributes
+    ----------
+    started, seconds
+        When the function started, and how long it ran.
+    result, new
+        The size of the value, and how much of it was in no segment before.
+    peak
+        By how much the worker's memory grew at most, its inputs included.
+    allocated
+        By how much the use of the worker's arena grew at most, also in memory kept from earlier.
+    pid
+        The worker.
+    node_id, objects
+        The node whose store has the value, and the value's ids there. Ray serializes the value
+        first, which fills in the ids.
     """
 
     started: float
@@ -41,9 +50,14 @@ class Measured:
 
 
 def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
-    """Return a function that does the same and returns one more value, a `Measured`.
+    """Return a function that does the same, and returns a `Measurement` as its last value.
 
-    returns: how many results the function has; of none, its value is dropped, as Ray does.
+    Parameters
+    ----------
+    function
+        The function of a task.
+    returns
+        The number of its results. With 0, its value is dropped, as Ray does.
     """
 
     @functools.wraps(function)
@@ -61,7 +75,7 @@ def measured(function: Callable[..., Any], returns: int) -> Callable[..., Any]:
         allocated = max(0, allocated)
         node_id, objects = ray.get_runtime_context().get_node_id(), record_publications()
         pid = os.getpid()
-        report = Measured(started, seconds, result, new, peak, allocated, pid, node_id, objects)
+        report = Measurement(started, seconds, result, new, peak, allocated, pid, node_id, objects)
         return (*values, report) if returns else report
 
     return run
@@ -71,13 +85,13 @@ def _results(value: Any, returns: int) -> list[Any]:
     if returns == 0:
         return []
     results = [value] if returns == 1 else list(value)
-    if len(results) != returns:  # as Ray says it, which would count the report, too
+    if len(results) != returns:  # Ray's own text, which would count the measurement, too
         raise ValueError(f"Task returned {len(results)} objects, but num_returns={returns}.")
     return results
 
 
 def _sizes(value: Any) -> tuple[int, int]:
-    """Bytes of a value, and how many of them are new; what is not made of arrays counts nothing."""
+    """Return the bytes of a value, and how many of them are new. Plain objects count nothing."""
     if isinstance(value, ARROW_DATA):
         return _arrow_sizes(value)
     if isinstance(value, dict):
@@ -97,16 +111,16 @@ def _sizes(value: Any) -> tuple[int, int]:
 def _arrow_sizes(value: Any) -> tuple[int, int]:
     try:
         encoded = _native.encode(value)
-    except (ValueError, MemoryError):  # it goes Ray's own way
+    except (ValueError, MemoryError):  # it takes Ray's own path
         return value.nbytes, value.nbytes
-    _native.unpin(b"".join(encoded.own[i : i + 8] for i in range(0, len(encoded.own), 16)))
+    encoded.unpin()
     new = encoded.bytes_shared + encoded.bytes_copied
     return new + encoded.bytes_reshared, new
 
 
 def _reset_peak() -> int:
-    """Let the kernel count this process's peak anew; returns what it holds now, in bytes."""
-    with contextlib.suppress(OSError):  # not everywhere may one do that: then it only overstates
+    """Restart the kernel's peak of this process's memory; return its memory now, in bytes."""
+    with contextlib.suppress(OSError):  # not permitted everywhere; then the peak is overstated
         Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

@@ -6,7 +6,7 @@ from tests.memory.helpers import run_python
 def test_memory_that_was_kept_counts_as_allocated_again() -> None:
     run_python("""
 import numpy as np, pyarrow as pa
-from zerrow_ray.dag.measured import measured
+from zerrow_ray.dag.measurement import measured
 from zerrow_store import memory
 memory.start()
 MIB = 1 << 20
