@@ -1,4 +1,4 @@
-"""`ray.data.read_parquet` itself, with the fragments that its tasks scan taken from the cache."""
+"""`ray.data.read_parquet`, with fragments that its tasks read from the cache."""
 
 import functools
 from collections.abc import Iterator
@@ -15,22 +15,25 @@ _all_reads = False
 
 
 def cache_reads(on: bool = True) -> None:
-    """Let all reads of `ray.data.read_parquet` that this process defines go through the nodes'
-    caches, or no longer.
+    """Route later calls of `ray.data.read_parquet` in this process through the nodes' caches.
+
+    Parameters
+    ----------
+    on
+        False to stop that.
     """
     global _all_reads
     _all_reads = on and _is_hooked()
 
 
-# Ray's signature, for those who look at this one's.
+# Shows Ray's signature as this function's.
 @functools.wraps(ray.data.read_parquet, assigned=(), updated=())
 def read_parquet(*args: Any, **kwargs: Any) -> ray.data.Dataset:
-    """Create a dataset from Parquet files, each column decoded once on a node for all tasks of all
-    jobs.
+    """Create a dataset from Parquet files, each column decoded once on a node for all jobs.
 
-    The arguments, the records and the errors are those of `ray.data.read_parquet`. What the cache
-    cannot serve, such as encrypted files, and files of which it cannot tell whether they change,
-    is read as Ray reads it.
+    Arguments, records and errors are those of `ray.data.read_parquet`. Files that the cache cannot
+    serve, such as encrypted ones or ones whose changes it could not see, are read as Ray reads
+    them.
     """
     with _cached():
         return ray.data.read_parquet(*args, **kwargs)

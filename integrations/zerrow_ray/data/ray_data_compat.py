@@ -1,9 +1,9 @@
-"""Ray Data's private names, all in this file: where its Parquet reads are hooked into.
+"""The private names of Ray Data into which its Parquet reads are hooked.
 
-Importing it raises ImportError for a Ray Data that lacks anything. Both of Ray's readers scan
-pyarrow's fragments; they are given `CachedFragment` instead, and do all else: listing, pruning,
-the sizes of batches, partitions, paths and row hashes, and the way out for nested columns that are
-too big for a scanner.
+Importing this module raises ImportError if Ray Data lacks one of them. Both of Ray's readers scan
+pyarrow's fragments. They get a `CachedFragment` in place of one and do the rest as always: listing,
+pruning, batch sizes, partitions, paths, row hashes, and the fallback for nested columns that are
+too large for a scanner.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ if _lacking := ray_compat.missing(_EXPECTED):
 
 
 def read_through(is_wanted: Callable[[], bool]) -> None:
-    """Let the Parquet reads that are defined while `is_wanted()` go through the nodes' caches."""
+    """Route Parquet reads that are defined while `is_wanted()` through the nodes' caches."""
     create_scanner = ParquetDatasourceV2.create_scanner
     init = ParquetDatasource.__init__
 
@@ -81,19 +81,19 @@ def read_through(is_wanted: Callable[[], bool]) -> None:
 
 
 class CachedParquetScanner(ParquetScanner):  # type: ignore[misc]  # Ray has no types here
-    """Ray's scanner, whose reader scans through the cache."""
+    """Ray's scanner, with a reader that scans through the cache."""
 
     def create_reader(self) -> "CachedParquetReader":
         """Create the reader, in a task."""
         reader = super().create_reader()
-        # What it was made with, with other methods.
+        # The same state, with other methods.
         reader.__class__ = CachedParquetReader
         cached: CachedParquetReader = reader
         return cached
 
 
 class CachedParquetReader(ParquetFileReader):  # type: ignore[misc]  # Ray has no types here
-    """Ray's reader, which is shown a dataset of cached fragments."""
+    """Ray's reader, over a dataset of cached fragments."""
 
     def _get_fragments_to_read(self, dataset: Any, manifest: Any) -> Any:
         return super()._get_fragments_to_read(_CachedDataset(dataset), manifest)
@@ -103,7 +103,7 @@ class CachedParquetReader(ParquetFileReader):  # type: ignore[misc]  # Ray has n
 
 
 class _CachedDataset:
-    """Stands in for a pyarrow dataset where Ray asks for its fragments."""
+    """Stands in for a pyarrow dataset where Ray takes its fragments."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -114,7 +114,7 @@ class _CachedDataset:
 
 
 class _ShippedFragment:
-    """Stands in for the old reader's `_ParquetFragment`, which knows how to be pickled."""
+    """Stands in for the old reader's `_ParquetFragment`, which can be pickled."""
 
     def __init__(self, fragment: Any) -> None:
         self._fragment = fragment
@@ -130,9 +130,9 @@ class _ShippedFragment:
 
 
 def _cached(fragment: Any) -> Any:
-    """Return the fragment as the cache of this node has it, or as it is if it has none."""
+    """Return the fragment as served by this node's cache; as it is if there is no cache."""
     filesystem = fragment.filesystem
-    # The old reader retries what fails for a moment; what that wraps tells which file it is.
+    # The old reader wraps the file system, to retry temporary failures.
     handler = getattr(filesystem, "handler", None)
     if isinstance(handler, RetryingPyFileSystemHandler):
         filesystem = handler.unwrap()
