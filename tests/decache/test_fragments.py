@@ -16,7 +16,7 @@ from tests import arrow_strategies
 from tests.decache.conftest import assert_same, outcome, write_any
 from tests.decache.test_arguments import write_encrypted
 from tests.decache.test_equality import SHIPPED, mixed
-from zerrow_store.decache import parquet
+from zerrow_store.decache import parquet, parquet_read
 from zerrow_store.decache.fragments import CachedFragment
 from zerrow_store.decache.parquet_file import Decoder
 
@@ -232,7 +232,7 @@ def test_only_the_named_row_groups_are_decoded(client, path, decoded):
 
 
 def test_what_is_not_asked_for_is_not_decoded(client, path, decoded, monkeypatch):
-    monkeypatch.setattr(parquet, "_WINDOW_BYTES", 1)
+    monkeypatch.setattr(parquet_read, "_WINDOW_BYTES", 1)
     batches = CachedFragment(fragment_of(path), client).to_batches(columns=["i"], batch_size=100)
     assert decoded == [("i", 0)]
     assert [next(batches).num_rows for _ in range(4)] == [100] * 4
@@ -250,7 +250,7 @@ def test_a_file_that_changes_between_two_scans(client, path):
 
 
 def test_a_file_that_changes_during_a_scan(client, path, monkeypatch):
-    monkeypatch.setattr(parquet, "_WINDOW_BYTES", 1)
+    monkeypatch.setattr(parquet_read, "_WINDOW_BYTES", 1)
     batches = CachedFragment(fragment_of(path), client).to_batches(columns=["i"])
     next(batches)
     pq.write_table(pa.table({"i": [7]}), path)

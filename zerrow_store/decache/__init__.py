@@ -1,7 +1,7 @@
-"""DeCache: every machine decodes a column once.
+"""DeCache: a machine decodes each column of a file once.
 
-Readers of one file share the node store's decoded copy of its columns; whoever needs what is not
-there decodes it in its own process, into its own arena, and hands it over by publication.
+All readers of a file share the node store's decoded copy of its columns. A reader that needs other
+columns decodes them in its own process, into its own arena, and publishes them.
 """
 
 from zerrow_store.decache.arrow_files import read_feather, read_ipc

@@ -1,11 +1,10 @@
 """`read_ipc` and `read_feather`: Arrow files through the cache.
 
-Compressed files are decoded once, each column a unit, the whole file its one part. An uncompressed
-local file needs no decoding: it is mapped, and the table refers to the bytes in the file, as with
-`pyarrow.memory_map`; like any mapped file, it must not be truncated while it is used.
+A compressed file is decoded once; each column is a unit, and the whole file its one part. An
+uncompressed local file needs no decoding: it is mapped, and the table refers to its bytes, as with
+`pyarrow.memory_map`. Like any mapped file, it must not be truncated while it is used.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +15,15 @@ from zerrow_store.client.client import Client
 from zerrow_store.decache.errors import is_decode_error, with_path
 from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
 from zerrow_store.decache.files import LocalFile, OpenFile
+from zerrow_store.decache.lru import LruCache
 from zerrow_store.decache.parts import Chunks
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
-from zerrow_store.forks import Lock
 from zerrow_store.protocol.fields import Unit
 
 _VARIANT = "arrow"
-_KEPT = 256
-_compressed: OrderedDict[bytes, bool] = OrderedDict()
-_lock = Lock()
+_compressed: LruCache[bytes, bool] = LruCache(256)
+"""By the identity of a file."""
 
 
 def read_ipc(
@@ -38,9 +36,32 @@ def read_ipc(
 ) -> pa.Table:
     """Read a table from an Arrow IPC file, each column decoded once on this machine.
 
-    Returns what `pyarrow.ipc.open_file(source).read_all()` does, or those of its columns. A local
-    file that is not compressed is mapped instead.
-    client: as for `read_parquet`.
+    A local file that is not compressed is mapped instead.
+
+    Parameters
+    ----------
+    source
+        Path or URI of the file.
+    columns
+        Names of columns; by default all.
+    use_threads
+        Whether to decode in several threads.
+    filesystem
+        The pyarrow file system of `source`.
+    client
+        As for `read_parquet`.
+
+    Returns
+    -------
+    pyarrow.Table
+        What `pyarrow.ipc.open_file(source).read_all()` returns, or these columns of it.
+
+    Raises
+    ------
+    KeyError
+        A column does not exist, or its name is not unique.
+    pyarrow.ArrowException, OSError
+        As pyarrow, with the path in the text.
     """
     client = client if client is not None else default_client()
 
@@ -61,12 +82,24 @@ def read_feather(
 ) -> pa.Table:
     """Read a table from a Feather file, each column decoded once on this machine.
 
-    The arguments and the result are those of `pyarrow.feather.read_table`, except:
+    Parameters and results are those of `pyarrow.feather.read_table`, with the exceptions below.
+    pyarrow itself reads version 1 of Feather.
 
-    memory_map: changes nothing; a local file that is not compressed is always mapped.
-    client: as for `read_parquet`.
+    Parameters
+    ----------
+    memory_map
+        Ignored. A local file that is not compressed is always mapped.
+    filesystem
+        The pyarrow file system of `source`.
+    client
+        As for `read_parquet`.
 
-    Version 1 of Feather is read by pyarrow.
+    Raises
+    ------
+    KeyError
+        A column does not exist, or its name is not unique.
+    pyarrow.ArrowException, OSError
+        As pyarrow, with the path in the text.
     """
     del memory_map
     client = client if client is not None else default_client()
@@ -80,7 +113,7 @@ def read_feather(
             file.check_unchanged()
             return table
         arrow = _ArrowFile(file, use_threads)
-        # As pyarrow does it: none are all, and names in alphabetical order come as in the file.
+        # As in pyarrow: no names mean all columns, and sorted names give the file's order.
         wanted = list(columns) if columns else None
         if wanted and sorted(set(wanted), key=str) == wanted:
             wanted.sort(key=arrow.index)
@@ -121,10 +154,10 @@ class _ArrowFile:
         )
 
     def index(self, column: str | int) -> int:
-        """Return the index of a field. Raises KeyError."""
+        """Return the index of a field. Raise KeyError for an unknown or ambiguous one."""
         index = column if isinstance(column, int) else self._schema.get_field_index(column)
         if not 0 <= index < len(self._schema):
-            raise KeyError(f"Field {column!r} does not exist once in '{self._file.path}'")
+            raise KeyError(f"no field, or several fields {column!r} in '{self._file.path}'")
         return index
 
     def _indices(self, columns: Sequence[str | int] | None) -> list[int]:
@@ -159,20 +192,18 @@ class _ArrowFile:
             return reader.read_all()
 
     def _is_compressed(self) -> bool:
-        """Whether the buffers of the first batch that has rows lie outside of the mapped file."""
+        """Return whether the file is compressed. The answer is cached."""
         identity = self._file.identity
-        with _lock:
-            if identity is not None and identity in _compressed:
-                return _compressed[identity]
-        answer = self._looks_compressed()
-        if identity is not None:
-            with _lock:
-                _compressed[identity] = answer
-                if len(_compressed) > _KEPT:
-                    _compressed.popitem(last=False)
+        if identity is None:
+            return self._looks_compressed()
+        answer = _compressed.get(identity)
+        if answer is None:
+            answer = self._looks_compressed()
+            _compressed.put(identity, answer)
         return answer
 
     def _looks_compressed(self) -> bool:
+        """Return whether buffers of the first batch with rows lie outside of the mapped file."""
         assert isinstance(self._file, LocalFile)
         handle = self._file.map()
         whole = handle.read_buffer()

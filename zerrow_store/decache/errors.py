@@ -1,22 +1,22 @@
-"""Errors of decoding: told apart from those of this process, and with the file's path in them."""
+"""The errors of decoding, told apart from this process's own."""
 
 import pyarrow as pa
 
 
 class UncacheableFileError(Exception):
-    """A file, or a request, that only pyarrow's own reader knows how to handle."""
+    """Only pyarrow's own reader can handle the file or the request."""
 
 
 def is_decode_error(error: Exception) -> bool:
-    """Whether an error is about what is in the file, so that another reader would have it, too."""
+    """Return whether an error is about the file's contents: every reader would raise it."""
     if isinstance(error, pa.ArrowMemoryError | pa.ArrowCancelled):
         return False
-    # One of the system's has a number: too many open files, no permission, a disk that fails.
+    # An error of the system has an errno: too many open files, no permission, a failing disk.
     return not (isinstance(error, OSError) and error.errno is not None)
 
 
 def with_path(error: Exception, what: str) -> Exception:
-    """The same error, saying `what` first."""
+    """Return the error with `what` in front of its text."""
     if not is_decode_error(error) or str(error).startswith(what):
         return error
     hint = ""

@@ -1,8 +1,9 @@
-"""Getting decoded columns: from the cache what is there, by decoding what is not.
+"""Fetching of columns: from the cache, or by decoding.
 
-A read decodes what it was granted, hands it over, and only then waits for what others decode: so
-nobody waits in a circle. What the store does not take, because it is full or gone, is the reader's
-alone; a read never fails for that. A file that changes meanwhile is not cached and not returned.
+A read decodes the columns that the store granted it, publishes them, and only then waits for
+columns that others decode, so reads never wait for each other in a circle. Columns that the store
+does not take, because it is full or gone, are the read's alone; a read never fails for that. A file
+that changes meanwhile is neither cached nor returned.
 """
 
 import contextlib
@@ -29,10 +30,10 @@ logger = logging.getLogger("zerrow_store")
 _TURNS = 8
 
 Wanted = Mapping[Unit, Sequence[int]]
-"""Parts of units; see `zerrow_store.server.decode_cache_index`."""
+"""Parts by unit; see `zerrow_store.server.decode_cache_index`."""
 
 Decoded = dict[Unit, dict[int, Chunks]]
-"""Parts of units, as they are decoded."""
+"""Decoded chunks by unit and part."""
 
 Fetched = dict[Unit, Parts]
 
@@ -40,7 +41,13 @@ Decode = Callable[[Wanted], Decoded]
 
 
 class DecodeFailedError(Exception):
-    """Decoding failed for these parts, because of what is in the file."""
+    """Decoding failed because of the file's contents.
+
+    Attributes
+    ----------
+    errors
+        By (unit, part).
+    """
 
     def __init__(self, errors: Mapping[tuple[Unit, int], Exception]) -> None:
         super().__init__(str(next(iter(errors.values()))))
@@ -48,9 +55,25 @@ class DecodeFailedError(Exception):
 
 
 def fetch(client: Client | None, file: OpenFile, wanted: Wanted, decode: Decode) -> Fetched:
-    """Return the wanted parts of a file, each from the cache or through `decode`.
+    """Return parts of a file, from the cache or from `decode`.
 
-    Raises what pyarrow raises for the file (whoever decoded it), and FileChangedError.
+    Parameters
+    ----------
+    client
+        The connection to the store; None to decode without the cache.
+    file
+        The open file.
+    wanted
+        Units and their parts.
+    decode
+        Decodes parts that the cache lacks.
+
+    Raises
+    ------
+    pyarrow.ArrowException, OSError
+        The file cannot be decoded, by this reader or another one.
+    FileChangedError
+        The file changed meanwhile.
     """
     fetched: Fetched = {unit: Parts() for unit in wanted}
     if client is not None and file.identity is not None:
@@ -81,10 +104,11 @@ def _decode(file: OpenFile, wanted: Wanted, decode: Decode) -> Decoded:
 
 
 class _Read:
-    """One read of a file through the cache. `token` stands for its claims.
+    """One read of a file through the cache. Its claims at the store carry its `token`.
 
     A reader that may use all processors takes everything at once. One that may not, as in a Ray
-    task, takes its columns in turns: readers of the same columns at the same time share the work.
+    task, takes its columns in turns, so that simultaneous readers of the same columns share the
+    work.
     """
 
     def __init__(self, client: Client, file: OpenFile, identity: bytes, decode: Decode) -> None:
@@ -96,10 +120,10 @@ class _Read:
         self._token = os.urandom(8)
 
     def run(self, wanted: Wanted, fetched: Fetched) -> None:
-        """Fill `fetched` with all that is wanted."""
+        """Add all wanted parts to `fetched`."""
         try:
             self._run(wanted, fetched)
-        except BaseException:  # wherever it came: others wait for what this reader has claimed
+        except BaseException:  # from any step: other readers wait for this one's claims
             self._client.cache_release(self._token)
             raise
 
@@ -137,7 +161,7 @@ class _Read:
         self._publish(decoded, time.monotonic() - started, fetched)
 
     def _publish(self, decoded: Decoded, seconds: float, fetched: Fetched) -> None:
-        """Hand decoded columns over, and fetch views of what was taken, and what was not."""
+        """Publish decoded columns, and fetch them: views of those that the store took."""
         encoded = self._encode(decoded)
         total = max(1, sum(map(_size, encoded.values())))
         columns = [
@@ -170,7 +194,7 @@ class _Read:
         _add(fetched, decoded)
 
     def _encode(self, decoded: Decoded) -> dict[Unit, _native.Encoded]:
-        """Encode what can be."""
+        """Encode the columns that can be encoded."""
         encoded: dict[Unit, _native.Encoded] = {}
         try:
             for unit, parts in decoded.items():
@@ -178,7 +202,7 @@ class _Read:
                 try:
                     encoded[unit] = _native.encode(data, move=True)
                 except (ValueError, MemoryError) as error:
-                    # Arrow's schema message cannot describe the type, or the arena is full.
+                    # Arrow's schema message cannot describe the type; or the arena is full.
                     logger.debug("%s of %s is not cached: %s", unit[1], self._file.path, error)
         except BaseException:
             self._client.discard(encoded.values())
@@ -187,7 +211,7 @@ class _Read:
 
     @contextlib.contextmanager
     def _progress(self, columns: int) -> Iterator[None]:
-        """Say every second, at debug level, that others are waited for."""
+        """Log every second, at debug level, that the read waits for others."""
         if not logger.isEnabledFor(logging.DEBUG):
             yield
             return
@@ -213,7 +237,7 @@ class _Read:
 
 
 def _size(encoded: _native.Encoded) -> int:
-    # Not pyarrow's nbytes, which crashes for empty arrays whose offsets are absent.
+    # Not pyarrow's nbytes, which crashes for empty arrays without offsets.
     return encoded.bytes_shared + encoded.bytes_reshared + encoded.bytes_copied
 
 

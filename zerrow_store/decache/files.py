@@ -1,9 +1,9 @@
-"""Files as the cache knows them: opened for reading, with an identity that changes when they do.
+"""Files with an identity that changes when they change.
 
-Opening comes first: a process that may not read a file gets nothing of it, cached or not. A local
-file is read through the descriptor that was identified, so that what replaces it meanwhile under
-its name is not taken for it. Timestamps have the resolution of the kernel's clock tick: of a file
-that was changed a moment ago, a further change might not be seen, so identifying it waits that
+A file is opened first: a process that may not read it gets nothing of it, cached or not. A local
+file is read through the descriptor that was identified, so a file that replaces it under its name
+meanwhile is not mistaken for it. Timestamps have the resolution of the kernel's clock tick: a
+further change of a file that changed a moment ago may be invisible, so identification waits that
 moment out.
 """
 
@@ -23,19 +23,27 @@ import pyarrow.fs as pafs
 
 _TICK_NS = 20_000_000  # a kernel tick is 10 ms at most
 _SECOND_NS = 1_000_000_000
-# File systems whose contents are this process's alone.
+# fsspec's file systems whose contents exist in this process only.
 _PRIVATE_PROTOCOLS = {"memory", "dir", "reference"}
-# What fsspec's file systems call a mark of a file's version, and its time of change.
+# The names that fsspec's file systems use for a file's version, and for its time of change.
 _MARKS = ("ETag", "etag", "version_id", "VersionId", "version", "generation")
 _TIMES = ("mtime", "LastModified", "last_modified", "modified")
 
 
 class FileChangedError(Exception):
-    """A file changed while it was read: what was read is no version of it."""
+    """A file changed while it was read. The bytes that were read are no version of it."""
 
 
 class OpenFile(ABC):
-    """A file that this process may read. `identity` is None if no change of it would be seen."""
+    """A file that is open for reading.
+
+    Attributes
+    ----------
+    path
+        Its path, with the scheme of a remote file system.
+    identity
+        A digest that changes when the file does; None if a change could be invisible.
+    """
 
     def __init__(self, path: str, identity: bytes | None) -> None:
         self.path = path
@@ -43,20 +51,26 @@ class OpenFile(ABC):
 
     @abstractmethod
     def open(self) -> pa.NativeFile:
-        """Return a new handle of the file for reading."""
+        """Return a new handle for reading."""
 
     @abstractmethod
     def current_identity(self) -> bytes | None:
-        """Return the identity that the file has now."""
+        """Return the identity of the file as it is now."""
 
     def check_unchanged(self) -> None:
-        """Raise FileChangedError if the file is not what it was when it was opened."""
+        """Check that the file is as it was when it was opened.
+
+        Raises
+        ------
+        FileChangedError
+            It is not.
+        """
         if self.identity is not None and self.current_identity() != self.identity:
             raise FileChangedError(self.path)
 
 
 class LocalFile(OpenFile):
-    """A local file, identified by device, inode, size and times of change."""
+    """A local file, identified by device, inode, size and both times of change."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -80,11 +94,11 @@ class LocalFile(OpenFile):
         os.close(self._fd)
 
     def _settled_identity(self) -> bytes | None:
-        """The identity; None if a change within the resolution of its times is still possible."""
+        """Return the identity; None if the file could change without new timestamps."""
         status = os.fstat(self._fd)
         age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
         if status.st_mtime_ns % _SECOND_NS == 0 and abs(age) < 2 * _SECOND_NS:
-            return None  # the file system may count in seconds
+            return None  # the file system's times may be in seconds
         if 0 <= age < _TICK_NS:
             time.sleep((_TICK_NS - age) / _SECOND_NS)
             status = os.fstat(self._fd)
@@ -114,7 +128,13 @@ class RemoteFile(OpenFile):
 
 @contextlib.contextmanager
 def opened(path: str, filesystem: pafs.FileSystem | None = None) -> Iterator[OpenFile]:
-    """Open a file for the `with` block. Raises OSError as `open` does."""
+    """Open a file for the `with` block.
+
+    Raises
+    ------
+    OSError
+        As `open`.
+    """
     if filesystem is None or (local := local_path(path, filesystem)) is not None:
         file = LocalFile(path if filesystem is None else str(local))
         try:
@@ -126,7 +146,7 @@ def opened(path: str, filesystem: pafs.FileSystem | None = None) -> Iterator[Ope
 
 
 def local_path(path: str, filesystem: pafs.FileSystem) -> str | None:
-    """Return where a file lies on this machine, or None."""
+    """Return the file's path on this machine; None for a remote file."""
     if isinstance(filesystem, pafs.LocalFileSystem):
         return path
     if isinstance(filesystem, pafs.SubTreeFileSystem):
@@ -135,7 +155,7 @@ def local_path(path: str, filesystem: pafs.FileSystem) -> str | None:
 
 
 def is_identifiable(filesystem: pafs.FileSystem) -> bool:
-    """Whether other processes can have the same files of a file system, as far as it tells."""
+    """Return whether other processes can be known to see the same files of a file system."""
     return local_path("", filesystem) is not None or _place(filesystem) is not None
 
 
@@ -162,7 +182,7 @@ def _scheme(filesystem: pafs.FileSystem) -> str:
 
 
 def _place(filesystem: pafs.FileSystem) -> str | None:
-    """What tells two file systems apart in all processes; None if this one is the process's own."""
+    """Return a key of the file system, the same in all processes; None if only this one has it."""
     fs = _fsspec(filesystem)
     if fs is not None:
         protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
@@ -176,9 +196,9 @@ def _place(filesystem: pafs.FileSystem) -> str | None:
 
 
 def _version(filesystem: pafs.FileSystem, path: str) -> str | None:
-    """Size and what else changes with the file, as far as it is told; None if that is too little.
+    """Return size and version, or time of change; None if a change could be invisible.
 
-    A time alone may be in whole seconds: within two, a further change might not be seen.
+    A time alone may be in whole seconds, so a change within two seconds could be.
     """
     fs = _fsspec(filesystem)
     if fs is None:

@@ -1,7 +1,7 @@
 """Fragments of pyarrow datasets whose batches come from the cache, for engines that scan datasets.
 
-What it tells about its file is taken from the footers that this process keeps: it opens a file that
-it knows only to see that it is still the same.
+Statistics come from the footers that this process has cached. To use one, a fragment opens the file
+only to check that it has not changed.
 """
 
 import contextlib
@@ -25,11 +25,21 @@ _BATCH_SIZE = 131_072  # pyarrow's own
 
 
 class CachedFragment:
-    """Stands in for a fragment of a Parquet file. What is not defined here is pyarrow's, and so is
-    what is scanned of a file that the cache cannot serve.
+    """Stands in for a fragment of a Parquet file.
 
-    fragment: of the whole file. filesystem: where the cache looks for the file, if that is not the
-    fragment's own. row_groups: None for all.
+    Attributes that are not defined here are pyarrow's. pyarrow also scans files that the cache
+    cannot serve.
+
+    Parameters
+    ----------
+    fragment
+        The fragment of the whole file.
+    client
+        The connection to the store.
+    filesystem
+        Where the cache finds the file; by default the fragment's own file system.
+    row_groups
+        Indices; None for all.
     """
 
     def __init__(
@@ -55,23 +65,23 @@ class CachedFragment:
 
     @property
     def path(self) -> str:
-        """Where the file lies."""
+        """Return the file's path."""
         path: str = self._whole.path
         return path
 
     @property
     def physical_schema(self) -> pa.Schema:
-        """The file's schema."""
+        """Return the file's schema."""
         return self._plain.physical_schema if self._footer is None else self._footer.schema
 
     @property
     def metadata(self) -> Any:
-        """The file's footer."""
+        """Return the file's footer."""
         return self._plain.metadata if self._footer is None else self._footer.metadata
 
     @property
     def row_groups(self) -> Any:
-        """The row groups, with their statistics."""
+        """Return the row groups, with their statistics."""
         if self._footer is None:
             return self._plain.row_groups
         fragment = self._footer.fragment(self._whole.partition_expression)
@@ -81,8 +91,9 @@ class CachedFragment:
 
     @cached_property
     def _footer(self) -> Footer | None:
-        """None if only pyarrow can read the file, or if it is to say why it cannot: it may have
-        keys, of which its formats do not tell.
+        """Return the footer; None if only pyarrow can read the file, or can say why not.
+
+        pyarrow may have the keys of an encrypted file, of which a format does not tell.
         """
 
         def read(file: OpenFile) -> Footer:
@@ -101,7 +112,7 @@ class CachedFragment:
         schema: pa.Schema | None = None,
         row_group_ids: list[int] | None = None,
     ) -> Any:
-        """Return the fragment of some row groups of this one."""
+        """Return the fragment of some row groups."""
         if filter is not None or row_group_ids is None or self._row_groups is not None:
             return self._plain.subset(filter=filter, schema=schema, row_group_ids=row_group_ids)
         return CachedFragment(
@@ -122,7 +133,7 @@ class CachedFragment:
     def scan(
         self, whole: ds.Scanner, schema: pa.Schema, options: dict[str, Any]
     ) -> Iterator[pa.RecordBatch]:
-        """Yield what a scanner yields, which is `whole` for the whole file."""
+        """Return the batches of a scan. `whole` is pyarrow's scanner of the whole file."""
         if self._footer is not None:
             with contextlib.suppress(UncacheableFileError):
                 return read_fragment(
@@ -144,7 +155,7 @@ class CachedFragment:
 
 
 class CachedScanner:
-    """Stands in for a scanner of a fragment."""
+    """Stands in for the scanner of a fragment."""
 
     def __init__(
         self,
@@ -171,9 +182,14 @@ class CachedScanner:
 def _options(
     format: ds.ParquetFileFormat, scan: ds.ParquetFragmentScanOptions | None
 ) -> ParquetOptions:
-    """Return how a scanner decodes columns. Raises UncacheableFileError if it decrypts them.
+    """Return how a scanner decodes columns.
 
-    What is as pyarrow has it by default is left out: its columns are those of other readers.
+    Options that have pyarrow's default are left out, so that other readers share the columns.
+
+    Raises
+    ------
+    UncacheableFileError
+        The scanner decrypts.
     """
     read = format.read_options
     scan = format.default_fragment_scan_options if scan is None else scan
@@ -183,7 +199,7 @@ def _options(
     usual_scan = _DEFAULT_FORMAT.default_fragment_scan_options
 
     def given(own: Any, usual: Any, name: str) -> Any:
-        value = getattr(own, name, None)  # up to 20 pyarrow has no `binary_type`
+        value = getattr(own, name, None)  # pyarrow up to 20 has no `binary_type`
         return None if value == getattr(usual, name, None) else value
 
     return ParquetOptions(

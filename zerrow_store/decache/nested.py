@@ -1,8 +1,8 @@
-"""Structs and their leaves: a file's column is cut into units along its structs, and put together.
+"""Cutting of a struct column into its leaves, and joining of these.
 
-A unit is a path of struct fields down to the first field that is none (a list or a map is a unit
-with all below it). Readers of `s.a` and of `s.b` share nothing, a reader of `s` gets both. Cutting
-and putting together copies nothing: a struct's validity belongs to each of its units.
+A unit is a path of struct fields down to the first field that is not a struct; a list or a map is
+a unit with everything below it. Readers of `s.a` and of `s.b` share nothing, and a reader of `s`
+reads both. Cutting and joining copy nothing: a struct's validity belongs to each of its units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A unit of a file: its path, and the indices of the leaf columns that it consists of."""
+    """A unit of a file: its path, and the indices of its leaf columns."""
 
     path: Path
     indices: tuple[int, ...]
@@ -38,7 +38,7 @@ def _leaves(name: str, type_: pa.DataType, above: Path, first: int) -> list[Leaf
 
 
 def count_leaves(type_: pa.DataType) -> int:
-    """Return how many leaf columns a type takes in a Parquet file."""
+    """Return the number of leaf columns that a type has in a Parquet file."""
     if isinstance(type_, pa.BaseExtensionType):
         return count_leaves(type_.storage_type)
     if pa.types.is_dictionary(type_):
@@ -49,7 +49,7 @@ def count_leaves(type_: pa.DataType) -> int:
 
 
 def cut(array: pa.Array, path: Path) -> pa.Array:
-    """Return `array`, a column of the field path[0], with nothing but the unit at `path`."""
+    """Return a column of the field path[0], reduced to the unit at `path`."""
     if len(path) == 1:
         return array
     child = cut(array.field(array.type.get_field_index(path[1])), path[1:])
@@ -58,7 +58,7 @@ def cut(array: pa.Array, path: Path) -> pa.Array:
 
 
 def join(units: Mapping[Path, pa.Array], order: Sequence[Path]) -> pa.Array:
-    """Put a column's units together again, its fields as they are first named in `order`."""
+    """Join the units of a column. Its fields are in the order of their first path in `order`."""
     (first, *rest) = [units[path] for path in order]
     if not rest:
         return first
@@ -74,7 +74,7 @@ def join(units: Mapping[Path, pa.Array], order: Sequence[Path]) -> pa.Array:
 
 
 def _struct(like: pa.Array, children: list[pa.Array], fields: list[pa.Field]) -> pa.Array:
-    """A struct array of these children, with the length and validity of `like`."""
+    """Return a struct array of these children, with the length and validity of `like`."""
     if like.offset == 0 and all(len(child) == len(like) for child in children):
         validity = like.buffers()[0]
         return pa.Array.from_buffers(

@@ -1,13 +1,12 @@
-"""One Parquet file: its footer, cut into units, and the decoding of row groups.
+"""One Parquet file: its footer, its units, and the decoding of row groups.
 
 A part is a row group. Row groups are decoded in parallel, each into chunks of its own, so that a
-reader of some of them refers to no others. Errors carry the file's path, and are told apart by unit
-and row group, so that a damaged column does not fail the readers of others.
+reader of some of them refers to no others. Errors have the file's path, and are kept by unit and
+row group, so that a damaged column does not fail readers of other columns.
 """
 
 import inspect
 import queue
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,14 +20,13 @@ import pyarrow.parquet as pq
 from zerrow_store.decache.errors import UncacheableFileError, is_decode_error, with_path
 from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted
 from zerrow_store.decache.files import OpenFile
+from zerrow_store.decache.lru import LruCache
 from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
 from zerrow_store.decache.parts import Chunks
-from zerrow_store.forks import Lock
 from zerrow_store.protocol.fields import Unit
 
-_KEPT_FOOTERS = 256
 _KNOWN = frozenset(inspect.signature(pq.ParquetFile).parameters)
-"""What this pyarrow can be told: up to 20 it has no `binary_type`, for one."""
+"""The options of this pyarrow: up to 20 it has no `binary_type`, for one."""
 
 EXTENSIONS_ENABLED: bool = (
     "arrow_extensions_enabled" in _KNOWN
@@ -46,10 +44,14 @@ _NOT_FOR_ALL_COLUMNS = {
 
 @dataclass(frozen=True)
 class ParquetOptions:
-    """How columns are decoded; pyarrow's names and meanings.
+    """How columns are decoded, with pyarrow's names and meanings.
 
-    share_strings: string columns have one dictionary for the whole file.
-    buffer_size, pre_buffer: how a file is read; the columns are the same.
+    Attributes
+    ----------
+    buffer_size, pre_buffer
+        How a file is read. The columns are the same.
+    share_strings
+        Whether string columns have one dictionary for the whole file.
     """
 
     read_dictionary: frozenset[str] = frozenset()
@@ -66,9 +68,10 @@ class ParquetOptions:
     share_strings: bool = False
 
     def reader(self) -> dict[str, Any]:
-        """The arguments of `pyarrow.parquet.ParquetFile`.
+        """Return the arguments of `pyarrow.parquet.ParquetFile`.
 
-        What this pyarrow does not know is among them only if it was asked for: pyarrow raises then.
+        An option that this pyarrow lacks is passed only if it was asked for, so that pyarrow
+        raises.
         """
         options = {
             "read_dictionary": sorted(self.read_dictionary) or None,
@@ -90,16 +93,22 @@ class ParquetOptions:
         }
 
     def format(self) -> ds.ParquetFileFormat:
-        """The same for datasets."""
+        """Return the same for datasets."""
         options = self.reader()
         dictionary_columns = options.pop("read_dictionary") or []
         for only_files in ("buffer_size", "pre_buffer"):
             del options[only_files]
         return ds.ParquetFileFormat(dictionary_columns=dictionary_columns, **options)
 
+    def with_shared_strings(self, schema: pa.Schema) -> "ParquetOptions":
+        """Return options that keep all string columns of a schema dictionary-encoded."""
+        kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+        strings = {f.name for f in schema if any(is_kind(f.type) for is_kind in kinds)}
+        return replace(self, read_dictionary=self.read_dictionary | strings)
+
     @cached_property
     def common_variant(self) -> str:
-        """What of this applies to all columns. pyarrows read some types differently."""
+        """Return the part of the key for all columns. Types also depend on pyarrow's version."""
         given = [
             f"{name}={value.__name__ if isinstance(value, type) else value}"
             for name, value in self.reader().items()
@@ -108,7 +117,7 @@ class ParquetOptions:
         return ",".join(["parquet", f"pyarrow={pa.cpp_build_info.so_version}", *given])
 
     def variant(self, column: str, *, shared: bool, plain: bool) -> str:
-        """How a column is decoded, as a part of its key. plain: an extension type is left out."""
+        """Return how a column is decoded, for its key. plain: without its extension type."""
         names = [n for n in self.read_dictionary if f"{n}.".startswith(f"{column}.")]
         common = f"{self.common_variant},plain" if plain else self.common_variant
         if shared:
@@ -118,9 +127,16 @@ class ParquetOptions:
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says about itself, as decoded with some options. leaves: by top-level field.
+    """A file's own description, as decoded with some options.
 
-    plain: fields that would have an extension type with `arrow_extensions_enabled`.
+    Attributes
+    ----------
+    leaves
+        By top-level field.
+    shared
+        Fields with one dictionary for the whole file.
+    plain
+        Fields that would have an extension type with `arrow_extensions_enabled`.
     """
 
     metadata: pq.FileMetaData
@@ -132,8 +148,10 @@ class Footer:
     plain: frozenset[str]
 
     def fragment(self, partition: ds.Expression) -> ds.ParquetFileFragment:
-        """Return the file as a dataset's fragment that has no data: it prunes row groups, and makes
-        columns that are not in the file, without opening it.
+        """Return the file as a dataset's fragment without data.
+
+        The fragment prunes row groups, and makes columns that the file lacks, without opening the
+        file.
         """
         if self._fragment.partition_expression.equals(partition):
             return self._fragment
@@ -143,7 +161,7 @@ class Footer:
 
     @cached_property
     def _fragment(self) -> ds.ParquetFileFragment:
-        # Kept, as it keeps what it parsed.
+        # Cached for the statistics that it has parsed.
         return self.options.format().make_fragment(pa.BufferReader(self._without_data))
 
     @cached_property
@@ -155,7 +173,7 @@ class Footer:
     def windows(
         self, fields: Collection[str], row_groups: Sequence[int], nbytes: int
     ) -> Iterator[list[int]]:
-        """Cut row groups where these fields of them exceed a size, as Parquet counts it."""
+        """Yield row groups in windows of `nbytes`, counted by these fields' uncompressed size."""
         indices = [i for name in fields for leaf in self.leaves.get(name, []) for i in leaf.indices]
         window: list[int] = []
         filled = 0
@@ -171,7 +189,7 @@ class Footer:
             yield window
 
     def units(self, options: ParquetOptions, name: str, under: list[Path] | None) -> list["Column"]:
-        """Return the units of a top-level field: all, or those at or below one of some paths."""
+        """Return the units of a top-level field; with `under`, those below one of its paths."""
         shared, plain = name in self.shared, name in self.plain
         return [
             Column((options.variant(label, shared=shared, plain=plain), label), leaf)
@@ -183,26 +201,31 @@ class Footer:
 
 @dataclass(frozen=True)
 class Column:
-    """A unit of a file, and where it lies."""
+    """A unit of a file, and its leaf columns."""
 
     unit: Unit
     leaf: Leaf
 
 
-_footers: OrderedDict[tuple[bytes, ParquetOptions], Footer] = OrderedDict()
-_lock = Lock()
+_footers: LruCache[tuple[bytes, ParquetOptions], Footer] = LruCache(256)
+"""By the identity of a file."""
 
 
 def read_footer(file: OpenFile, options: ParquetOptions) -> Footer:
-    """Return a file's footer, read once by this process for each state of the file.
+    """Return a file's footer. This process reads it once for each state of the file.
 
-    Raises UncacheableFileError, FileChangedError, and pyarrow's errors with the path in them.
+    Raises
+    ------
+    UncacheableFileError
+        Only pyarrow can read the file.
+    FileChangedError
+        The file changed meanwhile.
+    pyarrow.ArrowException, OSError
+        As pyarrow, with the path in the text.
     """
     key = (file.identity or b"", options)
-    with _lock:
-        if footer := _footers.get(key):
-            _footers.move_to_end(key)
-            return footer
+    if footer := _footers.get(key):
+        return footer
     try:
         with pq.ParquetFile(file.open(), **options.reader()) as opened:
             footer = _footer(opened, options)
@@ -211,10 +234,7 @@ def read_footer(file: OpenFile, options: ParquetOptions) -> Footer:
         raise with_path(error, f"Could not open Parquet input source '{file.path}'") from None
     file.check_unchanged()
     if file.identity is not None:
-        with _lock:
-            _footers[key] = footer
-            if len(_footers) > _KEPT_FOOTERS:
-                _footers.popitem(last=False)
+        _footers.put(key, footer)
     return footer
 
 
@@ -248,7 +268,7 @@ def _plain(opened: pq.ParquetFile, options: ParquetOptions) -> frozenset[str]:
 
 
 class Decoder:
-    """Decodes columns of a file; `decode` is what `fetch` wants. Used by one read."""
+    """Decodes columns of a file, for one read. `decode` is an argument of `fetch`."""
 
     def __init__(
         self,
@@ -267,7 +287,13 @@ class Decoder:
         self._errors: dict[tuple[Unit, int], Exception] = {}
 
     def decode(self, wanted: Wanted) -> Decoded:
-        """Decode row groups of units. Raises DecodeFailedError, or what else went wrong."""
+        """Decode row groups of units.
+
+        Raises
+        ------
+        DecodeFailedError
+            The file is damaged.
+        """
         tasks: dict[int, list[Unit]] = {}
         for unit, parts in wanted.items():
             for part in parts:
@@ -294,7 +320,7 @@ class Decoder:
         return decoded
 
     def _decode_part(self, part: int, units: list[Unit]) -> dict[Unit, Chunks]:
-        # Another row group has failed: this one is not needed any more.
+        # Another row group has failed, so this one is not needed.
         if self._errors:
             return {}
         try:
@@ -337,7 +363,7 @@ def _chunks(table: pa.Table, path: Path) -> Chunks:
 
 
 def _share_dictionary(parts: dict[int, Chunks]) -> dict[int, Chunks]:
-    """Give all chunks of a dictionary-encoded column one dictionary."""
+    """Return the chunks of a dictionary-encoded column with one dictionary for all."""
     column = pa.chunked_array([chunk for chunks in parts.values() for chunk in chunks])
     unified = iter(column.unify_dictionaries().chunks)
     return {part: [next(unified) for _ in chunks] for part, chunks in parts.items()}

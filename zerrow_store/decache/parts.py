@@ -1,7 +1,7 @@
-"""A unit's parts as `fetch` returns them: in the columns that hold them, not cut into chunks.
+"""The parts of a unit, in the columns that hold them.
 
-A hit is a column of many chunks that are usually all wanted, in their order: it is handed on as it
-is. It is cut only for who wants other parts, or another order.
+A hit is a column of many chunks. Usually a read wants all of them in their order, and gets the
+column as it is. The column is cut only for other parts or another order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 
 Chunks = list[pa.Array]
-"""A part of a unit; one chunk at least."""
+"""A part of a unit; at least one chunk."""
 
 Layout = Sequence[Sequence[int]]
-"""(part, number of its chunks) in a column's order."""
+"""(part, number of its chunks), in the order of a column."""
 
 
 class Parts:
-    """The parts of a unit that were found so far."""
+    """The parts of a unit that were fetched so far."""
 
     def __init__(self) -> None:
         self._columns: list[tuple[pa.ChunkedArray, Layout]] = []
@@ -24,26 +24,26 @@ class Parts:
         self._chunks: dict[int, Chunks] = {}
 
     def add(self, column: pa.ChunkedArray, layout: Layout, parts: Iterable[int]) -> None:
-        """Enter some of the parts that a column holds."""
+        """Add some parts of a column."""
         self._column_of.update(dict.fromkeys(parts, len(self._columns)))
         self._columns.append((column, layout))
 
     def add_chunks(self, chunks: Mapping[int, Chunks]) -> None:
-        """Enter parts that are not in one column."""
+        """Add parts that are not in one column."""
         self._chunks.update(chunks)
 
     def __contains__(self, part: int) -> bool:
         return part in self._chunks or part in self._column_of
 
     def chunks(self, part: int) -> Chunks:
-        """Return the chunks of a part. Raises KeyError."""
+        """Return the chunks of a part. Raise KeyError for one that was not fetched."""
         if part not in self._chunks:
             column, layout = self._columns[self._column_of[part]]
             self._chunks.update(_cut(column, layout))
         return self._chunks[part]
 
     def column(self, order: Sequence[int]) -> pa.ChunkedArray:
-        """Return parts, one at least, in this order, as one column. Raises KeyError."""
+        """Return at least one part, in this order, as one column. Raise KeyError as `chunks`."""
         if (index := self._column_of.get(order[0])) is not None:
             column, layout = self._columns[index]
             if [part for part, _ in layout] == list(order):

@@ -1,4 +1,4 @@
-"""What a read needs of its files: the fields that its columns and its filter refer to."""
+"""The fields that a read needs, by its columns and its filter."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,17 @@ from zerrow_store.decache.nested import Path
 
 @dataclass(frozen=True)
 class Projection:
-    """fields: the needed top-level fields in the schema's order, and of structs the paths below
-    which something is needed (None: all of it). schema: of these fields.
+    """Columns, filter, and the fields that these refer to.
+
+    Attributes
+    ----------
+    fields
+        The needed top-level fields in the schema's order; for a struct, the paths below which
+        something is needed, or None for all of it.
+    schema
+        The schema of these fields.
+    columns, filter
+        Of the read; None for all columns, and for no filter.
     """
 
     fields: Mapping[str, list[Path] | None]
@@ -26,9 +35,12 @@ class Projection:
     def of(
         cls, schema: pa.Schema, columns: list[str] | None, condition: ds.Expression | None
     ) -> "Projection":
-        """Find out what is needed. What is not understood needs everything: pyarrow decides.
+        """Return the projection of a read. Of a column that is not understood, all is needed.
 
-        Raises UncacheableFileError.
+        Raises
+        ------
+        UncacheableFileError
+            Fields have the same name.
         """
         if len(set(schema.names)) < len(schema.names):
             raise UncacheableFileError("fields with the same name")
@@ -47,15 +59,16 @@ class Projection:
         return cls(fields, kept, columns, condition)
 
     def apply(self, table: pa.Table) -> pa.Table:
-        """Filter and project a table of the needed fields, as pyarrow's datasets do it."""
+        """Filter and project a table of the needed fields, as pyarrow's datasets do."""
         selected = self._selected(table)
         if selected is not None:
             return selected
         return ds.dataset(table).to_table(columns=self._names(), filter=self.filter)
 
     def batches(self, table: pa.Table, batch_size: int) -> Iterator[pa.RecordBatch]:
-        """The same in batches: of so many rows before they are filtered, if the chunks are not
-        smaller.
+        """Return the batches of the projected table.
+
+        Before the filter, a batch has `batch_size` rows, or a chunk's if that is shorter.
         """
         selected = self._selected(table)
         if selected is not None and selected.num_columns:
@@ -66,7 +79,7 @@ class Projection:
         return iter(scanner.to_batches())
 
     def _selected(self, table: pa.Table) -> pa.Table | None:
-        """The projected table if it takes no engine to make it."""
+        """Return the projected table; None if that takes pyarrow's engine."""
         if self.filter is not None:
             return None
         names = list(self.fields) if self.columns is None else self.columns
@@ -79,7 +92,7 @@ class Projection:
 
 
 def _resolve(schema: pa.Schema, column: str) -> Path | None:
-    """The path of a field that a dataset's scanner finds under this name, if it is a plain one."""
+    """Return the path of the field that a dataset's scanner finds by this name; None if unclear."""
     if column in schema.names:
         return (column,)
     path = tuple(column.split("."))
@@ -102,10 +115,14 @@ def _add(needed: dict[str, list[Path] | None], path: Path) -> None:
 
 
 def _fields_of(condition: ds.Expression, schema: pa.Schema) -> list[str]:
-    """The top-level fields that an expression refers to. Raises ArrowInvalid if it does not fit
-    the schema.
+    """Return the top-level fields that an expression refers to.
 
-    pyarrow does not say, but refuses to bind an expression if a field is missing.
+    pyarrow does not tell, but refuses to bind an expression to a schema without such a field.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        The expression does not fit the schema.
     """
     _bind(condition, schema)
     text = str(condition)

@@ -1,4 +1,4 @@
-"""Where a single file lies, and reading it until it holds still."""
+"""Reading of a single file, repeated until it does not change meanwhile."""
 
 import os
 from collections.abc import Callable
@@ -14,10 +14,23 @@ ATTEMPTS = 10
 
 
 def read_stable(source: Any, filesystem: Any, read: Callable[[OpenFile], T]) -> T:
-    """Open a file and `read` it, again if it changes meanwhile.
+    """Open a file and `read` it; repeat that if the file changes meanwhile.
 
-    source: a path, or a URI of a file system that pyarrow knows. Raises OSError as `open` does,
-    also if the file changes all the time.
+    Parameters
+    ----------
+    source
+        A path, or a URI of a file system that pyarrow knows.
+    filesystem
+        The pyarrow file system of a path.
+    read
+        Reads the open file.
+
+    Raises
+    ------
+    TypeError
+        `source` is no path.
+    OSError
+        As `open`; or the file changed at every attempt.
     """
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"a path is needed, not {type(source).__name__}")
@@ -32,7 +45,7 @@ def read_stable(source: Any, filesystem: Any, read: Callable[[OpenFile], T]) -> 
 
 
 def changes_all_the_time(path: str) -> OSError:
-    """The error of who has tried often enough."""
+    """Return the error for a file that changed at every attempt."""
     return OSError(f"{path} changes all the time: it cannot be read")
 
 
@@ -40,6 +53,6 @@ def _resolve(source: Any, filesystem: Any) -> tuple[pafs.FileSystem | None, str]
     path = os.fspath(source)
     if filesystem is None and os.path.exists(path):
         return None, path
-    # pyarrow's own resolution; private, but of the one version that the store runs with.
+    # pyarrow's own resolution, which is private.
     place, path = pafs._resolve_filesystem_and_path(path, filesystem)
     return place, path

@@ -1,4 +1,4 @@
-"""This process's connection to the store whose cache it reads through, if there is one."""
+"""This process's connections to the stores whose caches it reads through."""
 
 import logging
 
@@ -15,7 +15,7 @@ _warned: set[str] = set()
 
 
 def default_client(name: str = "default") -> Client | None:
-    """Return a connection to the store `name`; None, said once, if none is running."""
+    """Return a connection to the store `name`; None, with one warning, if it does not run."""
     with _lock:
         client = _clients.get(name)
         if client is not None and not client.closed:
@@ -30,7 +30,7 @@ def default_client(name: str = "default") -> Client | None:
 
 
 def warn_once(error: Exception) -> None:
-    """Log why files are decoded without the cache, once for each kind of error."""
+    """Log why files are decoded without the cache, once per kind of error."""
     kind = type(error).__name__
     if kind not in _warned:
         _warned.add(kind)

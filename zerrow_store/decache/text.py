@@ -1,4 +1,4 @@
-"""`read_csv` and `read_json`: the whole file is decoded, once, and cached as one struct column."""
+"""`read_csv` and `read_json`: a text file is decoded once, and cached as one struct column."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
 from zerrow_store.protocol.fields import Unit
 
-# By extension, as pyarrow does it for paths.
+# By extension, as in pyarrow.
 _CODECS = {".bz2": "bz2", ".gz": "gzip", ".lz4": "lz4", ".zst": "zstd"}
 
 
@@ -33,11 +33,17 @@ def read_csv(
 ) -> pa.Table:
     """Read a table from CSV, decoded once on this machine for the same options.
 
-    The arguments and the result are those of `pyarrow.csv.read_csv`; files are decompressed by
-    their extension, as there.
+    Parameters and results are those of `pyarrow.csv.read_csv`, with the exceptions below. A file
+    is decompressed by its extension, as there.
 
-    client: as for `read_parquet`.
-    memory_pool: if given, the file is decoded into that pool, and not cached.
+    Parameters
+    ----------
+    memory_pool
+        If given, the file is decoded into this pool, and not cached.
+    filesystem
+        The pyarrow file system of `source`.
+    client
+        As for `read_parquet`.
     """
     options = [read_options, parse_options, convert_options]
 
@@ -59,11 +65,17 @@ def read_json(
 ) -> pa.Table:
     """Read a table from lines of JSON, decoded once on this machine for the same options.
 
-    The arguments and the result are those of `pyarrow.json.read_json`; files are decompressed by
-    their extension, as there.
+    Parameters and results are those of `pyarrow.json.read_json`, with the exceptions below. A file
+    is decompressed by its extension, as there.
 
-    client: as for `read_parquet`.
-    memory_pool: if given, the file is decoded into that pool, and not cached.
+    Parameters
+    ----------
+    memory_pool
+        If given, the file is decoded into this pool, and not cached.
+    filesystem
+        The pyarrow file system of `source`.
+    client
+        As for `read_parquet`.
     """
     options = [read_options, parse_options]
 
@@ -110,8 +122,8 @@ def _read(
 
 
 def _described(options: list[Any]) -> str | None:
-    """All options in words; None if there is one that means something to this process only."""
-    parts = [f"pyarrow={pa.cpp_build_info.so_version}"]  # they do not all infer the same types
+    """Return all options as text; None if one of them has a meaning in this process only."""
+    parts = [f"pyarrow={pa.cpp_build_info.so_version}"]  # type inference differs between versions
     for given in options:
         names = [] if given is None else [n for n in dir(given) if not n.startswith("_")]
         for name in names:
