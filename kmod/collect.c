@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What lies in a chunk of the caller's memory: walks its page table twice, first to split large
+ * The contents of a chunk of the caller's memory. Walks its page table twice: first to split large
  * folios, then to take a reference on every page and a count on every swap entry.
  *
  * mmap_lock is held for writing throughout (and 6.12's walker write-locks the mapping), so no fault,
- * fork, unmapping or madvise of this process runs. Reclaim, migration, KSM and GUP-fast do: what is
- * seen here about a page's other users is only a guess, which kz_take() settles after unmapping.
+ * fork, unmapping or madvise of this process runs. Reclaim, migration, KSM and GUP-fast do run: what
+ * the walk sees of a page's other users is only a guess, which kz_take() settles after unmapping.
  */
 #include <linux/pagewalk.h>
 #include <linux/swap.h>
@@ -115,7 +115,7 @@ static int kz_collect_pmd(pmd_t *pmd, unsigned long addr, unsigned long next, st
 	if (!pmd_trans_huge(*pmd) && !is_swap_pmd(*pmd))
 		return 0;
 	ptl = pmd_lock(walk->mm, pmd);
-	if (is_swap_pmd(*pmd)) { /* migrating: a fault waits for it */
+	if (is_swap_pmd(*pmd)) { /* migrating: a fault waits for its end */
 		c->fault_at = addr;
 		err = -EAGAIN;
 		goto unlock;
@@ -136,7 +136,7 @@ static int kz_collect_pmd(pmd_t *pmd, unsigned long addr, unsigned long next, st
 		item->order = HPAGE_PMD_ORDER;
 		c->nr_pages += HPAGE_PMD_NR;
 		walk->action = ACTION_CONTINUE;
-	} /* else the folio could not be split: the walker maps it by ptes, its pages are copied */
+	} /* else it could not be split: the walker maps it by ptes, and its pages are copied */
 unlock:
 	spin_unlock(ptl);
 	return err;
@@ -163,7 +163,7 @@ static bool kz_must_copy(struct kz_call *c, struct folio *folio)
 	if (kz_swap_shared(folio))
 		return true;
 	if (folio_ref_count(folio) > 1 + folio_test_swapcache(folio)) {
-		c->busy = true; /* a pin, or only an LRU batch of some CPU */
+		c->busy = true; /* a pin, or only the LRU batch of a CPU */
 		return true;
 	}
 	return false;
@@ -187,9 +187,10 @@ static int kz_collect_page(struct kz_call *c, struct page *page, unsigned long a
 }
 
 /*
- * Shmem takes the swap cache's folio for its entry to be of the entry's size (shmem_swapin_folio()
- * compares its first entry), and tries forever if it is larger: what was swapped out as a huge
- * page must leave the swap cache as one. An entry without such a folio never gets one again.
+ * Shmem assumes that the swap cache's folio for its entry has the entry's size (shmem_swapin_folio()
+ * compares its first entry), and tries forever if the folio is larger. So a huge page that was
+ * swapped out must leave the swap cache as a huge page. An entry without such a folio never gets one
+ * again.
  */
 static bool kz_swap_movable(swp_entry_t swap)
 {
@@ -218,7 +219,7 @@ static int kz_collect_pte(pte_t *pte, unsigned long addr, unsigned long next, st
 	swap = pte_to_swp_entry(entry);
 	/*
 	 * Migrating, in a device, or poisoned; shared with another process; or in the swap cache as a
-	 * huge page: a fault makes it a page, waits for that, or says what is wrong.
+	 * huge page. A fault turns it into a page, waits for it, or reports what is wrong.
 	 */
 	if (non_swap_entry(swap) || !pte_swp_exclusive(entry) || kz_call(swap_count)(swap) != 1 ||
 	    !kz_swap_movable(swap) || kz_call(swap_duplicate)(swap)) {
@@ -253,7 +254,7 @@ again:
 	err = kz_call(walk_page_range)(current->mm, c->start, end, &kz_collect_ops, c);
 	if (!err && c->busy && !c->drained) {
 		kz_drop(c);
-		kz_call(lru_add_drain_all)(); /* dear: once per call, and only when in the way */
+		kz_call(lru_add_drain_all)(); /* expensive: once per call, and only if a batch is in the way */
 		c->drained = true;
 		c->counts->retried++;
 		goto again;

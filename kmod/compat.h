@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between the supported kernels, so that the engine reads as one.
+ * The differences between the supported kernels, so that the engine has none.
  */
 #ifndef KZ_COMPAT_H
 #define KZ_COMPAT_H
@@ -25,11 +25,11 @@
 #endif
 
 /*
- * Functions of the kernel that are not exported: F(what it is called here, its symbol, its type).
+ * Kernel functions that are not exported: F(name here, symbol, type).
  *
- * They are static calls, which kz_symbols_init() makes direct jumps. No pointer will do: where
- * the processor tracks indirect branches (IBT, in 6.12) one must lead to an endbr64, and the
- * kernel takes it away, at boot, from each function to which it has no pointer itself.
+ * They are static calls, which kz_symbols_init() turns into direct jumps. Pointers would not do:
+ * where the processor tracks indirect branches (IBT, in 6.12), a pointer must lead to an endbr64, and
+ * at boot the kernel removes it from each function to which it has no pointer itself.
  */
 #define KZ_FUNCTIONS(F)                                                                                      \
 	F(walk_page_range, "walk_page_range",                                                                \
@@ -89,7 +89,7 @@
 KZ_FUNCTIONS(KZ_DECLARE)
 #define kz_call(name) static_call(kz_##name)
 
-/* And data. */
+/* Kernel data that is not exported. */
 struct kz_symbols {
 #if KZ_612
 	struct mthp_stat __percpu *mthp_stats;
@@ -133,7 +133,7 @@ static inline void kz_swap_put(swp_entry_t entry)
 #endif
 }
 
-/* What vfs_write() and mmap(2) ask before the work starts. */
+/* The checks of vfs_write() and mmap(2). */
 static inline int kz_security(struct file *file)
 {
 #ifdef CONFIG_SECURITY
@@ -145,7 +145,7 @@ static inline int kz_security(struct file *file)
 #endif
 }
 
-/* Count pages as the file's: blocks, quota, limit, commit and nrpages. False: no space. */
+/* Charge the file for pages: blocks, quota, limit, commit and nrpages. False: no space. */
 static inline bool kz_charge(struct inode *inode, long pages)
 {
 #if KZ_612
@@ -201,9 +201,9 @@ static inline swp_entry_t kz_folio_swap(struct folio *folio)
 }
 
 /*
- * What 6.12 does for anonymous large folios only: the queue of the deferred split, which all of
- * them are on from birth (the folio is frozen, as folio_unqueue_deferred_split() wants it), and
- * the statistics of __folio_add_new_anon_rmap() and free_pages_prepare().
+ * 6.12's bookkeeping of anonymous large folios: the deferred split queue, which all of them are on
+ * from birth (the folio is frozen, as folio_unqueue_deferred_split() requires), and the statistics of
+ * __folio_add_new_anon_rmap() and free_pages_prepare().
  */
 static inline void kz_leave_anon(struct folio *folio)
 {

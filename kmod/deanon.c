@@ -2,19 +2,19 @@
 /*
  * The engine: appends the anonymous pages of ranges to a shmem file.
  *
- * A range is worked off in chunks, which end between huge pages. Per chunk, with mmap_lock held
+ * A range is processed in chunks, which end between huge pages. Per chunk, with mmap_lock held
  * for writing:
  *   1. large folios that cannot move whole are split;
  *   2. the page table is walked: a reference on every page, an extra count on every swap entry;
- *   3. everything that can fail is done: the file is charged for all of them, and pages are
- *      allocated for what must be copied (shared, pinned, KSM, MADV_FREE);
+ *   3. all steps that can fail are done: the file is charged for all pages, and pages are
+ *      allocated for those that must be copied (shared, pinned, KSM, MADV_FREE);
  *   4. do_mmap() puts a private mapping of the file over the chunk; the kernel itself unmaps the
  *      old pages, and no fault sees the new mapping before the lock is dropped;
  *   5. the pages become page cache of the file, and its size grows over them.
- * Invariant: until 4 an error leaves memory and file as they were; after 4 every page reaches
+ * Invariant: before 4 an error leaves memory and file as they were; after 4 every page reaches
  * the file, unless the process is being killed.
  *
- * Locking: inode_lock for the whole call (nobody else appends, truncates, writes or seals), then
+ * Locking: inode_lock for the whole call (no other task appends, truncates, writes or seals), then
  * mmap_lock, then page table locks, then folio locks, then the xarray's lock.
  */
 #include <linux/fsnotify.h>
@@ -34,7 +34,7 @@
 #define KZ_FAULT_WINDOW 64UL /* pages faulted in before a chunk is walked again */
 #define KZ_MAX_RETRIES 1024  /* per chunk; a page faulted in can be swapped out again */
 
-/* What a private mapping of a file could not be, or what it would lose. */
+/* Flags that a private mapping of a file cannot have, or that it would lose. */
 #define KZ_UNSUITED                                                                                          \
 	(VM_SHARED | VM_EXEC | VM_GROWSDOWN | VM_HUGETLB | VM_LOCKED | VM_PFNMAP | VM_MIXEDMAP | VM_IO |             \
 	 VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP | VM_WIPEONFORK | KZ_VM_NEW)
@@ -58,9 +58,9 @@ static bool kz_still_mapped(unsigned long addr)
 }
 
 /*
- * Map the file over the chunk. When mmap_region() fails after it has unmapped what was there (no
- * memory, or under strict overcommit another process took the commit charge just given back),
- * there is no way back: it is tried again until it works, or the process is being killed.
+ * Map the file over the chunk. If mmap_region() fails after it has unmapped the old pages (no memory,
+ * or under strict overcommit another process took the commit charge just given back), there is no way
+ * back: it is repeated until it succeeds, or the process is being killed.
  */
 static int kz_map(struct kz_call *c, struct vm_area_struct *vma, unsigned long end)
 {
@@ -86,14 +86,14 @@ static int kz_map(struct kz_call *c, struct vm_area_struct *vma, unsigned long e
 	}
 }
 
-/* Everything below this size is there: let it be seen. */
+/* All data below this size is in the file: publish the size. */
 static void kz_grow(struct kz_call *c, u64 size)
 {
 	if (size > i_size_read(c->inode))
 		i_size_write(c->inode, size);
 }
 
-/* Work off what of [addr, end) lies in one mapping; mmap_lock is held. Pages done, or an error. */
+/* Process the part of [addr, end) in one mapping; mmap_lock is held. Returns pages done or an error. */
 static long kz_chunk(struct kz_call *c, unsigned long addr, unsigned long end)
 {
 	struct vm_area_struct *vma = find_vma(current->mm, addr);
@@ -103,7 +103,7 @@ static long kz_chunk(struct kz_call *c, unsigned long addr, unsigned long end)
 
 	if (!vma || vma->vm_start > addr)
 		return -ENOMEM;
-	/* do_mmap() would lock the new mapping, or make it executable. */
+	/* do_mmap() would lock the new mapping or make it executable. */
 	if (!kz_vma_suits(vma) || current->mm->def_flags & VM_LOCKED || current->personality & READ_IMPLIES_EXEC)
 		return -EINVAL;
 	end = min3(end, vma->vm_end, round_down(addr + (KZ_CHUNK << PAGE_SHIFT), HPAGE_PMD_SIZE));
@@ -149,13 +149,13 @@ static int kz_fault_in(struct kz_call *c)
 	err = fixup_user_fault(mm, addr, 0, &unlocked);
 	for (addr += PAGE_SIZE; !err && addr < c->fault_end && (addr >> PAGE_SHIFT) % KZ_FAULT_WINDOW; addr += PAGE_SIZE)
 		if (fixup_user_fault(mm, addr, 0, &unlocked))
-			break; /* its turn comes */
+			break; /* processed later */
 	mmap_read_unlock(mm);
 	c->counts->retried++;
 	return err;
 }
 
-/* Move the whole pages [addr, end) to c->index on; *done grows by the bytes that got there. */
+/* Move the whole pages [addr, end) to c->index on; add the bytes moved to *done. */
 static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long end, u64 *done)
 {
 	int retries = 0, err;
@@ -165,7 +165,7 @@ static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long en
 		if (mmap_write_lock_killable(current->mm))
 			return -EINTR;
 		c->fault_at = 0;
-		/* With the lock held: before, the OOM reaper could make holes of a dying process's memory. */
+		/* Checked under the lock: earlier, the OOM reaper could punch holes into a dying process. */
 		pages = fatal_signal_pending(current) ? -EINTR : kz_chunk(c, addr, end);
 		mmap_write_unlock(current->mm);
 		if (pages == -EAGAIN && c->fault_at && retries++ < KZ_MAX_RETRIES) {
@@ -186,8 +186,8 @@ static int kz_move_pages(struct kz_call *c, unsigned long addr, unsigned long en
 }
 
 /*
- * Copy a partial page; the rest of the file's page is zero. The caller's page stays its own. The
- * file does not grow yet: it must not shrink if the range's pages fail, under F_SEAL_SHRINK above all.
+ * Copy a partial page; the rest of the file's page is zero. The caller's page stays its own. The file
+ * does not grow yet: under F_SEAL_SHRINK it could not shrink again if the range's pages fail.
  */
 static int kz_copy_edge(struct kz_call *c, u64 addr, size_t len, u64 offset)
 {
@@ -240,8 +240,8 @@ static int kz_range_fill(struct kz_call *c, struct kernelzero_range *r)
 }
 
 /*
- * Where the page of addr goes: the file's end, or beyond it where huge pages can move whole, or
- * where the file's last page is part of a huge page.
+ * The place of addr's page: the file's end, or beyond it so that huge pages can move whole, or if the
+ * file's last page is part of a huge page.
  */
 static u64 kz_place(struct kz_call *c, u64 addr, u64 len)
 {
@@ -272,10 +272,10 @@ static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 		return err;
 	r->offset = base + offset_in_page(r->addr);
 	c->mapped = false;
-	/* As fallocate(KEEP_SIZE): lest split_huge_page() drops what it finds beyond the size. */
+	/* As fallocate(KEEP_SIZE): otherwise split_huge_page() drops pages beyond the size. */
 	info->fallocend = DIV_ROUND_UP(size, PAGE_SIZE);
 	err = kz_range_fill(c, r);
-	if (err && !c->mapped) { /* nobody has seen an edge that was copied: take it back */
+	if (err && !c->mapped) { /* a copied edge is not visible yet: remove it */
 		kz_truncate(c, DIV_ROUND_UP(i_size_read(c->inode), PAGE_SIZE));
 		c->counts->copied = copied;
 		r->done = 0;
@@ -287,9 +287,9 @@ static int kz_range(struct kz_call *c, struct kernelzero_range *r)
 /* ---- a call ------------------------------------------------------------------------------------ */
 
 /*
- * Files whose size is accounted ahead (no VM_NORESERVE: /dev/zero, SysV) cannot grow; those that
- * cannot swap (SHM_LOCK, tmpfs noswap) must not get swap entries; a file that borrows the mapping
- * of another inode has not locked what we lock.
+ * Files whose size is accounted in advance (no VM_NORESERVE: /dev/zero, SysV) cannot grow. Files that
+ * cannot swap (SHM_LOCK, tmpfs noswap) must not get swap entries. For a file that borrows another
+ * inode's mapping, this inode's lock protects nothing.
  */
 static bool kz_file_suits(struct file *file)
 {
@@ -299,7 +299,7 @@ static bool kz_file_suits(struct file *file)
 	       !mapping_unevictable(mapping) && SHMEM_I(mapping->host)->flags & VM_NORESERVE;
 }
 
-/* Whether two ranges are one piece of memory, cut at a page: they need one mapping. */
+/* Whether two ranges adjoin at a page boundary: then one mapping serves both. */
 static bool kz_adjacent(const struct kernelzero_range *a, const struct kernelzero_range *b)
 {
 	return a->addr + a->len == b->addr && PAGE_ALIGNED(b->addr);
@@ -327,7 +327,7 @@ static int kz_check(struct file *file, struct kernelzero_range *ranges, u32 nr, 
 	return 0;
 }
 
-/* What a write must do before it writes, as shmem_file_write_iter(); and clear the way beyond the end. */
+/* Prepare for a write, as shmem_file_write_iter(); and drop pages beyond the end of the file. */
 static int kz_begin(struct kz_call *c)
 {
 	pgoff_t end = DIV_ROUND_UP(i_size_read(c->inode), PAGE_SIZE), beyond = end;
@@ -339,13 +339,13 @@ static int kz_begin(struct kz_call *c)
 	if (!err)
 		err = file_update_time(c->file);
 	if (!err && xa_find(&c->mapping->i_pages, &beyond, ULONG_MAX, XA_PRESENT))
-		kz_truncate(c, end); /* fallocated ahead */
+		kz_truncate(c, end); /* allocated in advance by fallocate() */
 	return err;
 }
 
 /*
- * Move the first of the ranges, and those that follow it without a gap, as one range. If that fails with
- * nothing moved, one by one: then it is known which of them will not go. *done counts whole ones.
+ * Move the first range, and those that follow it without a gap, as one range. If that fails with
+ * nothing moved, move them one by one, to find out which of them fails. *done counts whole ranges.
  */
 static int kz_run(struct kz_call *c, struct kernelzero_range *r, u32 nr, u32 *done)
 {
@@ -407,7 +407,7 @@ int kz_deanon(struct file *file, u32 flags, struct kernelzero_range *ranges, u32
 	err = kz_begin(&c);
 	if (err)
 		goto unlock;
-	kz_call(lru_add_drain)(); /* fresh pages wait in this CPU's batch, which holds references */
+	kz_call(lru_add_drain)(); /* new pages are in this CPU's batch, which holds references */
 	while (*done < nr && !err)
 		err = kz_run(&c, ranges + *done, nr - *done, done);
 	if (counts->moved + counts->copied + counts->swapped + counts->holes)

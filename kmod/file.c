@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The file's side: charging it, and putting pages and swap entries into it.
+ * The file: charging it, and adding pages and swap entries to it.
  *
- * The caller holds inode_lock, and everything goes in beyond the file's size, where faults, reads
- * and userfaultfd find nothing and put nothing; the size follows when the pages are there. One
- * other party can fill a slot: khugepaged (or MADV_COLLAPSE) when it makes a huge page of the
- * file's last pages. It makes way, see kz_store().
+ * The caller holds inode_lock. All pages go in beyond the file's size, where faults, reads and
+ * userfaultfd find nothing and add nothing; the size follows when the pages are there. One other
+ * party can fill a slot: khugepaged (or MADV_COLLAPSE) when it makes a huge page of the file's last
+ * pages. kz_store() removes that.
  */
 #include <linux/highmem.h>
 #include <linux/pagemap.h>
@@ -25,9 +25,9 @@ KZ_FAULT_POINT(take);
 /* ---- charging ------------------------------------------------------------------------------- */
 
 /*
- * Give back a charge that was not used. nrpages goes down first, and shmem_recalc_inode() then
- * finds as many pages freed. To shmem_uncharge() they are no pages: 6.1 would take them off once
- * more if somebody's stat() had come to recalc first.
+ * Return an unused charge. nrpages goes down first, and shmem_recalc_inode() then finds as many pages
+ * freed. shmem_uncharge() must not count them as pages: 6.1 would subtract them once more if a
+ * stat() had called recalc first.
  */
 static void kz_uncharge(struct kz_call *c, long nr)
 {
@@ -39,7 +39,7 @@ static void kz_uncharge(struct kz_call *c, long nr)
 	kz_call(shmem_uncharge)(c->inode, 0);
 }
 
-/* As shmem_alloc_folio() and shmem_alloc_and_add_folio() make them. */
+/* As shmem_alloc_folio() and shmem_alloc_and_add_folio(). */
 struct folio *kz_new_folio(struct kz_call *c, gfp_t extra)
 {
 	gfp_t gfp = mapping_gfp_mask(c->mapping) | extra;
@@ -83,7 +83,7 @@ void kz_unreserve(struct kz_call *c)
 
 /* ---- into the page cache ----------------------------------------------------------------------- */
 
-/* As ftruncate() does it in shmem_setattr(); the size is the caller's business. */
+/* As ftruncate() in shmem_setattr(), except for the size, which the caller sets. */
 void kz_truncate(struct kz_call *c, pgoff_t index)
 {
 	loff_t from = (loff_t)index << PAGE_SHIFT;
@@ -113,9 +113,9 @@ static int kz_try_store(struct kz_call *c, pgoff_t index, unsigned int order, vo
 }
 
 /*
- * Store a folio or swap entry. A huge page that collapse_file() put over our slots, beyond the
- * end of the file, holds nothing but zeros there: its part is punched out, which splits it, until
- * that works; only a pin of it can be in the way. False: killed while waiting.
+ * Store a folio or swap entry. If collapse_file() has put a huge page over our slots, it holds only
+ * zeros beyond the end of the file: that part is punched out, which splits the page. Repeated until
+ * it succeeds; only a pin of the page can delay it. False: killed while waiting.
  */
 static bool kz_store(struct kz_call *c, pgoff_t index, unsigned int order, void *entry, struct folio *folio)
 {
@@ -151,7 +151,7 @@ static bool kz_add_new(struct kz_call *c, struct folio *folio, pgoff_t index)
 	bool added;
 
 	folio_lock(folio);
-	folio_get(folio); /* the page cache's */
+	folio_get(folio); /* for the page cache */
 	folio->mapping = c->mapping;
 	folio->index = index;
 	added = kz_add_locked(c, folio);
@@ -178,9 +178,9 @@ int kz_add_folio(struct kz_call *c, struct folio *folio, pgoff_t index)
 /* ---- a chunk's items ------------------------------------------------------------------------ */
 
 /*
- * Make an unmapped anonymous folio ours alone and a file's. False: somebody else holds it, or may
- * come back to it by swap. The folio is locked either way. It stays on its LRU list, which is the
- * anonymous one for shmem too, and charged to its memory cgroup.
+ * Turn an unmapped anonymous folio into one of the file. False: it has another user, or may get one
+ * by swap. The folio is locked either way. It stays on its LRU list, the anonymous one, which is
+ * shmem's too, and charged to its memory cgroup.
  */
 static bool kz_take(struct kz_call *c, struct folio *folio, pgoff_t index)
 {
@@ -194,7 +194,7 @@ static bool kz_take(struct kz_call *c, struct folio *folio, pgoff_t index)
 	folio_wait_writeback(folio);
 	if (folio_test_swapcache(folio) && !kz_call(folio_free_swap)(folio))
 		return false;
-	/* Frozen, nobody gets a reference: as __folio_migrate_mapping() leaves the deferred split queue. */
+	/* Frozen: no new references. Leaves the deferred split queue as __folio_migrate_mapping() does. */
 	if (folio_mapped(folio) || !folio_ref_freeze(folio, 1))
 		return false;
 	for (i = 0; i < nr; i++)
@@ -206,7 +206,7 @@ static bool kz_take(struct kz_call *c, struct folio *folio, pgoff_t index)
 	return true;
 }
 
-/* Somebody holds a page that looked movable (a pin, a migration). Nothing may fail any more. */
+/* A page that looked movable has another user (a pin, a migration): copy it. This must not fail. */
 static bool kz_copy(struct kz_call *c, struct page *from, struct folio *to, pgoff_t index)
 {
 	if (!to)
@@ -239,7 +239,7 @@ static bool kz_insert_pages(struct kz_call *c, struct kz_item *item)
 		for (i = 0; i < nr && whole; i++)
 			whole = kz_copy(c, nth_page(item->page, i), NULL, index + i);
 		if (!whole)
-			nr -= i - 1; /* what did not get there */
+			nr -= i - 1; /* the pages that were not stored */
 	}
 	if (!whole)
 		kz_uncharge(c, nr);
@@ -248,8 +248,8 @@ static bool kz_insert_pages(struct kz_call *c, struct kz_item *item)
 }
 
 /*
- * Count swap entries as shmem's swap instead of its pages, as shmem_writepage() does: on the list
- * that shmem_unuse() searches, whose mutex is held until the inode does have something swapped.
+ * Count swap entries as shmem's swap instead of its pages, as shmem_writepage() does: the inode goes
+ * on the list that shmem_unuse() searches, whose mutex is held until the inode has swap entries.
  */
 static void kz_count_swapped(struct kz_call *c)
 {

@@ -4,7 +4,7 @@
  *
  * Every struct starts with its own size. A caller sets it to sizeof; the module accepts
  * a shorter struct of an older caller (the rest reads as zero) and a longer one of a newer
- * caller if what it does not know is zero (E2BIG otherwise). Fields are only ever appended.
+ * caller if the fields it does not know are zero (else E2BIG). Fields are only ever appended.
  */
 #ifndef KERNELZERO_UAPI_H
 #define KERNELZERO_UAPI_H
@@ -22,7 +22,7 @@ struct kernelzero_query {
 	__u32 size;	    /* in: sizeof */
 	__u32 version;	    /* out: KERNELZERO_VERSION of the module */
 	__u64 capabilities; /* out */
-	__u32 max_ranges;   /* out: most ranges in one call */
+	__u32 max_ranges;   /* out: maximum number of ranges in one call */
 	__u32 page_size;    /* out */
 };
 
@@ -32,29 +32,29 @@ struct kernelzero_query {
 struct kernelzero_range {
 	__u64 addr;   /* in: first byte, any alignment */
 	__u64 len;    /* in: bytes, not 0 */
-	__u64 offset; /* out: where the byte at addr lies in the file */
+	__u64 offset; /* out: the file offset of the byte at addr */
 	__u64 done;   /* out: bytes from addr on that are in the file; len on success */
 };
 
-/* Counts are in pages, except split and retried: large folios split, chunks walked again. */
+/* In pages; split: large folios split; retried: chunks walked again. */
 struct kernelzero_counts {
-	__u64 moved;	  /* became the file's without a copy; includes moved_huge */
+	__u64 moved;	  /* moved without a copy; includes moved_huge */
 	__u64 moved_huge; /* of these, inside whole huge pages */
 	__u64 swapped;	  /* moved as swap entries */
-	__u64 copied;	  /* shared, pinned or edge pages; all of a huge page that is */
-	__u64 holes;	  /* nothing there, or the zero page */
+	__u64 copied;	  /* shared, pinned or edge pages; a huge page counts whole */
+	__u64 holes;	  /* no page, or the zero page */
 	__u64 split;
 	__u64 retried;
 };
 
 /*
  * Append ranges of the caller's anonymous memory to the end of a memfd, in order. Whole pages
- * move and the range becomes a private mapping of the file; the partial first and last page of
- * a range are copied, zero-padded, and stay the caller's; ranges that follow each other at a page
- * boundary, without a gap, are one in this. The file's size grows as data gets there.
- * The call stops at the first error; ranges_done and each range's done then say how far it got, and
- * what is in the file is what the caller's memory maps: it must not be truncated away. Memory reads
- * the same before and after, whatever the result.
+ * move, and the range becomes a private mapping of the file. The partial first and last page of a
+ * range are copied, zero-padded, and stay the caller's; ranges that adjoin at a page boundary count
+ * as one range. The file's size grows as data arrives. The call stops at the first error;
+ * ranges_done and each range's done then say how far it got. The caller's memory maps the data that
+ * is in the file by then, so the file must not be truncated. The memory reads the same before and
+ * after, whatever the result.
  *
  * EINVAL  arguments, memory of another kind (a file's already, shared, executable, locked, with a
  *	   protection key or userfaultfd, MADV_DONTFORK, DONTDUMP, WIPEONFORK), or not a memfd
@@ -75,7 +75,7 @@ struct kernelzero_deanon {
 	struct kernelzero_counts counts; /* out */
 };
 
-/* The size is in the struct, so that the numbers stay when the structs grow. */
+/* The struct has its size, so that the numbers stay the same when structs grow. */
 #define KERNELZERO_QUERY _IO('Z', 0x40)
 #define KERNELZERO_DEANON _IO('Z', 0x41)
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * kernelzero: /dev/kernelzero, its ioctls and the checks of what callers pass in.
+ * kernelzero: /dev/kernelzero, its ioctls, and the checks of their arguments.
  *
- * The device keeps no state: who may open it may use it, on its own memory and on files
- * it holds open for writing. The engine is deanon.c.
+ * The device has no state. A process that may open it may use it, on its own memory and on files
+ * that it has open for writing. The engine is deanon.c.
  */
 #include <linux/file.h>
 #include <linux/miscdevice.h>
@@ -20,7 +20,7 @@ static bool allow_untested;
 module_param(allow_untested, bool, 0444);
 MODULE_PARM_DESC(allow_untested, "load on kernels that kernelzero was not tested with (dangerous)");
 
-/* Read a sized struct: its first word is the caller's sizeof. */
+/* Read a sized struct, whose first word is the caller's sizeof. */
 static int kz_get(void *arg, size_t known, const void __user *user, u32 *size)
 {
 	if (get_user(*size, (const u32 __user *)user))
@@ -61,7 +61,7 @@ static long kz_ioctl_deanon(void __user *user)
 
 	if (err)
 		return err;
-	/* The outputs must fit: without the counts a caller could not tell what happened. */
+	/* The outputs must fit: without them a caller could not know what happened. */
 	if (size < sizeof(d) || d.flags & ~KERNELZERO_HUGE || d.reserved || !d.nr_ranges ||
 	    d.nr_ranges > KZ_MAX_RANGES)
 		return -EINVAL;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Finds the kernel's functions that are not exported. A missing symbol fails the load; a
- * changed signature could not be seen, which is why main.c refuses kernels not tested.
+ * The addresses of kernel functions that are not exported. A missing symbol fails the load. A
+ * changed signature would go unnoticed, so main.c refuses kernels that were not tested.
  */
 #include <linux/kprobes.h>
 #include <linux/module.h>
@@ -41,7 +41,7 @@ static int kz_lookup_init(void)
 		pr_err("kernelzero: no kprobe on kallsyms_lookup_name (%d)\n", err);
 		return err;
 	}
-	/* It may sit behind an endbr64, where a jump may land as well. */
+	/* It may be behind an endbr64; a jump may go to either. */
 	static_call_update(kz_lookup, (void *)probe.addr);
 	unregister_kprobe(&probe);
 	return 0;
