@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol import framing
+from zerrow_store.protocol.fields import SegmentId, Size
 from zerrow_store.protocol.framing import Frame
-from zerrow_store.protocol.messages import SegmentId, Size
 
 READY = "ready"
 """The zygote waits for orders."""
