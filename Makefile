@@ -9,7 +9,7 @@ SF ?= 0.1
 PYTHONS ?= $(PYTHON)
 
 .PHONY: demo test test-rays test-metrics wheels test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
-	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster nightly sanitize clean
+	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster nightly sanitize docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -36,6 +36,10 @@ test-kernel: $(STAMP)
 # Once more with KASAN and lockdep; builds that kernel, once.
 test-kernel-debug:
 	$(PYTHON) kmod/tests/run.py --debug --timeout 7200
+
+# The documentation's site, into build/docs. A broken link is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -59,5 +59,5 @@ if [ ! -x "$VENV/bin/python" ]; then
 fi
 say "installing Ray, pyarrow and what else is needed, and building the native modules: some minutes"
 pip install --upgrade "pip>=25"
-pip install --editable ".[dev,bench]"
+pip install --editable ".[dev,bench,docs]"
 say "done; $VENV/bin/zerrow doctor says what this machine can do"
