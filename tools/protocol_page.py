@@ -56,14 +56,18 @@ _ITEM = re.compile(r"^(\w+(?:, \w+)*)(?: : .*)?\n((?:    .*\n?|\n)+)", re.MULTIL
 
 
 def render() -> str:
-    """Return the page."""
+    """Return the page: requests first, then what the other modules have."""
+    names = [found.name for found in pkgutil.iter_modules(protocol.__path__)]
     modules = [
-        importlib.import_module(f"{protocol.__name__}.{found.name}")
-        for found in pkgutil.iter_modules(protocol.__path__)
+        _Module(importlib.import_module(f"{protocol.__name__}.{name}"))
+        for name in sorted(names, key=lambda name: (name != "messages", name))
     ]
     parts = [_INTRODUCTION]
     for module in modules:
-        parts += _Module(module).sections()
+        parts += module.sections()
+    used = {name for module in modules for name in module.names_used()}
+    rows = [row for module in modules for row in module.types(used)]
+    parts += ["## Types\n", "| name | type | meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(parts)
 
 
@@ -73,42 +77,61 @@ class _Module:
     def __init__(self, module: ModuleType) -> None:
         self._module = module
         self._tree = ast.parse(inspect.getsource(module))
+        nodes = [node for node in self._tree.body if isinstance(node, ast.ClassDef)]
+        self._nodes = {node.name: node for node in nodes}
         self._classes = {
-            node.name: node
-            for node in self._tree.body
-            if isinstance(node, ast.ClassDef)
-            and isinstance(found := getattr(module, node.name), type)
+            name: found
+            for name in self._nodes
+            if isinstance(found := getattr(module, name), type)
             and issubclass(found, msgspec.Struct)
         }
 
     def sections(self) -> Iterator[str]:
-        """Yield the groups of messages, then what they are made of."""
-        if not self._classes:
-            return
-        bases = [name for name in self._classes if self._members(name)]
-        for base in bases:
-            yield f"## {_plural(base)}\n"
-            yield from self._description(base)
-            for name in self._members(base):
-                yield from self._message(name)
-        grouped = {name for base in bases for name in self._members(base)}
-        rest = [name for name in self._classes if name not in grouped and name not in bases]
+        """Yield the groups of messages, each below its base class, then what they are made of."""
+        grouped: set[str] = set()
+        for base in self._classes:
+            if members := self._members(base):
+                yield f"## {_plural(base)}\n"
+                yield from self._description(base)
+                for name in members:
+                    yield from self._message(name)
+                grouped.update(members)
+        rest = [n for n, c in self._classes.items() if n not in grouped and not c.__subclasses__()]
         if rest:
             yield "## Parts of messages\n"
             for name in rest:
                 yield from self._message(name)
-        yield from self._types()
+
+    def names_used(self) -> set[str]:
+        """Return the names in the annotations of messages, and in the types these are made of."""
+        nodes = [self._nodes[name] for name in self._classes]
+        aliases = [node for node in self._tree.body if isinstance(node, ast.Assign)]
+        return {
+            each.id
+            for node in [*nodes, *aliases]
+            for each in ast.walk(node)
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)
+        }
+
+    def types(self, used: set[str]) -> Iterator[str]:
+        """Yield a row for each name that stands for a type, with the text below it."""
+        for at, node in enumerate(self._tree.body):
+            if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+                continue
+            name = node.targets[0].id
+            if name not in used or name.isupper() or not isinstance(node.value, ast.Subscript):
+                continue
+            below = self._tree.body[at + 1]
+            text = ""
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                text = " ".join(str(below.value.value).split())
+            yield f"| `{name}` | `{self._describe(node.value)}` | {text} |"
 
     def _members(self, base: str) -> list[str]:
-        return [
-            name
-            for name, node in self._classes.items()
-            if any(isinstance(each, ast.Name) and each.id == base for each in node.bases)
-        ]
+        return [n for n, c in self._classes.items() if self._classes[base] in c.__bases__]
 
     def _message(self, name: str) -> Iterator[str]:
-        cls = getattr(self._module, name)
-        yield f"### `{getattr(cls, 'kind', name)}`\n"
+        yield f"### `{getattr(self._classes[name], 'kind', name)}`\n"
         meanings = yield from self._description(name)
         fields = list(self._fields(name))
         if fields:
@@ -120,12 +143,12 @@ class _Module:
                 row = f"| `{field}` | {annotation} | {default} |"
                 yield f"{row} {meanings.get(field, '')} |" if meanings else row
             yield ""
-        if descriptors := self._descriptors(name):
-            yield f"Descriptors: {descriptors}.\n"
+        for what, value in self._facts(name):
+            yield f"{what.capitalize()}: `{value}`.\n"
 
     def _description(self, name: str) -> Iterator[str]:
         """Yield a docstring's prose; return what it says of single fields."""
-        text = inspect.cleandoc(ast.get_docstring(self._classes[name]) or "") + "\n"
+        text = inspect.cleandoc(ast.get_docstring(self._nodes[name]) or "") + "\n"
         prose, *sections = re.split(_SECTION, text)
         meanings = {}
         for section in sections[1::2]:
@@ -136,48 +159,27 @@ class _Module:
         return meanings
 
     def _fields(self, name: str) -> Iterator[tuple[str, str, str]]:
-        for node in self._classes[name].body:
+        for node in self._nodes[name].body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 annotation = self._describe(node.annotation)
                 if not annotation.startswith("ClassVar"):
                     default = f"`{ast.unparse(node.value)}`" if node.value else ""
                     yield node.target.id, f"`{annotation}`", default
 
-    def _descriptors(self, name: str) -> str:
-        for node in self._classes[name].body:
-            if isinstance(node, ast.FunctionDef) and node.name == "descriptors":
-                returned = node.body[-1]
-                if isinstance(returned, ast.Return) and not self._members(name):
-                    return f"`{ast.unparse(returned.value or ast.Constant(None))}`".replace(
-                        "self.", ""
-                    )
-        return ""
-
-    def _types(self) -> Iterator[str]:
-        """Yield a table of the names that stand for types, with the text below each."""
-        used = {
-            each.id
-            for node in [*self._classes.values(), *self._tree.body]
-            if isinstance(node, ast.ClassDef | ast.Assign)
-            for each in _names(node)
-            if isinstance(each.ctx, ast.Load)
-        }
-        rows = []
-        for at, node in enumerate(self._tree.body):
-            if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
-                continue
-            name = node.targets[0].id
-            if name.isupper() or name.startswith("_"):
-                continue
-            if name in used:
-                below = self._tree.body[at + 1]
-                text = ""
-                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                    text = " ".join(str(below.value.value).split())
-                rows.append(f"| `{name}` | `{self._describe(node.value)}` | {text} |")
-        if rows:
-            yield "## Types\n"
-            yield from ["| name | type | meaning |", "|---|---|---|", *rows, ""]
+    def _facts(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield what holds for all messages of a kind: class variables, and properties."""
+        for node in self._nodes[name].body:
+            if isinstance(node, ast.FunctionDef) and isinstance(node.body[-1], ast.Return):
+                if node.decorator_list and node.body[-1].value is not None:
+                    yield node.name, ast.unparse(node.body[-1].value).replace("self.", "")
+            elif (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and node.value is not None
+                and ast.unparse(node.annotation).startswith("ClassVar")
+                and node.target.id != "kind"
+            ):
+                yield node.target.id, re.sub(r"\b[a-z]+\.", "", ast.unparse(node.value))
 
     def _describe(self, node: ast.expr) -> str:
         """Return a type as it is read: with its bounds in words."""
@@ -197,10 +199,6 @@ class _Module:
         return eval(compile(ast.Expression(node), "<annotation>", "eval"), vars(self._module))
 
 
-def _names(node: ast.AST) -> Iterator[ast.Name]:
-    return (each for each in ast.walk(node) if isinstance(each, ast.Name))
-
-
 def _bounds(meta: msgspec.Meta) -> str:
     least, most = meta.min_length, meta.max_length
     if least is not None and least == most:
@@ -209,10 +207,10 @@ def _bounds(meta: msgspec.Meta) -> str:
         return f" of at most {most}" if least is None else f" of {least} to {most}"
     if least is not None:
         return f" of at least {least}"
-    return f" from {meta.ge} to {_number(meta.le)}"
+    return f" from {meta.ge}" + (f" to {_number(meta.le)}" if meta.le is not None else "")
 
 
-def _number(number: float | None) -> str:
+def _number(number: float) -> str:
     if isinstance(number, int) and number > 1024 and number & (number - 1) == 0:
         return f"2^{number.bit_length() - 1}"
     return f"{number:g}" if isinstance(number, float) else str(number)
