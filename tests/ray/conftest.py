@@ -24,8 +24,7 @@ RAY_OPTIONS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _patient_start() -> Iterator[None]:
+def start_patiently(patch: pytest.MonkeyPatch) -> None:
     """Ray gives a node 30 seconds to start, which are not enough on a machine that is very busy."""
     get_node = ray._private.services.get_node
 
@@ -38,8 +37,13 @@ def _patient_start() -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise
 
+    patch.setattr(ray._private.services, "get_node", get_node_patiently)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patient_start() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray._private.services, "get_node", get_node_patiently)
+        start_patiently(patch)
         yield
 
 
