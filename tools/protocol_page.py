@@ -28,9 +28,9 @@ _INTRODUCTION = f"""# Protocol
 
 <!-- Generated from zerrow_store/protocol; `python tools/protocol_page.py` writes it again. -->
 
-What a process and the node store of its machine say to each other. This is version
-{framing.PROTOCOL_VERSION}. Both ends are of the same release: a connection whose `hello` names
-another version is refused. Data never travels this way, only descriptors and
+What a process and the node store of its machine say to each other. Both ends are of the same
+release, and of version {framing.PROTOCOL_VERSION} of the protocol: a connection whose `hello` names
+another one is refused. Data never travels this way, only descriptors and
 [messages that refer to bytes](sipc.md).
 
 **Frames.** A store listens on an abstract Unix socket. A frame is a little-endian header
