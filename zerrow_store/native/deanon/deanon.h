@@ -26,7 +26,7 @@
 
 namespace zerrow {
 
-// Below this size copying costs no more (see kmod/README.md), and each range takes a mapping.
+// Below this size copying costs no more (docs/kernelzero-notes.md); each range takes a mapping.
 inline constexpr uint64_t kMinTracked = 64u << 10;
 
 // A sealed memfd of moved memory, open read-only.
