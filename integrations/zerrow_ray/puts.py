@@ -23,16 +23,17 @@ def put(original: Callable[[], ray.ObjectRef]) -> ray.ObjectRef:
                 delete(object_ids)
             raise
         if object_ids:
-            _ownership().delete_with(ref, object_ids)
+            _session().ownership.delete_with(ref, object_ids)
+            _session().client.carried(object_ids, ref.binary())
         return ref
 
 
 def delete(object_ids: list[bytes]) -> None:
     """Delete objects of a put that has failed."""
-    _ownership().delete(object_ids)
+    _session().ownership.delete(object_ids)
 
 
-def _ownership() -> Any:
+def _session() -> Any:
     from zerrow_ray.session import current_session
 
-    return current_session().ownership
+    return current_session()

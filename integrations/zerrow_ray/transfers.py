@@ -12,6 +12,7 @@ from zerrow_ray import cluster, ray_compat
 from zerrow_ray.session import current_session
 from zerrow_store.client.client import Allocations, Client
 from zerrow_store.errors import ObjectLostError
+from zerrow_store.protocol.reports import StoreStats
 from zerrow_store.transfer import local, remote
 from zerrow_store.transfer.channel import is_listening
 from zerrow_store.transfer.security import Security
@@ -66,7 +67,9 @@ def stats(node_id: str) -> dict[str, Any] | None:
     if not location:
         return None
     try:
-        return remote.stats(location, cluster.security(ray_compat.kv_get))
+        security = cluster.security(ray_compat.kv_get)
+        report: StoreStats = remote.report(location, security, "stats")
+        return report.as_dict()
     except ObjectLostError as error:
         logger.warning("a node's figures are missing: %s", error)
         return None

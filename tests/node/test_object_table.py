@@ -42,8 +42,16 @@ class BooksAgainstModel(RuleBasedStateMachine):
         expected = sum(SIZES[offset] for _, offset in chosen - known)
         assert self.table.new_bytes(packed(chosen)) == expected
         added = object_id, packed(chosen), None, False, None, (1, 2, 3), 0.0
-        self.table.apply(events.ObjectAdded(*added))
+        self.table.apply(events.ObjectAdded(*added, pid=7))
         self.model[object_id] = chosen
+
+    @rule(data=st.data(), reference=st.binary(min_size=1, max_size=2))
+    def carried(self, data, reference):
+        put_here = [i for i in sorted(self.model) if not self.table.objects[i].copy]
+        if put_here:
+            object_id = data.draw(st.sampled_from(put_here))
+            self.table.apply(events.ObjectsCarried([object_id], reference))
+            assert self.table.objects[object_id].reference == reference
 
     @rule(data=st.data())
     def remove(self, data):

@@ -138,6 +138,16 @@ class Client(Session, DecodeCacheCalls):
         """Return the newest evictions, the oldest first, since the store was last started."""
         return tuple(self._request(m.Evictions()))
 
+    def report(self, what: m.Report) -> Any:
+        """Return a report of the store."""
+        return self._request(m.REQUESTS[what]())
+
+    def carried(self, object_ids: Iterable[bytes], reference: bytes) -> None:
+        """Say which reference carries objects that this process owns, for people to find them by.
+        Does not wait.
+        """
+        self._send_quietly(m.Carried(check_ids(object_ids), reference))
+
     def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Have objects that are there spilled as soon as nobody reads them, whether memory is short
         or not: somebody knows that it will be. Who reads one before that takes it back.

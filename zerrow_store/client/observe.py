@@ -1,7 +1,12 @@
-"""A store's figures, and asking for them without being a client: no pyarrow, no arena, no holds."""
+"""Asking a store without being a client: no pyarrow, no arena, no holds.
+
+An observer is no user: it does not keep an unused store from ending.
+"""
+
+from typing import Any
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
-from zerrow_store.protocol import framing, messages, sockets
+from zerrow_store.protocol import framing, sockets
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.reports import StoreStats
 from zerrow_store.protocol.wire_errors import decode_error
@@ -10,22 +15,29 @@ _PATIENCE_SECONDS = 15.0
 
 
 def observe(name: str) -> StoreStats:
-    """Return the figures of the store `name`, over a connection of their own. An observer is no
-    user: it does not keep an unused store from ending.
+    """Return the figures of the store `name`. Raises StoreUnavailableError."""
+    stats = ask(name, m.Stats())
+    assert isinstance(stats, StoreStats)
+    return stats
 
-    Raises StoreUnavailableError.
+
+def ask(name: str, request: m.Request) -> Any:
+    """Return the store's reply to a request, over a connection of its own.
+
+    Raises StoreUnavailableError, and the errors of the request.
     """
     reader = framing.FrameReader()
     with sockets.connect(name) as connection:
         connection.settimeout(_PATIENCE_SECONDS)
         try:
-            for request in (m.Hello(framing.PROTOCOL_VERSION, "observer"), m.Stats()):
-                framing.send(connection, framing.pack(request.kind, 1, request))
+            for each in (m.Hello(framing.PROTOCOL_VERSION, "observer"), request):
+                framing.send(connection, framing.pack(each.kind, 1, each))
                 answer = reader.read(connection)
+                while not answer.request_id:  # a notice, which is for clients
+                    answer = reader.read(connection)
                 if answer.kind == "error":
                     raise decode_error(answer.raw)
-                reply = messages.decode_reply(request, answer.raw)
+                reply = m.decode_reply(each, answer.raw)
         except (OSError, ProtocolError) as error:
             raise StoreUnavailableError(f"the store {name!r} does not answer: {error}") from error
-    assert isinstance(reply, StoreStats)
     return reply

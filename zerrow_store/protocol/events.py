@@ -27,6 +27,7 @@ from zerrow_store.protocol.fields import (
     Unit,
 )
 from zerrow_store.protocol.framing import PROTOCOL_VERSION
+from zerrow_store.protocol.places import NO_PROCESS
 from zerrow_store.protocol.schema import Message, Schema
 
 _Identity = Annotated[bytes, Meta(max_length=64)]
@@ -116,6 +117,16 @@ class ObjectAdded(Event):
     carrier: bytes | None = None
     node: OwnerId | None = None
     proxy: bool = False
+    reference: bytes | None = None
+    pid: Size = NO_PROCESS
+
+
+class ObjectsCarried(Event):
+    """Objects are carried by this reference."""
+
+    kind: ClassVar[str] = "objects_carried"
+    object_ids: list[ObjectId]
+    reference: bytes
 
 
 class ColumnAdded(Event):

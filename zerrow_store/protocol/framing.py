@@ -20,7 +20,7 @@ import msgspec
 
 from zerrow_store.errors import ProtocolError
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 MAX_REQUEST = 200 << 20
 MAX_FRAME = 1 << 30
 """For replies and events, in which what came with a request stands up to four times."""

@@ -169,6 +169,14 @@ class Put(Request):
         return len(self.adopted)
 
 
+class Carried(Request):
+    """See `Client.carried`."""
+
+    kind: ClassVar[str] = "carried"
+    object_ids: list[ObjectId]
+    reference: Annotated[bytes, Meta(min_length=1, max_length=64)]
+
+
 class Claim(Request):
     """Answer the notice `whose` or `whose_elsewhere`.
 
@@ -286,6 +294,20 @@ class Evictions(Request):
 
     kind: ClassVar[str] = "evictions"
     reply: ClassVar[Any] = list[reports.Eviction]
+
+
+class Copies(Request):
+    """Have the newest copies, see `reports.Copy`."""
+
+    kind: ClassVar[str] = "copies"
+    reply: ClassVar[Any] = list[reports.Copy]
+
+
+class History(Request):
+    """Have the figures over time, see `reports.Sample`; the last sample is taken now."""
+
+    kind: ClassVar[str] = "history"
+    reply: ClassVar[Any] = list[reports.Sample]
 
 
 class ReadBack(Request):
@@ -422,6 +444,18 @@ _replies = {each.kind: msgspec.msgpack.Decoder(each.reply) for each in Request._
 
 REQUESTS = _schema.types
 """All requests, by kind."""
+
+Report = Literal[
+    "stats",
+    "list",
+    "memory",
+    "memory_by_segment",
+    "evictions",
+    "cache_list",
+    "copies",
+    "history",
+]
+"""Requests without fields, whose replies are reports."""
 
 decode = _schema.decode
 

@@ -114,13 +114,65 @@ class Eviction:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object in the store. `nbytes`: what it refers to; `holds`: connections' views of it."""
+    """An object in the store, or this machine's copy of another machine's object.
+
+    Attributes
+    ----------
+    nbytes, bytes_spilled
+        The bytes that it refers to, in memory and on disk; and those of them that are on disk.
+        Bytes that several objects share count in each.
+    holds
+        The holds of connections on it.
+    transient
+        Whether it goes with its last hold.
+    reference
+        The reference that carries it, in Ray an ObjectRef; empty if it is not known.
+    pid
+        The process that published it; 0 for decoded columns, and for copies.
+    cached
+        Whether it is a decoded column.
+    copy
+        Whether its bytes are those of another machine's object.
+    """
 
     object_id: bytes
     nbytes: int
     created: float
     holds: int
     transient: bool
+    bytes_spilled: int
+    reference: bytes
+    pid: int
+    cached: bool
+    copy: bool
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A publication by the process `pid`, of which many bytes had to be copied into the arena:
+    `copied`. reference: as in an ObjectInfo.
+    """
+
+    when: float
+    object_id: bytes
+    reference: bytes
+    pid: int
+    copied: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Figures at the time `when`: `resident` as in a MemoryReport, the others as in StoreStats."""
+
+    when: float
+    resident: int
+    bytes_stored: int
+    bytes_spilled: int
+    bytes_shared: int
+    bytes_reshared: int
+    bytes_copied: int
+    cache_hits: float
+    cache_misses: float
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from zerrow_store.protocol.framing import PROTOCOL_VERSION
 from zerrow_store.protocol.places import unpack
 from zerrow_store.protocol.replies import Found, Greeting, SentSegment
 from zerrow_store.protocol.reports import (
+    Copy,
     Eviction,
     MemoryReport,
     ObjectInfo,
@@ -127,6 +128,15 @@ def _claim(core: Core, call: Call, request: m.Claim) -> None:
     core.owners.claimed(call.connection, request)
 
 
+def _carried(core: Core, call: Call, request: m.Carried) -> None:
+    objects, segment = core.state.table.objects, call.connection.segment
+    there = [object_id for object_id in request.object_ids if object_id in objects]
+    if segment is None or any(objects[object_id].owner != segment for object_id in there):
+        raise ProtocolError("who owns an object says what carries it")
+    core.state.change(events.ObjectsCarried(there, request.reference))
+    core.put_queue.copies.carried(there, request.reference)
+
+
 def _get(core: Core, call: Call, request: m.Get) -> Found:
     entry = core.lifetimes.take_hold(call.connection, request.object_id)
     return Found(entry.message, entry.allocations, entry.moves(), entry.node or b"")
@@ -198,10 +208,21 @@ def _cache_publish(core: Core, call: Call, request: m.CachePublish) -> list[bool
 
 
 def _list(core: Core, call: Call, request: m.List) -> list[ObjectInfo]:
-    holders = core.state.holders
+    table, holders = core.state.table, core.state.holders
     return [
-        ObjectInfo(object_id, entry.nbytes, entry.created, holders[object_id], entry.transient)
-        for object_id, entry in core.state.table.objects.items()
+        ObjectInfo(
+            object_id,
+            entry.nbytes,
+            entry.created,
+            holders[object_id],
+            entry.transient,
+            bytes_spilled=entry.bytes_spilled,
+            reference=entry.reference or b"",
+            pid=entry.pid,
+            cached=object_id in table.cache.entries,
+            copy=entry.copy,
+        )
+        for object_id, entry in table.objects.items()
         if not (entry.deleted or entry.is_elsewhere)
     ]
 
@@ -216,6 +237,10 @@ def _memory_by_segment(core: Core, call: Call, request: m.MemoryBySegment) -> li
 
 def _evictions(core: Core, call: Call, request: m.Evictions) -> list[Eviction]:
     return core.records.rows()
+
+
+def _copies(core: Core, call: Call, request: m.Copies) -> list[Copy]:
+    return core.put_queue.copies.rows()
 
 
 # --- what processes know of the disk, and of what is to come ---
@@ -252,6 +277,7 @@ HANDLERS: dict[type[m.Request], Callable[[Core, Call, Any], Any]] = {
     m.Attach: _attach,
     m.Segments: _segments,
     m.Put: _put,
+    m.Carried: _carried,
     m.Claim: _claim,
     m.Get: _get,
     m.Hold: _hold,
@@ -264,6 +290,7 @@ HANDLERS: dict[type[m.Request], Callable[[Core, Call, Any], Any]] = {
     m.Memory: _memory,
     m.MemoryBySegment: _memory_by_segment,
     m.Evictions: _evictions,
+    m.Copies: _copies,
     m.ReadBack: _read_back,
     m.SpillAhead: _spill_ahead,
     m.ReadAhead: _read_ahead,

@@ -85,6 +85,8 @@ class Object:
         Where allocations that its message names lie, if they were spilled or are copies.
     bytes_spilled
         How many of its `nbytes` are on disk.
+    reference, pid
+        The reference that carries it, and the process that published it: for people to know.
     """
 
     allocations: Packed
@@ -100,6 +102,8 @@ class Object:
     deleted: bool = False
     moved: dict[Place, Place] = field(default_factory=dict)
     bytes_spilled: int = 0
+    reference: bytes | None = None
+    pid: int = NO_PROCESS
 
     @property
     def is_elsewhere(self) -> bool:
@@ -165,6 +169,8 @@ class ObjectTable:
             entry.carrier,
             entry.node,
             entry.proxy,
+            entry.reference,
+            entry.pid,
         )
         if cached := self.cache.entries.get(object_id):
             yield events.ColumnAdded(added, **vars(cached))
@@ -235,6 +241,7 @@ class ObjectTable:
             event.proxy,
         )
         entry.bytes_spilled = spilled
+        entry.reference, entry.pid = event.reference, event.pid
         self.objects[event.object_id] = entry
         self._add_counts(event.counters)
 
@@ -255,6 +262,10 @@ class ObjectTable:
     def _remove_object(self, event: events.ObjectRemoved) -> Freed:
         self.cache.forget(event.object_id)
         return self._unrefer_all(self.objects.pop(event.object_id).allocations)
+
+    def _note_reference(self, event: events.ObjectsCarried) -> None:
+        for object_id in event.object_ids:
+            self.objects[object_id].reference = event.reference
 
     def _add_copy(self, event: events.CopyAdded) -> None:
         """The copy goes with its last holder if neither a proxy nor a node says when."""
@@ -347,6 +358,7 @@ _APPLIERS: dict[type[events.Event], Callable[[ObjectTable, Any], Freed | None]] 
     events.SegmentOnDisk: ObjectTable._note_on_disk,
     events.SegmentRemoved: ObjectTable._remove_segment,
     events.ObjectAdded: ObjectTable._add_object,
+    events.ObjectsCarried: ObjectTable._note_reference,
     events.ColumnAdded: ObjectTable._add_column,
     events.ColumnsRead: ObjectTable._note_columns_read,
     events.ObjectHidden: ObjectTable._hide_object,

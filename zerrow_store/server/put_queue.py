@@ -20,6 +20,7 @@ from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.places import NO_PROCESS, Packed
 from zerrow_store.segments import check_segment
 from zerrow_store.server.connection import DEFERRED, Call, Connection
+from zerrow_store.server.copies import Copies
 from zerrow_store.server.eviction import Evictor
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.segment_processes import SegmentProcesses
@@ -73,6 +74,7 @@ class PutQueue:
         self._processes = processes
         self._evictor = evictor
         self._arrivals = itertools.count()
+        self.copies = Copies()
         self._full: list[Put] = []
         self._adopted: Counter[bytes] = Counter()
         self.waited = 0
@@ -227,8 +229,10 @@ class PutQueue:
         if carrier is not None:
             event.carrier = carrier.reference if carrier.owner_id else None
             event.proxy = put.call.connection.role == "agent"
-        event.node = put.node
+            event.reference = carrier.reference
+        event.node, event.pid = put.node, put.call.connection.pid
         self._state.change(event)
+        self.copies.add(request.object_id, event.reference, event.pid, request.counters[2])
         self._lifetimes.entered(request.object_id)
         if transient:
             self._lifetimes.take_hold(put.call.connection, request.object_id)

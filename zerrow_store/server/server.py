@@ -110,10 +110,12 @@ class Server:
                 **handlers_of(self._core),
                 messages.TakeOver: self._replication.has_all,
                 messages.Stats: statistics.report,
+                messages.History: statistics.history,
                 messages.Count: statistics.count,
             },
             self._core.effects,
         )
+        self._statistics = statistics
         self._delivery = Delivery(self._connections, self._replication, statistics)
         self._companion = Companion(name, lasting.companion)
         self._used = time.monotonic()
@@ -244,6 +246,7 @@ class Server:
             self._core.lifetimes.trim_page_cache(resident)
             self._crowded = resident > HIGH_WATERMARK * self._budget
             self._core.quota.hold_back(resident)
+            self._statistics.tick(now, resident)
             self._core.put_queue.tick()
             self._core.owners.tick()
             self._replication.tick()

@@ -1,13 +1,15 @@
 """The store's figures."""
 
 import os
+import time
 from collections import Counter, defaultdict
 
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.reports import StoreStats
+from zerrow_store.protocol.reports import Sample, StoreStats
 from zerrow_store.server.connection import Call
 from zerrow_store.server.connections import Connections
 from zerrow_store.server.core import Core
+from zerrow_store.server.history import History
 from zerrow_store.server.replication import Replication
 
 
@@ -31,6 +33,7 @@ class Statistics:
         self._replication = replication
         self._eviction = eviction
         self.log = log
+        self._history = History()
         self._puts = 0
         self._puts_refused: Counter[str] = Counter()
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -47,6 +50,26 @@ class Statistics:
     def count(self, call: Call, request: m.Count) -> None:
         """Add to the figures that processes count themselves."""
         self._counts[request.group].update(request.increments)
+
+    def tick(self, now: float, resident: int) -> None:
+        """Take a sample, if it is time for one. resident: the bytes that are in memory."""
+        self._history.tick(now, lambda: self._sample(resident))
+
+    def history(self, call: Call, request: m.History) -> list[Sample]:
+        """Return the figures over time."""
+        return [*self._history.rows(), self._sample(self._core.state.resident())]
+
+    def _sample(self, resident: int) -> Sample:
+        table, cache = self._core.state.table, self._core.cache.counts
+        return Sample(
+            when=time.time(),
+            resident=resident,
+            bytes_stored=table.bytes_stored,
+            bytes_spilled=table.bytes_spilled,
+            **table.counters,
+            cache_hits=cache["hits"],
+            cache_misses=cache["misses"],
+        )
 
     def report(self, call: Call, request: m.Stats) -> StoreStats:
         """Return all figures."""

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol.fields import Name, ObjectId, OwnerId, SegmentId, Size
-from zerrow_store.protocol.messages import Carrier
+from zerrow_store.protocol.messages import Carrier, Report
 
 Allocation = tuple[SegmentId, Size, Size]
 """Segment, offset, size: as a message has it."""
@@ -116,13 +116,15 @@ class LetGo(Message, tag="let_go"):
 
 
 class Figures(Message, tag="figures"):
-    """Say what your store holds and has done."""
+    """Have a report of the store."""
+
+    what: Report
 
 
 class Figured(Message, tag="figured"):
-    """What `Figures` asked for."""
+    """The report that `Figures` asks for, as it travels."""
 
-    figures: dict[str, Any]
+    figures: Any
 
 
 class Ahead(Message, tag="ahead"):

@@ -2,19 +2,26 @@
 
 from typing import Any
 
+import msgspec
+
 from zerrow_store.errors import ObjectLostError, ProtocolError
+from zerrow_store.protocol.messages import REQUESTS, Report
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import connect
 from zerrow_store.transfer.messages import Decoder, M
 from zerrow_store.transfer.security import Security
 
 
-def stats(location: str, security: Security) -> dict[str, Any]:
-    """Return the figures of the store whose agent serves at `location`, as `StoreStats` has them.
+def report(location: str, security: Security, what: Report) -> Any:
+    """Return a report of the store whose agent serves at `location`.
 
-    Raises ObjectLostError if that machine does not answer.
+    Raises ObjectLostError if that machine does not answer, or with something else.
     """
-    return _ask(location, security, m.Figures(), m.FIGURED).figures
+    figures = _ask(location, security, m.Figures(what), m.FIGURED).figures
+    try:
+        return msgspec.convert(figures, REQUESTS[what].reply, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise ObjectLostError(f"the machine at {location} is of another version: {error}") from None
 
 
 def ahead(location: str, security: Security, object_ids: list[bytes], *, spill: bool) -> None:

@@ -148,7 +148,7 @@ class Sender:
                 self.tracker.serve(channel, request)
                 return
             if isinstance(request, m.Figures):
-                channel.send(m.Figured(self._client.stats().as_dict()))
+                channel.send(m.Figured(self._client.report(request.what)))
                 continue
             if isinstance(request, m.Ahead):
                 ahead = self._client.spill_ahead if request.spill else self._client.read_ahead
