@@ -17,6 +17,7 @@ from zerrow_store.sandbox import capabilities
 needs_sandboxes = pytest.mark.usefixtures("sandboxes_can_be_made")
 needs_graphviz = pytest.mark.usefixtures("graphviz_is_there")
 needs_networks = pytest.mark.usefixtures("networks_can_be_made")
+needs_chromium = pytest.mark.usefixtures("chromium_is_there")
 needs_openssl = pytest.mark.usefixtures("openssl_is_there")
 
 
@@ -46,6 +47,12 @@ def networks_can_be_made() -> None:
             subprocess.run(["ip", *command], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"no network namespaces here: {error}")
+
+
+@pytest.fixture(scope="session")
+def chromium_is_there() -> None:
+    if shutil.which("chromium") is None:
+        pytest.skip("Chromium is not installed (Debian's package: chromium)")
 
 
 @pytest.fixture(scope="session")

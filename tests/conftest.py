@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.capabilities import (
+    chromium_is_there,
     graphviz_is_there,
     networks_can_be_made,
     openssl_is_there,
@@ -19,6 +20,7 @@ from zerrow_store.config import MemoryConfig
 from zerrow_store.native import _native
 
 __all__ = [
+    "chromium_is_there",
     "graphviz_is_there",
     "networks_can_be_made",
     "openssl_is_there",

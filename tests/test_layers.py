@@ -17,7 +17,12 @@ LAYERS = (
 )
 """Of zerrow_store, the lowest first. What stands in one line does not know each other."""
 
-RAYS_PRIVATE_NAMES = {"ray_compat.py", "ray_dag_compat.py", "ray_data_compat.py"}
+RAYS_PRIVATE_NAMES = {
+    "ray_compat.py",
+    "ray_cli_compat.py",
+    "ray_dag_compat.py",
+    "ray_data_compat.py",
+}
 
 
 def imports(path: Path) -> Iterator[str]:

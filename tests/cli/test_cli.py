@@ -8,7 +8,9 @@ import sys
 import threading
 import uuid
 
+import pyarrow as pa
 import pytest
+import yaml
 
 import zerrow_store
 from tests.node.conftest import table
@@ -104,6 +106,47 @@ def test_memory_and_evictions(name, tmp_path, monkeypatch):
     client.close()
 
 
+def test_rows_are_filtered_sorted_cut_and_summed_up(name):
+    client = zerrow_store.connect(name)
+    held = client.get(client.put(table(rows=300_000)))
+    ids = [client.put(table(rows=100_000 * n)) for n in (1, 2)]
+    named = ("--name", name, "--format", "json")
+    rows = json.loads(run("objects", "--sort-by", "bytes", "--limit", "2", *named).stdout)
+    assert [row["bytes"] for row in rows] == [held.nbytes, table(200_000).nbytes]
+    (row,) = json.loads(run("objects", "--filter", "holds=1", *named).stdout)
+    assert row["bytes"] == held.nbytes
+    rows = json.loads(
+        run("objects", "--filter", "bytes<2MiB", "--filter", "holds=0", *named).stdout
+    )
+    assert [row["object"] for row in rows] == [ids[0].hex()]
+    (group,) = json.loads(run("memory", "--group-by", "process", *named).stdout)
+    assert group == {
+        "pid": os.getpid(),
+        "objects": 3,
+        "bytes": table(600_000).nbytes,
+        "in_use": held.nbytes,
+        "idle": table(300_000).nbytes,
+        "bytes_spilled": 0,
+    }
+    header, line = run("objects", "--detail", "--limit", "1", "--name", name).stdout.splitlines()
+    assert "PID" in header
+    assert str(os.getpid()) in line
+    shown = yaml.safe_load(run("status", "--name", name, "--format", "yaml").stdout)
+    assert (shown["name"], shown["objects"]) == (name, 3)
+    client.close()
+
+
+def test_copies(name):
+    client = zerrow_store.connect(name)
+    client.put(table())
+    outside = pa.Array.from_buffers(pa.int64(), 1 << 18, [None, pa.py_buffer(bytes(2 << 20))])
+    object_id = client.put(outside)
+    (row,) = json.loads(run("copies", "--name", name, "--format", "json").stdout)
+    assert (row["object"], row["pid"]) == (object_id.hex(), os.getpid())
+    assert row["copied"] == 2 << 20
+    client.close()
+
+
 @pytest.mark.parametrize("command", ["status", "objects", "stop"])
 def test_without_a_store_the_error_says_what_to_do(command):
     done = run(command, "--name", "no-such-store")
@@ -116,6 +159,33 @@ def test_without_a_store_the_error_says_what_to_do(command):
 def test_wrong_arguments():
     assert run("start", "--memory", "lots").returncode == 2
     assert run("fly").returncode == 2
+    both = ("--by-segment", "--group-by", "process")
+    assert run("memory", "--name", "no-such-store", *both).returncode == 2
+    assert run("objects", "--format", "xml").returncode == 2
+
+
+def test_wrong_questions_say_what_is_right(name):
+    for asked, reason in [
+        (["objects", "--filter", "colour=red"], "no column 'colour'; there are"),
+        (["objects", "--filter", "red"], "write it like"),
+        (["memory", "--group-by", "job"], "--group-by process"),
+        (["status", "--node", "here"], "of a cluster"),
+    ]:
+        done = run(*asked, "--name", name)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert reason in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error_to_tell(name):
+    command = [sys.executable, "-m", "zerrow_store.cli.main", "status", "--name", name]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    assert running.stderr.read() == b""
+    running.stderr.close()
+    assert running.wait(timeout=60) == 1
 
 
 def test_doctor():

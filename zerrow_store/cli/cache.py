@@ -1,90 +1,112 @@
-"""`zerrow cache list | drop | warm`: the columns that this machine has decoded."""
+"""`zerrow cache list | drop | warm`: the columns that the machines have decoded."""
 
-import argparse
 import os
 import time
 from typing import Any
 
-from zerrow_store.cli.output import print_rows
+import click
+
+from zerrow_store.cli.options import Shape, of_a_store_here, of_rows, of_stores
+from zerrow_store.cli.rows import Row, columns
+from zerrow_store.cli.stores import Selection, local_store
+from zerrow_store.client.observe import ask
+from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.reports import CacheEntry
 from zerrow_store.sizes import format_size
 
-_HEADER = (
-    "path",
-    "column",
-    "decoded_as",
-    "row_groups",
-    "bytes",
-    "readers",
-    "hits",
-    "seconds_saved",
-    "idle_seconds",
+_KEY = ("path", "column", "decoded_as")
+CACHE = columns(
+    f"node node_ip {' '.join(_KEY)} row_groups bytes readers hits seconds_saved idle_seconds",
+    sizes="bytes",
+    detail="node_ip",
 )
 
 
-def add_commands(
-    commands: Any, common: argparse.ArgumentParser, formatted: argparse.ArgumentParser
-) -> None:
-    """Add `cache` and what it can do; alone, it lists."""
-    cache = commands.add_parser(
-        "cache", parents=[common, formatted], help="columns of files that are decoded already"
-    )
-    cache.set_defaults(run=_list)
-    # What was given before the action counts, unless it is given again after it.
-    named = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    named.add_argument("--name", help="name of the store")
-    shaped = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    shaped.add_argument("--format", choices=["table", "json"])
-    actions = cache.add_subparsers(metavar="ACTION")
-    shown = actions.add_parser("list", parents=[named, shaped], help="show them (the default)")
-    shown.set_defaults(run=_list)
-    drop = actions.add_parser("drop", parents=[named], help="drop a file's; its readers keep them")
-    drop.add_argument("path", help="a file, as `list` shows it, or all")
-    drop.set_defaults(run=_drop)
-    warm = actions.add_parser("warm", parents=[named], help="decode a Parquet file ahead")
-    warm.add_argument("path", help="a file, a folder or a glob pattern")
-    warm.add_argument(
-        "--columns", type=lambda text: text.split(","), help="like a,b,c (default: all)"
-    )
-    warm.set_defaults(run=_warm)
+class _Group(click.Group):
+    """Lists if it is given no action. What is given before the action counts, unless it is given
+    again after it.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        given = {
+            name: value for name, value in ctx.params.items() if value not in (None, (), False)
+        }
+        ctx.default_map = dict.fromkeys(self.commands, given)
+        ctx.params = {}
+        return super().invoke(ctx)
 
 
-def _list(options: argparse.Namespace) -> int:
-    from zerrow_store.client.client import Client
-
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    now = time.time()
-    for entry in Client(options.name).cache_list():
-        key = (entry.path, entry.column, entry.variant)
-        row = rows.setdefault(key, dict(zip(_HEADER, [*key, 0, 0, 0, 0, 0.0, now], strict=True)))
-        row["row_groups"] += entry.parts
-        row["bytes"] += entry.nbytes
-        row["readers"] += entry.readers
-        row["hits"] += entry.hits
-        row["seconds_saved"] = round(row["seconds_saved"] + entry.hits * entry.seconds, 3)
-        row["idle_seconds"] = min(row["idle_seconds"], round(now - entry.used, 1))
-    print_rows(_HEADER, list(rows.values()), sizes=["bytes"], form=options.format)
-    return 0
+@click.group(name="cache", cls=_Group, invoke_without_command=True)
+@click.pass_context
+def cache(ctx: click.Context) -> None:
+    """Show, drop or make columns of files that are decoded already."""
+    if ctx.invoked_subcommand is None:
+        with entries.make_context("list", [], parent=ctx) as of_list:
+            entries.invoke(of_list)
 
 
-def _drop(options: argparse.Namespace) -> int:
-    from zerrow_store.client.client import Client
-
-    client = Client(options.name)
-    everything = options.path == "all"
-    dropped = client.cache_drop(None if everything else options.path)
-    if not (dropped or everything):
-        dropped = client.cache_drop(os.path.abspath(options.path))
-    print(f"Dropped {dropped} columns.")
-    return 0
+@cache.command(name="list")
+@of_stores
+@of_rows
+def entries(selection: Selection, shape: Shape) -> None:
+    """Show them (the default)."""
+    shape.print(cache_rows(selection), CACHE)
 
 
-def _warm(options: argparse.Namespace) -> int:
+@cache.command(name="drop")
+@of_a_store_here
+@click.argument("path")
+def drop(name: str | None, path: str) -> None:
+    """Drop those of PATH, as `list` shows it, or `all`, on this machine. Readers keep theirs."""
+    store = local_store(name)
+    dropped = ask(store, m.CacheDrop(None if path == "all" else path))
+    if not (dropped or path == "all"):
+        dropped = ask(store, m.CacheDrop(os.path.abspath(path)))
+    click.echo(f"Dropped {dropped} columns.")
+
+
+@cache.command(name="warm")
+@of_a_store_here
+@click.option("--columns", "names", help="Like a,b,c (default: all).")
+@click.argument("path")
+def warm(name: str | None, names: str | None, path: str) -> None:
+    """Decode a Parquet file, a folder or a glob pattern ahead, on this machine."""
     import zerrow_store
 
-    client = zerrow_store.connect(options.name)
+    client = zerrow_store.connect(local_store(name))
     started = time.monotonic()
-    table = zerrow_store.read_parquet(options.path, columns=options.columns, client=client)
+    wanted = None if names is None else names.split(",")
+    table = zerrow_store.read_parquet(path, columns=wanted, client=client)
     seconds = time.monotonic() - started
     size = format_size(table.get_total_buffer_size())
-    print(f"{table.num_columns} columns, {table.num_rows:,} rows, {size}: {seconds:.2f} s.")
-    return 0
+    click.echo(f"{table.num_columns} columns, {table.num_rows:,} rows, {size}: {seconds:.2f} s.")
+
+
+cache.params = [*entries.params]
+
+
+def cache_rows(selection: Selection) -> list[Row]:
+    """Return a row for each column of a file."""
+    rows: dict[tuple[str, ...], Row] = {}
+    now = time.time()
+    for answer in selection.ask("cache_list"):
+        entries_there: list[CacheEntry] = answer.body
+        for entry in entries_there:
+            key = (entry.path, entry.column, entry.variant)
+            row = rows.setdefault(
+                (*answer.place.values(), *key),
+                {
+                    **answer.place,
+                    **dict(zip(_KEY, key, strict=True)),
+                    **dict.fromkeys(("row_groups", "bytes", "readers", "hits"), 0),
+                    "seconds_saved": 0.0,
+                    "idle_seconds": now,
+                },
+            )
+            row["row_groups"] += entry.parts
+            row["bytes"] += entry.nbytes
+            row["readers"] += entry.readers
+            row["hits"] += entry.hits
+            row["seconds_saved"] = round(row["seconds_saved"] + entry.hits * entry.seconds, 3)
+            row["idle_seconds"] = min(row["idle_seconds"], round(now - entry.used, 1))
+    return list(rows.values())

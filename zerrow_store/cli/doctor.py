@@ -1,4 +1,4 @@
-"""What this machine and this installation can do."""
+"""`zerrow doctor`: what this machine and this installation can do."""
 
 import fcntl
 import os
@@ -9,7 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from zerrow_store.budget import default_budget, memory_limit
+from zerrow_store.cli.options import formatted
+from zerrow_store.cli.output import print_rows
+from zerrow_store.cli.rows import columns
+from zerrow_store.client.observe import observe
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.logs import default_log
 from zerrow_store.protocol.sockets import running_stores
@@ -24,6 +30,16 @@ class Check:
     ok: bool
     finding: str
     needed: bool
+
+
+@click.command(name="doctor")
+@formatted
+def doctor(form: str) -> int:
+    """Say what this machine and this installation can do; fail if something needed is missing."""
+    checks = examine()
+    rows = [{"check": each.name, "ok": each.ok, "finding": each.finding} for each in checks]
+    print_rows(rows, columns("check ok finding"), form, detail=False)
+    return 0 if all(each.ok for each in checks if each.needed) else 1
 
 
 def examine() -> list[Check]:
@@ -125,10 +141,8 @@ def _logs() -> str:
 
 
 def _log_of(name: str) -> str:
-    from zerrow_store.client.client import Client
-
     try:
-        return Client(name).stats().log
+        return observe(name).log
     except StoreUnavailableError:  # of another version, or just ending
         return f"{default_log(name)} perhaps (it does not answer)"
 

@@ -1,51 +1,115 @@
-"""`zerrow memory | evictions`: what the store's memory is used for, and what had to go."""
+"""`zerrow memory | evictions`: what the stores' memory is used for, and what had to go."""
 
-import argparse
 import time
+from collections import defaultdict
 from dataclasses import fields
-from typing import Any
 
-from zerrow_store.cli.output import print_fields, print_rows
+import click
 
+from zerrow_store.cli.objects import object_rows
+from zerrow_store.cli.options import Shape, of_rows, of_stores
+from zerrow_store.cli.origins import COLUMNS, add_origins
+from zerrow_store.cli.output import print_record
+from zerrow_store.cli.rows import Row, Wanted, columns
+from zerrow_store.cli.stores import Selection
+from zerrow_store.protocol.reports import MemoryReport, SegmentMemory
 
-def add_commands(
-    commands: Any, common: argparse.ArgumentParser, formatted: argparse.ArgumentParser
-) -> None:
-    """Add both commands."""
-    memory = commands.add_parser(
-        "memory", parents=[common, formatted], help="what its memory is used for"
-    )
-    memory.add_argument("--by-segment", action="store_true", help="a row for each segment")
-    memory.set_defaults(run=_memory)
-    evictions = commands.add_parser(
-        "evictions", parents=[common, formatted], help="what had to go, at which cost"
-    )
-    evictions.set_defaults(run=_evictions)
+_KINDS = " ".join(field.name for field in fields(MemoryReport))
+_OF_SEGMENTS = " ".join(field.name for field in fields(SegmentMemory)[2:])
+KINDS = columns(
+    f"node node_ip {_KINDS}", sizes=_KINDS, detail="node_ip high_watermark low_watermark"
+)
+SEGMENTS = columns(f"node node_ip segment pid {_OF_SEGMENTS}", sizes=_OF_SEGMENTS, detail="node_ip")
+EVICTIONS = columns(
+    "node node_ip age_seconds way what bytes expected_seconds seconds returned",
+    sizes="bytes",
+    detail="node_ip",
+)
+GROUPS = {"node": "node", "process": "pid", **{name: name for name in COLUMNS}}
+"""By which objects are grouped: the column of each."""
 
+_CACHED = "(cache)"
+"""In place of a job or a function: decoded columns are everybody's."""
 
-def _memory(options: argparse.Namespace) -> int:
-    from zerrow_store.client.client import Client
-    from zerrow_store.protocol.reports import SegmentMemory
-
-    client = Client(options.name)
-    if options.by_segment:
-        rows = [
-            {**vars(each), "segment": each.segment.hex()} for each in client.memory_by_segment()
-        ]
-        header = [each.name for each in fields(SegmentMemory)]
-        print_rows(header, rows, sizes=header[2:], form=options.format)
-        return 0
-    report = client.memory().as_dict()
-    print_fields(report, sizes=list(report), form=options.format)
-    return 0
+_SIZES = "bytes in_use idle bytes_spilled"
 
 
-def _evictions(options: argparse.Namespace) -> int:
-    from zerrow_store.client.client import Client
+@click.command(name="memory")
+@of_stores
+@of_rows
+@click.option("--by-segment", is_flag=True, help="A row for each segment: process or file.")
+@click.option("--group-by", type=click.Choice(list(GROUPS)), help="Sum up the objects.")
+def memory(selection: Selection, shape: Shape, by_segment: bool, group_by: str | None) -> None:
+    """Show what the stores' memory is used for.
 
+    Bytes that several objects share count in the group of each.
+    """
+    if by_segment and group_by:
+        raise click.UsageError("--by-segment and --group-by are two different tables.")
+    if group_by:
+        rows = group_rows(selection, group_by)
+        wanted = shape.wanted
+        by_size = Wanted(wanted.conditions, wanted.limit, wanted.sort_by or "bytes", wanted.detail)
+        column = GROUPS[group_by]
+        Shape(shape.form, by_size).print(rows, columns(f"{column} objects {_SIZES}", sizes=_SIZES))
+    elif by_segment:
+        shape.print(segment_rows(selection), SEGMENTS)
+    elif selection.cluster is None:
+        (report,) = selection.ask("memory")
+        kinds = report.body.as_dict()
+        print_record(kinds, sizes=list(kinds), form=shape.form)
+    else:
+        rows = [{**answer.place, **answer.body.as_dict()} for answer in selection.ask("memory")]
+        shape.print(rows, KINDS)
+
+
+@click.command(name="evictions")
+@of_stores
+@of_rows
+def evictions(selection: Selection, shape: Shape) -> None:
+    """List what had to go when memory was short, and what that cost."""
+    shape.print(eviction_rows(selection), EVICTIONS)
+
+
+def group_rows(selection: Selection, group_by: str) -> list[Row]:
+    """Return a row for each group of objects. Raises ValueError where groups are not known."""
+    if selection.cluster is None and group_by != "process":
+        raise ValueError(f"only a cluster knows of a {group_by}; without one: --group-by process")
+    rows, column = object_rows(selection), GROUPS[group_by]
+    if column in COLUMNS:
+        add_origins(rows, selection, Wanted(sort_by=column))
+    groups: defaultdict[str | int, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_nobody = column in COLUMNS and row["cached"]
+        groups[_CACHED if of_nobody else row[column]].append(row)
+    return [{column: group, **_sums(members)} for group, members in groups.items()]
+
+
+def _sums(rows: list[Row]) -> Row:
+    return {
+        "objects": len(rows),
+        "bytes": sum(row["bytes"] for row in rows),
+        "in_use": sum(row["bytes"] for row in rows if row["holds"]),
+        "idle": sum(row["bytes"] for row in rows if not row["holds"]),
+        "bytes_spilled": sum(row["bytes_spilled"] for row in rows),
+    }
+
+
+def segment_rows(selection: Selection) -> list[Row]:
+    """Return a row for each segment."""
+    return [
+        {**answer.place, **vars(each), "segment": each.segment.hex()}
+        for answer in selection.ask("memory_by_segment")
+        for each in answer.body
+    ]
+
+
+def eviction_rows(selection: Selection) -> list[Row]:
+    """Return a row for each of the newest evictions."""
     now = time.time()
-    rows = [
+    return [
         {
+            **answer.place,
             "age_seconds": round(now - each.when, 1),
             "way": each.way,
             "what": each.name,
@@ -54,8 +118,6 @@ def _evictions(options: argparse.Namespace) -> int:
             "seconds": round(each.seconds, 4),
             "returned": each.returned,
         }
-        for each in Client(options.name).evictions()
+        for answer in selection.ask("evictions")
+        for each in answer.body
     ]
-    header = ["age_seconds", "way", "what", "bytes", "expected_seconds", "seconds", "returned"]
-    print_rows(header, rows, sizes=["bytes"], form=options.format)
-    return 0

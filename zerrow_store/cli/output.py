@@ -1,39 +1,103 @@
-"""Tables and JSON on standard output."""
+"""Tables, JSON and YAML on standard output."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from zerrow_store.cli.rows import Column, Row
 from zerrow_store.sizes import format_size
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def print_rows(
-    header: Sequence[str], rows: Sequence[dict[str, Any]], *, sizes: Sequence[str], form: str
-) -> None:
-    """Print rows as an aligned table with `sizes` in units, or as a JSON array with plain
-    numbers.
+FORMATS = ("default", "table", "json", "yaml")
+"""The default is a table."""
+
+CLUSTERS = ("node", "node_ip", "object_ref")
+"""Columns that only rows of clusters have."""
+
+SHORT = 12
+"""Of a node's id, the digits that tables show; Ray's log files have as many in their names."""
+
+_WIDEST = 1 << 14
+
+
+def print_rows(rows: Sequence[Row], known: Sequence[Column], form: str, *, detail: bool) -> None:
+    """Print rows as an aligned table, with sizes in units; or as JSON or YAML, with plain numbers
+    and all columns.
     """
-    if form == "json":
-        print(json.dumps(list(rows), indent=2))
+    if form in ("json", "yaml"):
+        _dump(list(rows), form)
         return
-    cells = [[name.replace("_", " ").upper() for name in header]]
-    cells += [[_cell(row[name], name in sizes) for name in header] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    for row in cells:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    from rich.console import Console
+
+    shown = [column for column in columns_of(rows, known) if detail or not column.detail]
+    # Lines as long as they are: whoever copies an id wants it whole.
+    console = Console(width=_WIDEST, highlight=False, markup=False)
+    with console.capture() as capture:
+        console.print(table(rows, shown))
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
-def print_fields(fields: dict[str, Any], *, sizes: Sequence[str], form: str) -> None:
-    """Print one record, a line per field, or as a JSON object with plain numbers."""
-    if form == "json":
-        print(json.dumps(fields, indent=2))
+def columns_of(rows: Sequence[Row], known: Sequence[Column]) -> list[Column]:
+    """Return the columns that rows have; without rows, those that are there outside of clusters."""
+    if not rows:
+        return [column for column in known if column.name not in CLUSTERS]
+    return [column for column in known if column.name in rows[0]]
+
+
+def table(rows: Iterable[Row], shown: Sequence[Column]) -> "Table":
+    """Return a table of rows."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        made.add_column(column.name.replace("_", " ").upper(), no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text(cell(row[column.name], column)) for column in shown))
+    return made
+
+
+def print_record(record: Row, *, sizes: Sequence[str], form: str) -> None:
+    """Print one record, a line per field, or as a JSON or YAML object with plain numbers."""
+    if form in ("json", "yaml"):
+        _dump(record, form)
         return
-    width = max(map(len, fields)) + 2
-    for name, value in fields.items():
-        print(f"{name.replace('_', ' ') + ':':{width}}{_cell(value, name in sizes)}")
+    fields = list(_flat(record))
+    width = max(len(name) for name, _ in fields) + 2
+    for name, value in fields:
+        is_size = name in sizes or name.endswith(" bytes")
+        label = name.replace("_", " ") + ":"
+        click.echo(f"{label:{width}}{cell(value, Column(name, is_size))}")
 
 
-def _cell(value: Any, is_size: bool) -> str:
+def cell(value: Any, column: Column) -> str:
+    """Return a value as tables show it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return format_size(value) if is_size else str(value)
+    if column.is_size:
+        return format_size(int(value))
+    if column.name == "node":
+        return str(value)[:SHORT]
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _flat(record: Row) -> Iterator[tuple[str, Any]]:
+    """Yield fields; those of a nested record with both names."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from ((f"{name} {inner}", each) for inner, each in _flat(value))
+        else:
+            yield name, value
+
+
+def _dump(value: Any, form: str) -> None:
+    if form == "json":
+        click.echo(json.dumps(value, indent=2))
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(value, sort_keys=False), nl=False)

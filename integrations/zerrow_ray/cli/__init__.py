@@ -1,0 +1,1 @@
+"""What the `zerrow` command asks of a Ray cluster; it is no process of Ray's."""

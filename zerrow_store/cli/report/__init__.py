@@ -1,0 +1,1 @@
+"""`zerrow report`: one self-contained HTML file about what stores do and have done."""
