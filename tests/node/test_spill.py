@@ -211,7 +211,8 @@ def test_held_objects_alone_fill_the_store(small: Store) -> None:
 
     with pytest.raises(StoreFullError) as caught:
         fill()
-    assert len(views) == BUDGET // NBYTES
+    # One that the server looked at between its put and its get was idle, and has been spilled.
+    assert len(views) * NBYTES - client.stats().bytes_spilled == BUDGET
     assert caught.value.needed == NBYTES
     assert caught.value.budget == BUDGET
     assert all(view.equals(make(n)) for n, view in enumerate(views))

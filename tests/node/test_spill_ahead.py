@@ -85,18 +85,23 @@ def test_a_disk_that_fails_leaves_them_in_memory(store: Store, tmp_path: Path) -
 
 
 def test_what_a_held_object_shares_can_go_once_it_is_idle(store: Store) -> None:
-    client = store.connect()
+    client, reader = store.connect(), store.worker()
     table = make(0)
     shared = client.put(table)
     also = client.put(table.rename_columns(["y"]))
     del table
-    reader = store.worker()
     reader.do(f"table = client.get({also!r})")
-    held = [client.get(client.put(make(n))) for n in range(1, 8)]
+    held: list[pa.Table] = []
+
+    def fill() -> None:
+        while True:
+            held.append(client.get(client.put(make(1 + len(held)))))
+
     # As long as one of the two is read, nothing of the other can go.
     with pytest.raises(StoreFullError):
-        client.put(make(8))
+        fill()
+    assert len(held) >= 7
     reader.do("del table; gc.collect()")
     wait_until(lambda: sum(info.holds for info in client.list()) == len(held))
-    assert client.get(client.put(make(8))).equals(make(8))
+    assert client.get(client.put(make(50))).equals(make(50))
     assert client.get(shared).equals(make(0))
