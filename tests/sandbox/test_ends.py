@@ -19,7 +19,7 @@ from tests.sandbox.conftest import below, eventually, groups, where
 from zerrow_store import sandbox
 from zerrow_store.cli.main import main
 from zerrow_store.errors import SandboxError, SandboxUnavailableError
-from zerrow_store.sandbox import cgroups, launcher, process
+from zerrow_store.sandbox import cgroups, launcher, pool, process
 
 
 @pytest.fixture
@@ -63,6 +63,24 @@ def test_interrupted_before_the_call(monkeypatch: pytest.MonkeyPatch, step: str)
     assert started[0].poll() is not None
     assert not made or not made[0]._memory.exists()
     assert sandbox.run(lambda: 1) == 1
+
+
+@needs_sandboxes
+@pytest.mark.usefixtures("_anew")
+def test_interrupted_while_a_spare_one_gets_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox.run(lambda: 1)
+    eventually(lambda: pool.current()._spare, "there is a spare sandbox")
+    (spare,) = pool.current()._spare.values()
+
+    def interrupted(_: process.Sandbox) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.Sandbox, "prepared", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.run(lambda: 1, tenant="another")
+    assert spare._process.poll() is not None
+    assert sandbox.run(lambda: 1, tenant="another") == 1
 
 
 @pytest.mark.usefixtures("_anew")

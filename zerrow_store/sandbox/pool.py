@@ -49,10 +49,14 @@ class Pool:
             None can be started.
         """
         while (sandbox := self._pop(tenant, options)) is not None:
-            found = "warm" if sandbox.ready() else "waited"
-            if sandbox.prepared():
-                stats.count(**{found: 1})
-                return sandbox
+            try:
+                found = "warm" if sandbox.ready() else "waited"
+                if sandbox.prepared():
+                    stats.count(**{found: 1})
+                    return sandbox
+            except BaseException:  # interrupted
+                sandbox.close()
+                raise
             sandbox.close()  # an earlier call broke it, or it was killed
             stats.count(broken=1)
         stats.count(cold=1)
@@ -72,10 +76,9 @@ class Pool:
                     return idle.pop(index)[0]
             if idle and (world not in self._spare or len(idle) >= _AHEAD):
                 return idle.pop(0)[0]  # the one that is ready first
-            spare = self._spare.pop(world, None)
-        if spare is not None:
-            self._start_spare(options)
-        return spare
+            if world in self._spare:
+                self._start_spare(options)
+            return self._spare.pop(world, None)
 
     def _start_spare(self, options: SandboxOptions) -> None:
         starter = threading.Thread(target=self._add_spare, args=(options,), daemon=True)
