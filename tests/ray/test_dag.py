@@ -606,7 +606,7 @@ def test_steps_run_confined_when_asked() -> None:
 
 
 def test_what_cannot_be_confined_is_refused() -> None:
-    with pytest.raises(TypeError, match="'Counter' is no plain function"):
+    with pytest.raises(TypeError, match="'Counter' is not a plain function"):
         dag.execute(Counter.bind(0).add.bind(make.bind()), sandbox=SandboxOptions())
 
 

@@ -12,10 +12,12 @@ from ray.dag import MultiOutputNode
 
 from zerrow_ray.dag.budget import Budget
 from zerrow_ray.dag.charges import Charges
+from zerrow_ray.dag.costs import CostModel
 from zerrow_ray.dag.disk import Disk, Speed
 from zerrow_ray.dag.estimates import Estimates, Function, Need
 from zerrow_ray.dag.eviction import choose
 from zerrow_ray.dag.forecast import forecast
+from zerrow_ray.dag.measurement import Measurement
 from zerrow_ray.dag.plan import Plan
 from zerrow_ray.dag.scheduler import Scheduler
 from zerrow_store.policy import Adaptive, Candidate, Keep, Lru, Policy, Rollback, Swap
@@ -307,6 +309,16 @@ def test_steps_without_input_are_told_apart_by_plain_arguments() -> None:
     ]
     assert arguments[0] == arguments[1] != arguments[2]
     assert arguments[3] == ""
+
+
+def test_what_a_step_took_stays_known_while_it_is_made_again() -> None:
+    plan = Plan(work.bind(work.bind()))
+    costs = CostModel(plan, Estimates())
+    step = plan.steps[plan.final.get_stable_uuid()]
+    assert costs.seconds_again(step) is None
+    costs.learn(step, Measurement(0.0, 2.5, 10, 10, 10, 10, 1, "", []))
+    assert costs.seconds_again(step) == 2.5
+    assert costs.result_bytes(step.key) == 10
 
 
 def test_a_result_holds_what_it_refers_to_of_those_let_go() -> None:

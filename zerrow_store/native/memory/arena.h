@@ -187,7 +187,7 @@ class Arena final : private SlabSource {
   std::string id_;
   Mapping mapping_;
   Slabs slabs_;
-  Arena* next_ = nullptr;  // all arenas of this process, newest first
+  Arena* next_ = nullptr;               // all arenas of this process, newest first
   std::atomic<bool> inherited_{false};  // a parent's arena, in a forked child
   uint64_t warm_limit_ = 0;
   uint64_t decay_ms_ = 0;
