@@ -38,10 +38,11 @@ def _store_full(needed: int, used: int, budget: int) -> StoreFullError:
 
 
 class ObjectNotFoundError(ZerrowError, KeyError):
-    """The store holds no object of this id: it was never put, or was deleted."""
+    """The store holds no object of this id, or name (a text): it was never put, or was deleted."""
 
-    def __init__(self, object_id: bytes) -> None:
-        super().__init__(f"no object {object_id.hex()} in the store: never put, or deleted")
+    def __init__(self, object_id: bytes | str) -> None:
+        called = repr(object_id) if isinstance(object_id, str) else object_id.hex()
+        super().__init__(f"no object {called} in the store: never put, or deleted")
         self.object_id = object_id
 
     def __str__(self) -> str:

@@ -30,6 +30,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.table = ObjectTable()
         self.model = {}
+        self.names = {}
         self.proxies = set()
         for segment in SEGMENTS:
             self.table.apply(events.SegmentAdded(segment, 1 << 20, 1, 1))
@@ -53,12 +54,32 @@ class BooksAgainstModel(RuleBasedStateMachine):
             self.table.apply(events.ObjectsCarried([object_id], reference))
             assert self.table.objects[object_id].reference == reference
 
+    @rule(object_id=st.binary(min_size=1, max_size=2), name=st.sampled_from("abc"))
+    def put_named(self, object_id, name):
+        if object_id not in self.model:
+            added = object_id, [], None, False, None, (0, 0, 0), 0.0
+            self.table.apply(events.ObjectAdded(*added, name=name))
+            self.model[object_id] = set()
+            self.names[name] = object_id
+
+    @rule(data=st.data())
+    def hide(self, data):
+        if not self.model:
+            return
+        object_id = data.draw(st.sampled_from(sorted(self.model)))
+        self.table.apply(events.ObjectHidden(object_id))
+        self.forget_name(object_id)
+
+    def forget_name(self, object_id):
+        self.names = {name: named for name, named in self.names.items() if named != object_id}
+
     @rule(data=st.data())
     def remove(self, data):
         if not self.model:
             return
         object_id = data.draw(st.sampled_from(sorted(self.model)))
         self.proxies.discard(object_id)
+        self.forget_name(object_id)
         self.check_freed(
             self.model.pop(object_id), self.table.apply(events.ObjectRemoved(object_id))
         )
@@ -106,11 +127,17 @@ class BooksAgainstModel(RuleBasedStateMachine):
         assert set(self.table.objects) == set(self.model)
 
     @invariant()
+    def a_name_is_one_objects(self):
+        assert self.table.names == self.names
+        assert all(not self.table.objects[named].deleted for named in self.names.values())
+
+    @invariant()
     def a_snapshot_makes_equal_books(self):
         copy = ObjectTable()
         for event in self.table.snapshot():
             copy.apply(events.decode(event.kind, msgspec.Raw(msgspec.msgpack.encode(event))))
         assert copy.objects == self.table.objects
+        assert copy.names == self.table.names
         assert copy.segments == self.table.segments
         assert copy.counters == self.table.counters
         assert copy.bytes_stored == self.table.bytes_stored

@@ -34,10 +34,11 @@ WELL_FORMED: dict[str, list[Any]] = {
     "goodbye": [],
     "take_over": [],
     "attach": [SEGMENT, 1 << 20, False, b"owner"],
-    "put": [*PUT, [[SEGMENT, 7]], [b"reference", b"owner", b"node", b"group"]],
+    "put": [*PUT, [[SEGMENT, 7]], [b"reference", b"owner", b"node", b"group"], "name"],
     "carried": [[b"mine"], b"reference"],
     "claim": [b"mine", True, b""],
     "get": [b"mine"],
+    "named": ["name"],
     "hold": [b"mine"],
     "release": [[b"mine"]],
     "segments": [[SEGMENT]],
@@ -203,6 +204,15 @@ def test_what_is_refused_in_part_has_changed_nothing(store: Store) -> None:
     columns = [COLUMN, [*COLUMN[:3], b"second", bytes(16), *COLUMN[5:]]]
     assert peer.ask("cache_publish", [b"t", b"f", "/p", columns])[0] == "error"
     assert client.cache_list() == []
+    peer.close()
+
+
+def test_a_named_object_has_a_message(store: Store) -> None:
+    """Else who asks for it by its name would be told that there is one, again and again."""
+    peer = Peer(store.name)
+    unreadable = [b"one", b"", [], None, False, False, [0, 0, 0], [], None, "name"]
+    assert peer.ask("put", unreadable)[0] == "error"
+    assert store.connected().list() == []
     peer.close()
 
 

@@ -3,6 +3,7 @@
 `Client` is safe to use from any thread.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +19,7 @@ from zerrow_store.client.requests import (
     Request,
     check_id,
     check_ids,
+    check_name,
     moved_places,
     offsets_of,
 )
@@ -71,22 +73,47 @@ class Holding:
 class Client(Session, DecodeCacheCalls):
     """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
 
-    def put(self, obj: Any, *, object_id: bytes | None = None) -> bytes:
-        """Store Arrow data; returns its id.
+    @property
+    def name(self) -> str:
+        """The store's name."""
+        return self._name
 
-        obj: Table, RecordBatch, ChunkedArray or Array, or anything that exports an Arrow stream
-        (polars, duckdb, nanoarrow), which is stored as a Table.
-        Raises StoreFullError, ObjectExistsError, TypeError.
+    def put(self, obj: Any, *, object_id: bytes | None = None, name: str | None = None) -> bytes:
+        """Store Arrow data.
+
+        Parameters
+        ----------
+        obj
+            Table, RecordBatch, ChunkedArray or Array, or anything that exports an Arrow stream
+            (polars, duckdb, nanoarrow), which is stored as a Table.
+        object_id
+            By default a new one.
+        name
+            Under which any process finds the object with `get_named`. It is the store's, as all
+            objects are that are put: it stays until it is deleted or replaced, or the store ends.
+            A second put under a name replaces the object, at once for all processes; what they have
+            got of the one before stays as it is. If the put fails, the object before stays.
+
+        Returns
+        -------
+        bytes
+            The object's id.
+
+        Raises
+        ------
+        StoreFullError, ObjectExistsError, TypeError, ValueError
         """
         if object_id is not None:
             check_id(object_id)
+        if name is not None:
+            check_name(name)
         if not isinstance(obj, ARROW_DATA):
             if not hasattr(obj, "__arrow_c_stream__"):
                 raise TypeError(f"not Arrow data: {type(obj).__name__}")
             obj = pa.table(obj)
         object_id = os.urandom(16) if object_id is None else object_id
         encoded = _native.encode(obj, move=True)
-        self.publish(object_id, encoded, encoded.message)
+        self.publish(object_id, encoded, encoded.message, name=name)
         return object_id
 
     def get(self, object_id: bytes) -> Any:
@@ -104,6 +131,29 @@ class Client(Session, DecodeCacheCalls):
         check_id(object_id)
         found: tuple[Found, Hold] = self._request(m.Get(object_id))
         return found
+
+    def get_named(self, name: str) -> Any:
+        """Return the data of the object that has a name, as `get` does.
+
+        Raises ObjectNotFoundError.
+        """
+        while True:
+            object_id = self._named(name)
+            # It may be replaced before it is held: then another one has the name.
+            with contextlib.suppress(errors.ObjectNotFoundError):
+                return self.get(object_id)
+
+    def delete_named(self, name: str) -> None:
+        """Delete the object that has a name. Raises as `delete` does."""
+        while True:
+            object_id = self._named(name)
+            with contextlib.suppress(errors.ObjectNotFoundError):
+                return self.delete(object_id)
+
+    def _named(self, name: str) -> bytes:
+        check_name(name)
+        object_id: bytes = self._request(m.Named(name))
+        return object_id
 
     def delete(self, object_ids: bytes | Iterable[bytes], *, missing_ok: bool = False) -> None:
         """Delete objects. Their memory goes when the last view does.
@@ -180,6 +230,7 @@ class Client(Session, DecodeCacheCalls):
         *,
         owned: bool = False,
         carrier: Carrier | None = None,
+        name: str | None = None,
     ) -> None:
         """Enter an encoded message's allocations into the object table.
 
@@ -188,7 +239,8 @@ class Client(Session, DecodeCacheCalls):
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
         ObjectLostError, NoOwnerError.
         """
-        self.begin_publish(object_id, encoded, message, owned=owned, carrier=carrier).wait()
+        put = _put(object_id, encoded, message, owned=owned, carrier=carrier, name=name)
+        Publication(self, self._begin_publication(put)).wait()
 
     def begin_publish(
         self,
@@ -307,10 +359,11 @@ def _put(
     transient: bool = False,
     owned: bool = False,
     carrier: Carrier | None = None,
+    name: str | None = None,
 ) -> m.Put:
     counters = encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied
     parts = object_id, encoded.own, encoded.foreign, message
-    return m.Put(*parts, transient, owned, counters, carrier=carrier)
+    return m.Put(*parts, transient, owned, counters, carrier=carrier, name=name)
 
 
 def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:

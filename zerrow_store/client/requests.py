@@ -69,6 +69,15 @@ def check_id(object_id: bytes) -> None:
         raise ValueError(f"an object's id has 1 to {MAX_ID} bytes, not {len(object_id)}")
 
 
+def check_name(name: str) -> None:
+    """Raise TypeError or ValueError for what is no object's name."""
+    if not isinstance(name, str):
+        raise TypeError(f"an object's name is a str, not {type(name).__name__}: {name!r:.100}")
+    if not 1 <= len(name) <= MAX_ID:
+        raise ValueError(f"an object's name has 1 to {MAX_ID} characters, not {len(name)}")
+    name.encode()  # raises for half of a surrogate pair, which does not travel
+
+
 def check_ids(object_ids: Any) -> list[bytes]:
     """Return ids as a list. Raises TypeError or ValueError for what are none."""
     if isinstance(object_ids, str | bytes | bytearray | memoryview):

@@ -20,6 +20,7 @@ from zerrow_store.protocol.fields import (
     Moves,
     Name,
     ObjectId,
+    ObjectName,
     OwnerId,
     Seconds,
     SegmentId,
@@ -104,7 +105,10 @@ class SegmentRemoved(Event):
 
 
 class ObjectAdded(Event):
-    """There is an object. See `object_table.Object` for the fields. counters: what it adds."""
+    """There is an object. See `object_table.Object` for the fields. counters: what it adds.
+
+    The object that has the name is hidden with this: a crash leaves one of them, and no other.
+    """
 
     kind: ClassVar[str] = "object_added"
     object_id: ObjectId
@@ -119,6 +123,7 @@ class ObjectAdded(Event):
     proxy: bool = False
     reference: bytes | None = None
     pid: Size = NO_PROCESS
+    name: ObjectName | None = None
 
 
 class ObjectsCarried(Event):

@@ -18,6 +18,7 @@ Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Counter = Annotated[int, Meta(ge=0, le=1 << 50)]
 Counters = tuple[Counter, Counter, Counter]
 Name = Annotated[str, Meta(max_length=1 << 16)]
+ObjectName = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 
 Allocations = list[tuple[SegmentId, bytes]]
 """Per segment, allocations: packed little-endian uint64 pairs (offset, size)."""

@@ -22,6 +22,7 @@ from zerrow_store.protocol.fields import (
     Moves,
     Name,
     ObjectId,
+    ObjectName,
     OwnerId,
     Seconds,
     SegmentId,
@@ -147,6 +148,8 @@ class Put(Request):
         Sealed segments that come along.
     carrier
         Given if it belongs to another process.
+    name
+        Of the object; the object that has the name is deleted.
     """
 
     kind: ClassVar[str] = "put"
@@ -160,9 +163,12 @@ class Put(Request):
     counters: Counters
     adopted: Adopted = msgspec.field(default_factory=list)
     carrier: Carrier | None = None
+    name: ObjectName | None = None
 
     def __post_init__(self) -> None:
         _check_packed(self)
+        if self.name is not None and self.message is None:
+            raise ValueError("a named object is for every process: its message is kept")
 
     @property
     def descriptors(self) -> int:
@@ -200,6 +206,14 @@ class Get(Request):
     kind: ClassVar[str] = "get"
     reply: ClassVar[Any] = replies.Found
     object_id: ObjectId
+
+
+class Named(Request):
+    """Have the id of the object that has a name."""
+
+    kind: ClassVar[str] = "named"
+    reply: ClassVar[Any] = ObjectId
+    name: ObjectName
 
 
 class Hold(Request):

@@ -133,6 +133,8 @@ class ObjectInfo:
         Whether it is a decoded column.
     copy
         Whether its bytes are those of another machine's object.
+    name
+        None if it has none.
     """
 
     object_id: bytes
@@ -145,6 +147,7 @@ class ObjectInfo:
     pid: int
     cached: bool
     copy: bool
+    name: str | None
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,13 @@ def _get(core: Core, call: Call, request: m.Get) -> Found:
     return Found(entry.message, entry.allocations, entry.moves(), entry.node or b"")
 
 
+def _named(core: Core, call: Call, request: m.Named) -> bytes:
+    object_id = core.state.table.names.get(request.name)
+    if object_id is None:
+        raise ObjectNotFoundError(request.name)
+    return object_id
+
+
 def _hold(core: Core, call: Call, request: m.Hold) -> Moves:
     return core.lifetimes.take_hold(call.connection, request.object_id).moves()
 
@@ -221,6 +228,7 @@ def _list(core: Core, call: Call, request: m.List) -> list[ObjectInfo]:
             pid=entry.pid,
             cached=object_id in table.cache.entries,
             copy=entry.copy,
+            name=entry.name,
         )
         for object_id, entry in table.objects.items()
         if not (entry.deleted or entry.is_elsewhere)
@@ -280,6 +288,7 @@ HANDLERS: dict[type[m.Request], Callable[[Core, Call, Any], Any]] = {
     m.Carried: _carried,
     m.Claim: _claim,
     m.Get: _get,
+    m.Named: _named,
     m.Hold: _hold,
     m.Release: _release,
     m.Delete: _delete,

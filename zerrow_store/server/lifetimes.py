@@ -121,17 +121,26 @@ class Lifetimes:
         entry = self._table.objects.get(object_id)
         if entry is None or entry.deleted:
             return
-        watched = self._state.watched
-        if entry.proxy or object_id in watched:
-            watched.discard(object_id)
-            # Other machines have it, or copies of it, which are to go there.
-            self._effects.notify_all(notices.Removed(object_id), role="agent")
+        self._notify_agents(object_id)
         if self._state.holders[object_id]:
             self._state.change(events.ObjectHidden(object_id))
             return
         if not self._state.all_returned():
             self._state.change(events.ObjectHidden(object_id))
         self._end(object_id)
+
+    def replaced(self, object_id: bytes) -> None:
+        """End an object that was hidden when another one took its name."""
+        self._notify_agents(object_id)
+        if not self._state.holders[object_id]:
+            self._end(object_id)
+
+    def _notify_agents(self, object_id: bytes) -> None:
+        """Where other machines have an object, or copies of it, these are to go there."""
+        watched = self._state.watched
+        if self._table.objects[object_id].proxy or object_id in watched:
+            watched.discard(object_id)
+            self._effects.notify_all(notices.Removed(object_id), role="agent")
 
     def drop_copy(self, object_id: bytes) -> None:
         """Give up the bytes of another machine's object, which nobody holds."""

@@ -79,6 +79,8 @@ class Object:
         The machine whose store says when it goes.
     proxy
         Whether it stands for an object of another machine that belongs to a process of this one.
+    name
+        See `ObjectTable.names`.
     copy
         Whether its bytes are those of another machine's object, and can be had there again.
     moved
@@ -98,6 +100,7 @@ class Object:
     carrier: bytes | None = None
     node: bytes | None = None
     proxy: bool = False
+    name: str | None = None
     copy: bool = False
     deleted: bool = False
     moved: dict[Place, Place] = field(default_factory=dict)
@@ -125,6 +128,8 @@ class ObjectTable:
         store knows what it knew.
     readers
         The pid and start of each client's process, by the client's identity.
+    names
+        The id of the object that has a name; deleted objects have none.
     """
 
     def __init__(self) -> None:
@@ -132,6 +137,7 @@ class ObjectTable:
         self.segments: dict[bytes, Segment] = {}
         self.objects: dict[bytes, Object] = {}
         self.readers: dict[bytes, tuple[int, int]] = {}
+        self.names: dict[str, bytes] = {}
         self.cache = DecodeCacheIndex()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.bytes_stored = 0
@@ -171,6 +177,7 @@ class ObjectTable:
             entry.proxy,
             entry.reference,
             entry.pid,
+            entry.name,
         )
         if cached := self.cache.entries.get(object_id):
             yield events.ColumnAdded(added, **vars(cached))
@@ -243,6 +250,10 @@ class ObjectTable:
         entry.bytes_spilled = spilled
         entry.reference, entry.pid = event.reference, event.pid
         self.objects[event.object_id] = entry
+        if event.name is not None:
+            if event.name in self.names:
+                self._hide(self.names[event.name])
+            entry.name, self.names[event.name] = event.name, event.object_id
         self._add_counts(event.counters)
 
     def _add_column(self, event: events.ColumnAdded) -> None:
@@ -256,12 +267,24 @@ class ObjectTable:
         self.cache.use(event.object_ids, event.when)
 
     def _hide_object(self, event: events.ObjectHidden) -> None:
-        self.cache.forget(event.object_id)
-        self.objects[event.object_id].deleted = True
+        self._hide(event.object_id)
+
+    def _hide(self, object_id: bytes) -> None:
+        self.cache.forget(object_id)
+        entry = self.objects[object_id]
+        self._forget_name(entry)
+        entry.deleted = True
 
     def _remove_object(self, event: events.ObjectRemoved) -> Freed:
         self.cache.forget(event.object_id)
-        return self._unrefer_all(self.objects.pop(event.object_id).allocations)
+        entry = self.objects.pop(event.object_id)
+        self._forget_name(entry)
+        return self._unrefer_all(entry.allocations)
+
+    def _forget_name(self, entry: Object) -> None:
+        if entry.name is not None:
+            del self.names[entry.name]
+            entry.name = None
 
     def _note_reference(self, event: events.ObjectsCarried) -> None:
         for object_id in event.object_ids:

@@ -230,8 +230,11 @@ class PutQueue:
             event.carrier = carrier.reference if carrier.owner_id else None
             event.proxy = put.call.connection.role == "agent"
             event.reference = carrier.reference
-        event.node, event.pid = put.node, put.call.connection.pid
+        event.node, event.pid, event.name = put.node, put.call.connection.pid, request.name
+        replaced = None if event.name is None else self._table.names.get(event.name)
         self._state.change(event)
+        if replaced is not None:
+            self._lifetimes.replaced(replaced)
         self.copies.add(request.object_id, event.reference, event.pid, request.counters[2])
         self._lifetimes.entered(request.object_id)
         if transient:
