@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zerrow_store.client.client import Client
     from zerrow_store.connection import connect
-    from zerrow_store.decache import read_csv, read_feather, read_ipc, read_json, read_parquet
+    from zerrow_store.decache import read_csv, read_feather, read_ipc, read_json, read_parquet, scan
     from zerrow_store.errors import (
         ObjectExistsError,
         ObjectLostError,
@@ -42,6 +42,7 @@ __all__ = [
     "read_ipc",
     "read_json",
     "read_parquet",
+    "scan",
 ]
 
 _MODULES = {
@@ -50,7 +51,8 @@ _MODULES = {
     "ObjectInfo": "zerrow_store.protocol.reports",
     "StoreStats": "zerrow_store.protocol.reports",
 } | dict.fromkeys(
-    ["read_csv", "read_feather", "read_ipc", "read_json", "read_parquet"], "zerrow_store.decache"
+    ["read_csv", "read_feather", "read_ipc", "read_json", "read_parquet", "scan"],
+    "zerrow_store.decache",
 )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zerrow_ray import dag, data
     from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
-    from zerrow_ray.reading import read_parquet
+    from zerrow_ray.reading import read_parquet, scan
     from zerrow_ray.sandbox import sandboxed
     from zerrow_ray.store_stats import stats
 
@@ -27,6 +27,7 @@ __all__ = [
     "register",
     "runtime_env_hook",
     "sandboxed",
+    "scan",
     "stats",
     "worker_setup",
 ]
@@ -37,6 +38,7 @@ _MODULES = {
     "register": "lifecycle",
     "runtime_env_hook": "lifecycle",
     "sandboxed": "sandbox",
+    "scan": "reading",
     "stats": "store_stats",
     "worker_setup": "lifecycle",
 }

@@ -1,4 +1,4 @@
-"""Reading Parquet in a task or in the driver, through the node's cache."""
+"""Reading and scanning Parquet in a task or in the driver, through the node's cache."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from zerrow_store.errors import ZerrowError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
 
 def read_parquet(source: Any, **options: Any) -> "pa.Table":
@@ -23,6 +24,17 @@ def read_parquet(source: Any, **options: Any) -> "pa.Table":
     from zerrow_store.decache import read_parquet
 
     return read_parquet(source, client=node_client(), **options)
+
+
+def scan(source: Any, **options: Any) -> "ds.FileSystemDataset":
+    """Return Parquet files as a dataset over this node's cache, for duckdb, polars and others.
+
+    The arguments, the result and the errors are those of `zerrow_store.scan`. The dataset is this
+    process's: make it in the task that reads it.
+    """
+    from zerrow_store.decache import scan
+
+    return scan(source, client=node_client(), **options)
 
 
 def node_client() -> Client | None:

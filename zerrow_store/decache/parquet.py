@@ -103,7 +103,7 @@ def read_parquet(
         arrow_extensions_enabled=arrow_extensions_enabled,
         share_strings=share_strings,
     )
-    source = _expanded(source)
+    source = expanded(source)
     cached = decryption_properties is None
     plain_file = isinstance(source, str | os.PathLike) and os.path.isfile(source)
     if (
@@ -189,7 +189,7 @@ def read_fragment(
     return itertools.chain(begun, batches)
 
 
-def _expanded(source: Any) -> Any:
+def expanded(source: Any) -> Any:
     """Return the files of a glob pattern; anything else as it is."""
     if isinstance(source, str) and glob.has_magic(source) and not os.path.exists(source):
         return sorted(glob.glob(source, recursive=True)) or source
