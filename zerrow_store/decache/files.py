@@ -14,7 +14,7 @@ import os
 import pickle
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ _TICK_NS = 20_000_000  # a kernel tick is 10 ms at most
 _SECOND_NS = 1_000_000_000
 # fsspec's file systems whose contents exist in this process only.
 _PRIVATE_PROTOCOLS = {"memory", "dir", "reference"}
-# The names that fsspec's file systems use for a file's version, and for its time of change.
+# The names that file systems use for a file's version, and for its time of change.
 _MARKS = ("ETag", "etag", "version_id", "VersionId", "version", "generation")
 _TIMES = ("mtime", "LastModified", "last_modified", "modified")
 
@@ -112,7 +112,7 @@ class RemoteFile(OpenFile):
         self._filesystem = filesystem
         self._name = path
         filesystem.open_input_file(path).close()
-        super().__init__(f"{_scheme(filesystem)}://{path}", None)
+        super().__init__(path if "://" in path else f"{_scheme(filesystem)}://{path}", None)
         self.identity = self.current_identity()
 
     def open(self) -> pa.NativeFile:
@@ -120,10 +120,8 @@ class RemoteFile(OpenFile):
 
     def current_identity(self) -> bytes | None:
         place = _place(self._filesystem)
-        version = _version(self._filesystem, self._name)
-        if place is None or version is None:
-            return None
-        return _digest("remote", place, self._name, version)
+        version = None if place is None else _version(self._filesystem, self._name)
+        return None if version is None else _digest("remote", place, self._name, version)
 
 
 @contextlib.contextmanager
@@ -202,19 +200,28 @@ def _version(filesystem: pafs.FileSystem, path: str) -> str | None:
     """
     fs = _fsspec(filesystem)
     if fs is None:
+        with filesystem.open_input_file(path) as file:
+            size, told = file.size(), file.metadata()
+        if marks := _marks(told):
+            return json.dumps([size, marks])
         status = filesystem.get_file_info(path)
         changed = None if status.mtime_ns is None else status.mtime_ns / _SECOND_NS
         return _unless_recent(changed, [status.size, status.mtime_ns])
     fs.invalidate_cache(path)
     info = fs.info(path)
-    marks = [str(info[name]) for name in _MARKS if info.get(name)]
-    if marks:
+    if marks := _marks(info):
         return json.dumps([info.get("size"), marks])
     times = [info[name] for name in _TIMES if info.get(name)]
     if not times:
         return None
     changed = times[0].timestamp() if isinstance(times[0], datetime) else float(times[0])
     return _unless_recent(changed, [info.get("size"), changed])
+
+
+def _marks(info: Mapping[str, Any]) -> list[str]:
+    """The marks of a file's version. A weak ETag is none: bytes may change under it (RFC 9110)."""
+    marks = [str(info[name]) for name in _MARKS if info.get(name)]
+    return [] if any(mark.startswith("W/") for mark in marks) else marks
 
 
 def _unless_recent(changed: float | None, version: list[Any]) -> str | None:
