@@ -60,7 +60,7 @@ class Side:
             return 0
         import zerrow_ray
 
-        return int(zerrow_ray.stats()["total"]["bytes_copied"])
+        return int(zerrow_ray.stats().total.bytes_copied)
 
     def time(self, name: str, action: Callable[[], Any], repeat: int, stored: int = 0) -> None:
         """Time `action`; its result is dropped, and given time to be freed, outside of the clock.

@@ -99,7 +99,7 @@ class Recorder:
             return dict.fromkeys(COUNTERS, 0)
         import zerrow_ray
 
-        total = zerrow_ray.stats()["total"]
+        total = zerrow_ray.stats().total.as_dict()
         return {key: total[key] for key in COUNTERS}
 
     def _print(self, **record: Any) -> None:

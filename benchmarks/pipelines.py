@@ -138,7 +138,7 @@ def run_side(side: str, memory: int, repeat: int, data: Path) -> dict[str, Any]:
     if side != "plain Ray":
         import zerrow_ray
 
-        record["stats"] = zerrow_ray.stats()["total"]
+        record["stats"] = zerrow_ray.stats().total.as_dict()
     ray.shutdown()
     return record
 

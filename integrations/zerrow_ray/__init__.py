@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from zerrow_ray.lifecycle import init, register, runtime_env_hook, worker_setup
     from zerrow_ray.reading import read_parquet, scan
     from zerrow_ray.sandbox import sandboxed
-    from zerrow_ray.store_stats import stats
+    from zerrow_ray.store_stats import ClusterStats, stats
 
 __all__ = [
+    "ClusterStats",
     "dag",
     "data",
     "init",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ClusterStats": "store_stats",
     "init": "lifecycle",
     "read_parquet": "reading",
     "register": "lifecycle",

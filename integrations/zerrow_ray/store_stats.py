@@ -1,47 +1,76 @@
 """What the nodes' stores hold and have done."""
 
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import ray
 
 from zerrow_ray import transfers
-from zerrow_store.sandbox import SandboxStats
-
-_SUMMED = (
-    "objects",
-    "bytes_stored",
-    "bytes_spilled",
-    "bytes_shared",
-    "bytes_reshared",
-    "bytes_copied",
-)
+from zerrow_store.protocol.reports import SandboxStats, StoreStats
 
 
-def stats() -> dict[str, Any]:
-    """Return {"total": {...}, "nodes": {node_id: {...}}}.
+@dataclass(frozen=True)
+class StoreTotals:
+    """Sums over the stores of all nodes, of the figures of the same names in `StoreStats`; bytes.
 
-    Each holds `objects`, `bytes_stored` and `bytes_spilled` (held now in memory and on disk, each
-    byte once) and the running counts `bytes_shared` (published where they lay), `bytes_reshared`
-    (referred to in somebody else's segment) and `bytes_copied`. `sandbox` holds the running counts
-    of `zerrow_store.sandbox.SandboxStats` for all workers, but for the last call of a worker that
-    was killed; a node's start again from 0 with its store's server. Raises RayError or
-    StoreUnavailableError if this node has no store and cannot get one.
+    objects: in the stores now. bytes_stored, bytes_spilled: held now in memory and on disk, each
+    byte once on each node. Running counts: bytes_shared: published where they lay; bytes_reshared:
+    referred to in another process's segment; bytes_copied. sandbox: for all workers, but for the
+    last call of a worker that was killed.
     """
-    nodes = {
+
+    objects: int
+    bytes_stored: int
+    bytes_spilled: int
+    bytes_shared: int
+    bytes_reshared: int
+    bytes_copied: int
+    sandbox: SandboxStats
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ClusterStats:
+    """The figures of a cluster's stores. nodes: by the Ray node's id in hexadecimal. A node whose
+    store nothing has needed yet, or whose store does not answer, is not among them.
+    """
+
+    total: StoreTotals
+    nodes: dict[str, StoreStats]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+def stats() -> ClusterStats:
+    """Return the figures of all nodes' stores.
+
+    Raises
+    ------
+    RayError, StoreUnavailableError
+        If this node has no store and cannot get one.
+
+    Examples
+    --------
+    >>> zerrow_ray.stats().total.bytes_copied  # doctest: +SKIP
+    0
+    """
+    answers = {
         node["NodeID"]: transfers.stats(node["NodeID"]) for node in ray.nodes() if node["Alive"]
     }
-    answers = {node_id: answer or _nothing() for node_id, answer in nodes.items()}
-    total: dict[str, Any] = {key: sum(a[key] for a in answers.values()) for key in _SUMMED}
-    total["sandbox"] = _sandbox([answer["sandbox"] for answer in answers.values()])
-    for answer in answers.values():
-        answer["sandbox"] = _sandbox([answer["sandbox"]])
-    return {"total": total, "nodes": answers}
-
-
-def _nothing() -> dict[str, Any]:
-    """What a node has whose store nobody has needed yet."""
-    return dict.fromkeys(_SUMMED, 0) | {"sandbox": {}}
-
-
-def _sandbox(counts: list[dict[str, int]]) -> dict[str, int]:
-    return {key: sum(each.get(key, 0) for each in counts) for key in SandboxStats().as_dict()}
+    nodes = {node_id: answer for node_id, answer in answers.items() if answer is not None}
+    stores = list(nodes.values())
+    summed = {
+        each.name: sum(getattr(store, each.name) for store in stores)
+        for each in fields(StoreTotals)
+        if each.name != "sandbox"
+    }
+    sandbox = {
+        each.name: sum(getattr(store.sandbox, each.name) for store in stores)
+        for each in fields(SandboxStats)
+    }
+    return ClusterStats(StoreTotals(**summed, sandbox=SandboxStats(**sandbox)), nodes)

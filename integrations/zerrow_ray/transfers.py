@@ -58,18 +58,18 @@ def _fetch_from(client: Client, node_id: str, object_id: bytes, allocations: All
                 raise
 
 
-def stats(node_id: str) -> dict[str, Any] | None:
+def stats(node_id: str) -> StoreStats | None:
     """Return the figures of a node's store; None if it has none, or if it does not answer."""
     session = current_session()
     if node_id == session.node_id:
-        return session.client.stats().as_dict()
+        return session.client.stats()
     location = _said_location(node_id)
     if not location:
         return None
     try:
         security = cluster.security(ray_compat.kv_get)
         report: StoreStats = remote.report(location, security, "stats")
-        return report.as_dict()
+        return report
     except ObjectLostError as error:
         logger.warning("a node's figures are missing: %s", error)
         return None

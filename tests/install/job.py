@@ -34,7 +34,7 @@ def main() -> None:
     numbers = pc.add(pa.array(np.arange(ROWS)), 1)
     out = ray.get(doubled.remote(ray.put(pa.table({"x": numbers}))))
     assert out.equals(pa.table({"x": numbers, "twice": pc.multiply(numbers, 2)}))
-    total = zerrow_ray.stats()["total"]
+    total = zerrow_ray.stats().total
     mapped = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
     said = {
         "pyarrow": pa.__version__,
@@ -45,9 +45,9 @@ def main() -> None:
         "module": _native.__file__,
         "libarrows": sorted({Path(path).name for path in mapped if "/libarrow.so" in path}),
         "nbytes": numbers.nbytes,
-        "shared": total["bytes_shared"],
-        "reshared": total["bytes_reshared"],
-        "copied": total["bytes_copied"],
+        "shared": total.bytes_shared,
+        "reshared": total.bytes_reshared,
+        "copied": total.bytes_copied,
     }
     print(json.dumps(said))
     ray.shutdown()

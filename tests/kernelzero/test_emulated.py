@@ -146,9 +146,9 @@ def more(table):
 
 zerrow_ray.init(address="local", num_cpus=2, object_store_memory=100 << 20, log_to_driver=False)
 table = ray.get(more.remote(make.remote()))
-total = zerrow_ray.stats()["total"]
+total = zerrow_ray.stats().total
 print("sum", pc.sum(table["b"]).as_py())
-print("copied", total["bytes_copied"], "shared", total["bytes_shared"])
+print("copied", total.bytes_copied, "shared", total.bytes_shared)
 """
     found = dict(line.split(maxsplit=1) for line in run(code, emulation | MOVING).splitlines())
     assert int(found["sum"]) == 1_000_000 * 1_000_001

@@ -112,7 +112,7 @@ def test_sums_of_what_clients_claim_to_have_rolled_back_break_nothing(store: Sto
     client = store.connect()
     for _ in range(8):
         client.record_rollback("a result", 1 << 62, 1e9, 1e9)
-    assert client.stats().evicted["rollback"]["bytes"] == 8 * (1 << 62)
+    assert client.stats().evicted["rollback"].bytes == 8 * (1 << 62)
 
 
 def test_the_cache_of_decoded_columns(store: Store, endpoint: Endpoint, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_every_figure_of_sandboxes_has_a_metric(store: Store) -> None:
     """But for `calls`, which are those that were warm, waited or cold."""
     names = [each.name for each in fields(SandboxStats) if each.name != "calls"]
     store.connect().count_sandbox({name: 1000 + n for n, name in enumerate(names)})
-    wait_until(lambda: len(observe(store.name).sandbox) == len(names))
+    wait_until(lambda: getattr(observe(store.name).sandbox, names[-1]) > 0)
     stats = observe(store.name)
     values = [number for metric in METRICS for number in metric.read(stats).values()]
     assert {number for number in values if 1000 <= number < 2000} == {

@@ -354,7 +354,7 @@ def _settled(held: Callable[[], dict[str, int]]) -> dict[str, int]:
 
 
 def _held_by_stores() -> dict[str, int]:
-    total = zerrow_ray.stats()["total"]
+    total = zerrow_ray.stats().total.as_dict()
     return {key: total[key] for key in ("objects", "bytes_stored", "bytes_spilled")}
 
 

@@ -64,7 +64,7 @@ def big() -> pa.Table:
 
 
 def total() -> dict[str, Any]:
-    counters: dict[str, Any] = zerrow_ray.stats()["total"]
+    counters: dict[str, Any] = zerrow_ray.stats().total.as_dict()
     return counters
 
 

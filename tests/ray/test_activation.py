@@ -185,7 +185,7 @@ def f():
     return os.environ["HOOKED"], pa.table({{"x": pc.add(pa.array(np.arange({ROWS})), 0)}})
 ref = f.remote()
 assert ray.get(ref)[0] == "yes"
-assert zerrow_ray.stats()["total"]["bytes_shared"] >= {8 * ROWS}
+assert zerrow_ray.stats().total.bytes_shared >= {8 * ROWS}
 print("done")
 """
     hook = "def hook():\n    import os\n    os.environ['HOOKED'] = 'yes'\n"
@@ -213,7 +213,7 @@ class A:
         return 7
 assert len(ray.get(f.remote())) == {ROWS}
 assert ray.get(A.remote().f.remote()) == 7
-assert zerrow_ray.stats()["total"]["bytes_shared"] == 0
+assert zerrow_ray.stats().total.bytes_shared == 0
 print("done")
 """
     assert "done" in run(script)
@@ -299,7 +299,7 @@ zerrow_ray.init(**{RAY_OPTIONS!r})
 def f():
     return pa.table({{"x": np.arange({ROWS})}})
 assert len(ray.get(f.remote())) == {ROWS}
-print(zerrow_ray.stats()["total"]["bytes_shared"])
+print(zerrow_ray.stats().total.bytes_shared)
 """
     submitted = {"runtime_env": {"worker_process_setup_hook": "zerrow_ray.worker_setup"}}
     printed = run(script, RAY_JOB_CONFIG_JSON_ENV_VAR=json.dumps(submitted))

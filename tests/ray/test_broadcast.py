@@ -46,7 +46,7 @@ def written(pid: int) -> int:
 
 
 def stored() -> list[int]:
-    return [node["bytes_stored"] for node in zerrow_ray.stats()["nodes"].values()]
+    return [node.bytes_stored for node in zerrow_ray.stats().nodes.values()]
 
 
 def test_a_broadcast(nodes):

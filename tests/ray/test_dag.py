@@ -351,7 +351,7 @@ zerrow_ray.dag.execute(sleep.bind())
 
 
 def test_drivers_at_once_have_equal_parts() -> None:
-    budget = sum(node["budget"] for node in zerrow_ray.stats()["nodes"].values())
+    budget = sum(node.budget for node in zerrow_ray.stats().nodes.values())
     half = int(HIGH_WATERMARK * budget) // 2
     address = ray.get_runtime_context().gcs_address
     account = shared_budget.open()

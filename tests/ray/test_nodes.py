@@ -79,7 +79,7 @@ def on(task, where):
 
 
 def stored(node_id):
-    return zerrow_ray.stats()["nodes"][node_id]["bytes_stored"]
+    return zerrow_ray.stats().nodes[node_id].bytes_stored
 
 
 def agents():

@@ -84,8 +84,8 @@ for eviction in ("adaptive", "rollback", "swap", "lru", "none"):
     node = ray.dag.MultiOutputNode(run(lambda kind, n: kind.bind(n), join.bind))
     assert ray.get(dag.execute(node, eviction=eviction)) == expected, eviction
 assert ray.get(run(lambda kind, n: kind.remote(n), join.remote)) == expected
-(node,) = zerrow_ray.stats()["nodes"].values()
-assert node["bytes_stored"] <= node["budget"], node
+(node,) = zerrow_ray.stats().nodes.values()
+assert node.bytes_stored <= node.budget, node
 print(len(current_session().client.evictions()))
 """
 )

@@ -135,7 +135,7 @@ def test_figures(big: pa.Table) -> None:
     # With validity bitmaps, which `nbytes` leaves out.
     assert 1 <= moved["bytes_returned"] / (5 * big["c0"].nbytes) < 1.02
     assert moved["bytes_copied"] >= big.nbytes
-    assert sum(n["sandbox"]["calls"] for n in zerrow_ray.stats()["nodes"].values()) >= 6
+    assert sum(n.sandbox.calls for n in zerrow_ray.stats().nodes.values()) >= 6
 
 
 def test_what_it_prints_is_in_rays_log() -> None:

@@ -40,10 +40,10 @@ keeper = ray.remote(Keeper).remote()
 doubled = [double.remote(ref) for ref in made]
 ray.get(keeper.keep.remote(doubled[0]))
 ray.wait(doubled, num_returns=len(doubled), fetch_local=False)
-stats = zerrow_ray.stats()["total"]
-assert stats["bytes_spilled"] > 100_000_000, stats
-assert stats["bytes_stored"] <= 128 << 20, stats
-assert stats["bytes_copied"] == 0, stats
+stats = zerrow_ray.stats().total
+assert stats.bytes_spilled > 100_000_000, stats
+assert stats.bytes_stored <= 128 << 20, stats
+assert stats.bytes_copied == 0, stats
 assert ray.get(put).equals(table(100))
 for n, ref in enumerate(doubled):
     got = ray.get(ref)
@@ -54,14 +54,14 @@ for n, ref in enumerate(doubled):
     assert again["x"].equals(got["x"])
     del got, again
 assert ray.get(keeper.sums.remote()) == [2 * sum(range(ROWS))]
-assert zerrow_ray.stats()["total"]["bytes_copied"] == 0
+assert zerrow_ray.stats().total.bytes_copied == 0
 del made, put, doubled, ref, keeper  # the keeper may hold a table that was spilled before it came
 import time
 for _ in range(300):
-    if zerrow_ray.stats()["total"]["bytes_spilled"] == 0:
+    if zerrow_ray.stats().total.bytes_spilled == 0:
         break
     time.sleep(0.1)
-print(zerrow_ray.stats()["total"]["bytes_spilled"])
+print(zerrow_ray.stats().total.bytes_spilled)
 """
 
 
@@ -76,8 +76,8 @@ import ray, zerrow_ray
 from tests.ray.conftest import RAY_OPTIONS
 from zerrow_ray.settings import announced
 with zerrow_ray.init(memory="256MiB", eviction="lru", **RAY_OPTIONS):
-    (node,) = zerrow_ray.stats()["nodes"].values()
-    print(node["budget"], node["eviction"], announced().policy())
+    (node,) = zerrow_ray.stats().nodes.values()
+    print(node.budget, node.eviction, announced().policy())
 assert not ray.is_initialized()
 for wrong in ({"eviction": "magic"}, {"memory": "much"}, {"memory": 0}):
     try:

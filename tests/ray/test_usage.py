@@ -222,11 +222,11 @@ import numpy as np, pyarrow as pa, pyarrow.compute as pc, ray, zerrow_ray
 def double(t):
     return pa.table({{"x": pc.multiply(t["x"], 2)}})
 t = pa.table({{"x": pc.add(pa.array(np.arange(1_000_000)), 0)}})
-before = zerrow_ray.stats()["total"]
+before = zerrow_ray.stats().total
 out = ray.get(double.remote(ray.put(t)))
-after = zerrow_ray.stats()["total"]
+after = zerrow_ray.stats().total
 assert pc.sum(out["x"]).as_py() == 999_999_000_000
-print(*(after[key] - before[key] for key in ("bytes_shared", "bytes_copied")))
+print(*(getattr(after, key) - getattr(before, key) for key in ("bytes_shared", "bytes_copied")))
 """
 
 
@@ -278,7 +278,7 @@ def test_without_a_store_tables_take_rays_own_path():
     zerrow_ray.init(address={cluster_address()!r})
     t = pa.table({{"x": np.arange(10_000_000)}})
     assert ray.get(ray.put(t)).equals(t)
-    print(zerrow_ray.stats()["total"]["bytes_stored"])
+    print(zerrow_ray.stats().total.bytes_stored)
     """
     before = total()["bytes_stored"]
     assert int(run_driver(code, ZERROW_THRESHOLD="1TiB")) == before
@@ -286,12 +286,11 @@ def test_without_a_store_tables_take_rays_own_path():
 
 def test_stats_add_up():
     ref = ray.put(make())
-    answer = zerrow_ray.stats()
-    assert set(answer) == {"total", "nodes"}
-    assert list(answer["nodes"]) == [node["NodeID"] for node in ray.nodes()]
+    stats = zerrow_ray.stats()
+    assert list(stats.nodes) == [node["NodeID"] for node in ray.nodes()]
     for key in ("objects", "bytes_stored", "bytes_shared", "bytes_reshared", "bytes_copied"):
-        assert answer["total"][key] == sum(node[key] for node in answer["nodes"].values())
-    assert answer["total"]["objects"] >= 1
+        assert getattr(stats.total, key) == sum(getattr(n, key) for n in stats.nodes.values())
+    assert stats.total.objects >= 1
     del ref
 
 
@@ -308,7 +307,8 @@ def test_what_does_not_fit_takes_rays_own_path_with_one_warning():
     small = pa.table({"x": np.arange(1_000_000)})
     refs = [ray.put(big), ray.put(big), ray.put(small)]
     assert all(ray.get(ref).equals(table) for ref, table in zip(refs, [big, big, small]))
-    assert zerrow_ray.stats()["total"]["bytes_stored"] == small.nbytes
+    total = zerrow_ray.stats().total
+    assert total.bytes_stored + total.bytes_spilled == small.nbytes
     (warning,) = warnings
     print(warning)
     """

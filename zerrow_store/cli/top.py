@@ -137,9 +137,9 @@ def _counts(answer: Answer) -> dict[str, float]:
         "shared": stats.bytes_shared,
         "reshared": stats.bytes_reshared,
         "copied": stats.bytes_copied,
-        "evicted": sum(totals["bytes"] for totals in stats.evicted.values()),
-        "received": stats.transfers.get("received_bytes", 0),
-        "hits": stats.cache["hits"],
+        "evicted": sum(totals.bytes for totals in stats.evicted.values()),
+        "received": stats.transfers.received_bytes,
+        "hits": stats.cache.hits,
     }
 
 

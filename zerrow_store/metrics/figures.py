@@ -55,7 +55,7 @@ def _published(stats: StoreStats) -> Values:
 
 def _evicted(name: str, meaning: str, figure: str) -> Metric:
     def read(stats: StoreStats) -> Values:
-        return {way: totals[figure] for way, totals in stats.evicted.items()}
+        return {way: getattr(totals, figure) for way, totals in stats.evicted.items()}
 
     return Metric(name, "counter", meaning, read, "way")
 
@@ -64,7 +64,7 @@ def _sandbox(name: str, meaning: str, figures: Mapping[str, str], label: str = "
     """figures: those of `SandboxStats`, by the label's value."""
 
     def read(stats: StoreStats) -> Values:
-        return {value: stats.sandbox.get(figure, 0) for value, figure in figures.items()}
+        return {value: getattr(stats.sandbox, figure) for value, figure in figures.items()}
 
     return Metric(name, "counter", meaning, read, label)
 
@@ -122,42 +122,42 @@ METRICS = (
     _gauge(
         "zerrow_cache_entries",
         "Objects in the cache of decoded columns",
-        lambda s: s.cache["entries"],
+        lambda s: s.cache.entries,
     ),
     _counter(
         "zerrow_cache_hits_total",
         "Column chunks found in the cache",
-        lambda s: s.cache["hits"],
+        lambda s: s.cache.hits,
     ),
     _counter(
         "zerrow_cache_misses_total",
         "Column chunks decoded by their reader",
-        lambda s: s.cache["misses"],
+        lambda s: s.cache.misses,
     ),
     _counter(
         "zerrow_cache_decoding_seconds_total",
         "Decoding time of the columns that entered the cache",
-        lambda s: s.cache["decoding_seconds"],
+        lambda s: s.cache.decoding_seconds,
     ),
     _counter(
         "zerrow_cache_saved_seconds_total",
         "Decoding time of the column chunks found in the cache",
-        lambda s: s.cache["saved_seconds"],
+        lambda s: s.cache.saved_seconds,
     ),
     _counter(
         "zerrow_received_objects_total",
         "Objects received from other machines",
-        lambda s: s.transfers.get("received_objects", 0),
+        lambda s: s.transfers.received_objects,
     ),
     _counter(
         "zerrow_received_bytes_total",
         "Bytes received from other machines",
-        lambda s: s.transfers.get("received_bytes", 0),
+        lambda s: s.transfers.received_bytes,
     ),
     _counter(
         "zerrow_sent_bytes_total",
         "Bytes sent to other machines",
-        lambda s: s.transfers.get("sent_bytes", 0),
+        lambda s: s.transfers.sent_bytes,
     ),
     _sandbox(
         "zerrow_sandbox_calls_total",

@@ -5,6 +5,85 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class EvictionTotals:
+    """Sums over the evictions of one way. count: evictions; a spill is a batch of objects. bytes: a
+    float, as the sum of what clients report may exceed 64 bits. expected_seconds, seconds: the
+    expected and the measured cost, as in `Eviction`.
+    """
+
+    count: int
+    bytes: float
+    expected_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Figures of the cache of decoded columns.
+
+    entries: objects in the cache now. hits: column chunks found in the cache. misses: column chunks
+    decoded by their reader. decoding_seconds: of the columns entered. saved_seconds: the decoding
+    seconds of the chunks found.
+    """
+
+    entries: int
+    hits: int
+    misses: int
+    decoding_seconds: float
+    saved_seconds: float
+
+
+@dataclass(frozen=True)
+class TransferStats:
+    """What came from other machines and went to them."""
+
+    received_objects: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class SandboxStats:
+    """Counts since the start of the process.
+
+    Attributes
+    ----------
+    calls
+        All calls.
+    warm, waited, cold
+        Calls that found a sandbox ready, waited until one was ready for its next call, or started
+        one.
+    started
+        Sandboxes started, spare ones included.
+    broken
+        Sandboxes that a call made unusable.
+    failed, timeouts, out_of_memory
+        Calls that failed, by reason.
+    bytes_copied, bytes_shared
+        Inputs that were copied to isolate them, or passed as they were.
+    bytes_returned
+        Outputs, by reference.
+    """
+
+    calls: int = 0
+    warm: int = 0
+    waited: int = 0
+    cold: int = 0
+    started: int = 0
+    broken: int = 0
+    failed: int = 0
+    timeouts: int = 0
+    out_of_memory: int = 0
+    bytes_copied: int = 0
+    bytes_shared: int = 0
+    bytes_returned: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class StoreStats:
     """Figures of a store; sizes in bytes.
 
@@ -16,12 +95,7 @@ class StoreStats:
 
     The following begin at zero with each start of the server. puts: publications of this machine's
     processes that were taken; puts_waited: publications that waited for room; puts_refused: by the
-    error's name. evicted: by way ("drop", "spill", "rollback"), the `count`, the `bytes`, and the
-    `expected_seconds` and `seconds` as `Eviction` has them. cache: of decoded columns, the
-    `entries` now, the column chunks found (`hits`) and decoded by their reader (`misses`), the
-    `decoding_seconds` of the columns entered, and the `saved_seconds` of the chunks found.
-    transfers: `received_objects`, `received_bytes` and `sent_bytes`. sandbox: what `count_sandbox`
-    was told.
+    error's name. evicted: by way: "drop", "spill" and "rollback".
     """
 
     objects: int
@@ -43,10 +117,10 @@ class StoreStats:
     puts: int
     puts_waited: int
     puts_refused: dict[str, int]
-    evicted: dict[str, dict[str, float]]
-    cache: dict[str, int | float]
-    transfers: dict[str, int]
-    sandbox: dict[str, int]
+    evicted: dict[str, EvictionTotals]
+    cache: CacheStats
+    transfers: TransferStats
+    sandbox: SandboxStats
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
@@ -147,7 +221,7 @@ class ObjectInfo:
     pid: int
     cached: bool
     copy: bool
-    name: str | None
+    name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ time, and no network. Its inputs are sealed files; the kernel seals its outputs 
 reads them. See docs/sandbox.md.
 """
 
+from zerrow_store.protocol.reports import SandboxStats
 from zerrow_store.sandbox.call import run
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.pool import close
-from zerrow_store.sandbox.stats import SandboxStats, stats
+from zerrow_store.sandbox.stats import stats
 
 __all__ = ["SandboxOptions", "SandboxStats", "close", "run", "stats"]

@@ -4,8 +4,17 @@ import os
 import time
 from collections import Counter, defaultdict
 
+import msgspec
+
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.reports import Sample, StoreStats
+from zerrow_store.protocol.reports import (
+    CacheStats,
+    EvictionTotals,
+    Sample,
+    SandboxStats,
+    StoreStats,
+    TransferStats,
+)
 from zerrow_store.server.connection import Call
 from zerrow_store.server.connections import Connections
 from zerrow_store.server.core import Core
@@ -74,6 +83,7 @@ class Statistics:
     def report(self, call: Call, request: m.Stats) -> StoreStats:
         """Return all figures."""
         table, spiller = self._core.state.table, self._core.spiller
+        cached = self._core.cache.counts
         return StoreStats(
             objects=sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
             bytes_stored=table.bytes_stored,
@@ -92,10 +102,22 @@ class Statistics:
             puts=self._puts,
             puts_waited=self._core.put_queue.waited,
             puts_refused=dict(self._puts_refused),
-            evicted=self._core.records.totals,
-            cache={"entries": len(table.cache.entries), **self._core.cache.counts},
-            transfers=dict(self._counts["transfers"]),
-            sandbox=dict(self._counts["sandbox"]),
+            evicted={
+                way: EvictionTotals(
+                    int(each["count"]), each["bytes"], each["expected_seconds"], each["seconds"]
+                )
+                for way, each in self._core.records.totals.items()
+            },
+            cache=CacheStats(
+                len(table.cache.entries),
+                int(cached["hits"]),
+                int(cached["misses"]),
+                cached["decoding_seconds"],
+                cached["saved_seconds"],
+            ),
+            # Names that nobody knows are left out: processes say what they count.
+            transfers=msgspec.convert(self._counts["transfers"], TransferStats),
+            sandbox=msgspec.convert(self._counts["sandbox"], SandboxStats),
         )
 
 
