@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zerrow_ray.reading import read_parquet, scan
     from zerrow_ray.sandbox import sandboxed
     from zerrow_ray.store_stats import ClusterStats, stats
+    from zerrow_ray.tensors import to_torch
 
 __all__ = [
     "ClusterStats",
@@ -30,6 +31,7 @@ __all__ = [
     "sandboxed",
     "scan",
     "stats",
+    "to_torch",
     "worker_setup",
 ]
 
@@ -42,6 +44,7 @@ _MODULES = {
     "sandboxed": "sandbox",
     "scan": "reading",
     "stats": "store_stats",
+    "to_torch": "tensors",
     "worker_setup": "lifecycle",
 }
 

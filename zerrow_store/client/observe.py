@@ -3,6 +3,7 @@
 An observer is no user: it does not keep an unused store from ending.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
@@ -21,11 +22,27 @@ def observe(name: str) -> StoreStats:
     return stats
 
 
+def segment_files(name: str, segment_ids: Sequence[bytes]) -> list[int]:
+    """Return descriptors of segments of the store `name`, open for reading, which are the caller's
+    to close.
+
+    Raises StoreUnavailableError, ObjectLostError for a segment that is gone, and ProtocolError for
+    more than a frame takes.
+    """
+    frame, _ = _exchange(name, m.Segments(list(segment_ids)))
+    return frame.take_descriptors(len(segment_ids))
+
+
 def ask(name: str, request: m.Request) -> Any:
     """Return the store's reply to a request, over a connection of its own.
 
     Raises StoreUnavailableError, and the errors of the request.
     """
+    _, reply = _exchange(name, request)
+    return reply
+
+
+def _exchange(name: str, request: m.Request) -> tuple[framing.Frame, Any]:
     reader = framing.FrameReader()
     with sockets.connect(name) as connection:
         connection.settimeout(_PATIENCE_SECONDS)
@@ -40,4 +57,4 @@ def ask(name: str, request: m.Request) -> Any:
                 reply = m.decode_reply(each, answer.raw)
         except (OSError, ProtocolError) as error:
             raise StoreUnavailableError(f"the store {name!r} does not answer: {error}") from error
-    return reply
+    return answer, reply

@@ -332,6 +332,17 @@ def view(segment: bytes, offset: int, size: int, owner: Any) -> pa.Buffer:
         The segment is not mapped, or the range lies outside of it.
     """
 
+def locate(buffer: pa.Buffer) -> tuple[bytes, int] | None:
+    """Return (segment id, offset) of a buffer's bytes in a segment's file, if that has them as the
+    buffer does: of decoded data, and of what Arrow has allocated in this process's arena.
+    """
+
+def map_privately(buffer: pa.Buffer, fd: int, offset: int) -> pa.Buffer:
+    """Return a buffer that can be written to, of the bytes of `buffer`, which lie at `offset` of a
+    file. A page is copied when it is first written to: writes reach neither the file nor `buffer`,
+    which is kept as long as the new one. Raises OSError.
+    """
+
 def message_allocations(message: bytes) -> list[tuple[bytes, int, int]]:
     """Return a message's allocation table in order: segment id, offset, size.
 

@@ -8,6 +8,7 @@
 
 #include "bind/bind.h"
 #include "memory/arena.h"
+#include "memory/private_view.h"
 #include "memory/segments.h"
 #include "sipc/sipc.h"
 
@@ -203,6 +204,21 @@ py::object PyView(const py::bytes& segment, uint64_t offset, uint64_t size, cons
       std::make_shared<RefBuffer>(data, static_cast<int64_t>(size), std::move(view), 0)));
 }
 
+py::object PyLocate(py::handle buffer) {
+  std::optional<FilePlace> place = Locate(*Unwrapped(arrow::py::unwrap_buffer(buffer.ptr())));
+  if (!place) return py::none();
+  return py::make_tuple(ToBytes(place->segment), place->offset);
+}
+
+py::object PyMapPrivately(py::handle buffer, int fd, uint64_t offset) {
+  auto view = MapPrivately(Unwrapped(arrow::py::unwrap_buffer(buffer.ptr())), fd, offset);
+  if (view == nullptr) {
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
+  }
+  return Stolen(arrow::py::wrap_buffer(view));
+}
+
 py::list PyMessageSegments(const py::bytes& message) {
   py::list ids;
   for (const SegmentId& id : ParseEnvelope(std::string_view(message)).segments) ids.append(ToBytes(id));
@@ -246,6 +262,8 @@ void BindSipc(py::module_& m) {
   m.def("decode", &PyDecode, py::arg("message"), py::arg("owner"), py::arg("relocated") = py::none());
   m.def("message_segments", &PyMessageSegments, py::arg("message"));
   m.def("message_allocations", &PyMessageAllocations, py::arg("message"));
+  m.def("locate", &PyLocate, py::arg("buffer"));
+  m.def("map_privately", &PyMapPrivately, py::arg("buffer"), py::arg("fd"), py::arg("offset"));
   m.def("view", &PyView, py::arg("segment"), py::arg("offset"), py::arg("size"), py::arg("owner"));
 
   m.def(

@@ -1,0 +1,114 @@
+"""Columns as torch tensors."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from zerrow_ray.reading import node_client
+from zerrow_store.client.copy_on_write import writable
+
+if TYPE_CHECKING:
+    import torch
+
+_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}
+"""Arrow's names of types where torch has others."""
+
+
+def to_torch(data: Any) -> "torch.Tensor | dict[str, torch.Tensor]":
+    """Return columns as torch tensors on the CPU, without copying what lies in the store.
+
+    Tensors can be written to, and are the caller's own: a write copies its page (4 KiB), and
+    reaches neither the table nor anybody who reads it. (torch has no read-only tensors: those that
+    it makes itself of the store's memory, by DLPack or `torch.from_numpy`, look writable, and a
+    write ends the process with SIGSEGV.)
+
+    Parameters
+    ----------
+    data
+        A Table or RecordBatch; or an Array or ChunkedArray. Its types: integers, floats, and
+        lists of a fixed size of these, which become tensors of two dimensions. Without nulls.
+
+    Returns
+    -------
+    torch.Tensor or dict
+        One tensor for each column, by name; for an array its tensor. Not copied are columns of
+        one chunk and of 256 KiB or more that come from the store or the cache, or that Arrow has
+        computed in this process. Chunks are put together, which copies them.
+
+    Raises
+    ------
+    TypeError
+        For other types: cast them first.
+    ValueError
+        For nulls, which tensors have not (`pyarrow.compute.fill_null`), and for columns of the
+        same name.
+    ImportError
+        Without torch.
+
+    Examples
+    --------
+    >>> tensors = zerrow_ray.to_torch(ray.get(ref).select(["x", "y"]))  # doctest: +SKIP
+    >>> tensors["x"].mean()  # doctest: +SKIP
+    """
+    if isinstance(data, pa.Array | pa.ChunkedArray):
+        (tensor,) = _tensors({"the array": data})
+        return tensor
+    if not isinstance(data, pa.Table | pa.RecordBatch):
+        raise TypeError(f"Arrow data is needed, not {type(data).__name__}")
+    names = data.schema.names
+    if len(set(names)) < len(names):
+        raise ValueError("columns of the same name")
+    return dict(zip(names, _tensors(dict(zip(names, data.columns, strict=True))), strict=True))
+
+
+def _tensors(columns: dict[str, Any]) -> "list[torch.Tensor]":
+    import torch
+
+    arrays = {name: _contiguous(column) for name, column in columns.items()}
+    values = [_values(name, array) for name, array in arrays.items()]
+    types = [_type(name, each.type) for name, each in zip(arrays, values, strict=True)]
+    client = node_client()
+    bytes_ = writable([_bytes(each) for each in values], None if client is None else client.name)
+    tensors = []
+    for array, one, dtype, memory in zip(arrays.values(), values, types, bytes_, strict=True):
+        # torch takes no empty buffer
+        flat = torch.frombuffer(memory, dtype=dtype) if len(one) else torch.empty(0, dtype=dtype)
+        is_list = pa.types.is_fixed_size_list(array.type)
+        tensors.append(flat.reshape(len(array), array.type.list_size) if is_list else flat)
+    return tensors
+
+
+def _contiguous(column: Any) -> pa.Array:
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _values(name: str, array: pa.Array) -> pa.Array:
+    """The numbers of an array, or in its lists."""
+    values = array
+    if pa.types.is_fixed_size_list(array.type) and not array.null_count:
+        values = array.flatten()
+    if values.null_count:
+        raise ValueError(f"{name} has nulls, which a tensor has not: fill or drop them first")
+    return values
+
+
+def _type(name: str, type_: pa.DataType) -> "torch.dtype":
+    import torch
+
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        # of unsigned integers, torch has had those of 8 bits alone for long
+        dtype = getattr(torch, _NAMES.get(str(type_), str(type_)), None)
+        if dtype is not None:
+            return dtype
+    raise TypeError(f"{name}: torch has no tensors of {type_}: cast it first")
+
+
+def _bytes(array: pa.Array) -> pa.Buffer:
+    """The part of an array's buffer that it shows."""
+    width = array.type.bit_width // 8
+    data = array.buffers()[1]
+    return (
+        pa.py_buffer(b"") if data is None else data.slice(array.offset * width, len(array) * width)
+    )

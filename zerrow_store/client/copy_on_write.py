@@ -1,0 +1,61 @@
+"""Arrow data that can be written to, in memory of the reader's own.
+
+What lies in a segment is mapped once more, privately: a page is copied when it is first written to,
+and writes reach neither the segment nor any other view of it. What lies elsewhere is copied.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from zerrow_store.client.observe import segment_files
+from zerrow_store.errors import ZerrowError
+from zerrow_store.native import _native
+from zerrow_store.protocol.framing import MAX_DESCRIPTORS
+from zerrow_store.protocol.places import Place
+
+_LEAST_MAPPED = 256 << 10
+"""Smaller buffers are copied: mapping them, and the page faults of reading them, takes longer."""
+
+
+def writable(buffers: Sequence[pa.Buffer], store: str | None) -> list[Any]:
+    """Return objects with the buffer protocol that have the same bytes, and can be written to.
+
+    store: the name of the store that has the segments, if there is one. Each result keeps its
+    buffer, if it is mapped.
+    """
+    places = [_native.locate(b) if b.size >= _LEAST_MAPPED else None for b in buffers]
+    files = _open_files({place[0] for place in places if place is not None}, store)
+    try:
+        return [_writable(*each, files) for each in zip(buffers, places, strict=True)]
+    finally:
+        for fd in files.values():
+            os.close(fd)
+
+
+def _writable(buffer: pa.Buffer, place: Place | None, files: dict[bytes, int]) -> Any:
+    if place is None or place[0] not in files:
+        # NumPy's memory: what is made of it may be published, and be written to afterwards.
+        return np.frombuffer(buffer, np.uint8).copy()
+    segment, offset = place
+    return _native.map_privately(buffer, files[segment], offset)
+
+
+def _open_files(segments: set[bytes], store: str | None) -> dict[bytes, int]:
+    """Return descriptors by segment, without those that cannot be had."""
+    if not segments:
+        return {}
+    own_id, own, _ = _native.arena_segment()
+    others = sorted(segments - {own_id})
+    files = {own_id: os.dup(own)} if own_id in segments else {}
+    try:
+        if others and store is not None:
+            for start in range(0, len(others), MAX_DESCRIPTORS):
+                ids = others[start : start + MAX_DESCRIPTORS]
+                files |= zip(ids, segment_files(store, ids), strict=True)
+    except ZerrowError:
+        pass  # another store's, or of a store that has begun anew
+    return files
