@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -58,6 +59,22 @@ def test_a_filtered_read(path):
     filters = [("k", ">", 900_000), ("x", "<", 0.5)]
     got = ray.get(columns_of.remote(path, None, filters))
     assert got.equals(pq.read_table(path, filters=filters))
+
+
+@ray.remote
+def sum_of_x(path):
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("rows", zerrow_ray.scan(path))
+        return connection.sql("SELECT sum(x) FROM rows").fetchone()[0]
+
+
+def test_tasks_scan_what_is_decoded_once(path):
+    expected = pc.sum(pq.read_table(path)["x"]).as_py()
+    for _ in range(2):
+        assert ray.get(sum_of_x.remote(path)) == pytest.approx(expected)
+    assert [(entry.column, entry.hits) for entry in node_client().cache_list()] == [("x", 1)]
 
 
 ANOTHER_JOB = """
