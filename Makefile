@@ -9,7 +9,7 @@ SF ?= 0.1
 PYTHONS ?= $(PYTHON)
 
 .PHONY: demo test test-rays test-metrics wheels test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
-	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster nightly sanitize docs clean
+	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster report nightly sanitize docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -89,6 +89,11 @@ bench-cluster: $(STAMP)
 # Between the stores of many nodes, by measured costs.
 bench-control: $(STAMP)
 	$(BIN)/python -m benchmarks.control_traffic
+
+# The evidence as one page: a check that all cases run, in some minutes; FULL=1: in hours, resumable.
+# CASES="zero-copy peers": only these.
+report: $(STAMP)
+	$(BIN)/python -m benchmarks.report $(if $(FULL),--full) $(if $(CASES),--only $(CASES))
 
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite

@@ -29,9 +29,9 @@ def _limited(limit: int) -> Iterator[Path]:
 
 
 def run_limited(command: list[str], limit: int, **environ: str) -> dict[str, Any]:
-    """Run a command that prints a JSON object, all that it starts and their files' pages within
-    `limit` bytes. Returns that object, with the exit status, the processes killed for want of
-    memory, and the peak in bytes; without its fields if the command failed.
+    """Run a command that prints a JSON object as its last line, all that it starts and their files'
+    pages within `limit` bytes. Returns that object, with the exit status, the processes killed for
+    want of memory, and the peak in bytes; without its fields if the command failed.
     """
     with _limited(limit) as group:
         done = subprocess.run(
@@ -42,6 +42,8 @@ def run_limited(command: list[str], limit: int, **environ: str) -> dict[str, Any
         )
         oom = (group / "memory.oom_control").read_text().splitlines()
         peak = int((group / "memory.max_usage_in_bytes").read_text())
-    record: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    record: dict[str, Any] = (
+        json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+    )
     kills = next(int(line.split()[1]) for line in oom if line.startswith("oom_kill "))
     return {**record, "exit": done.returncode, "oom_kills": kills, "peak": peak}

@@ -19,10 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.hop import RESULTS, environment
-from benchmarks.measure import PeakMemory, resident_bytes, session_processes
+from benchmarks.measure import PeakMemory, cpu_seconds, resident_bytes
 from benchmarks.sides import Found, ratio_plot, run_rounds
 
 Case = Callable[[], None]
@@ -89,18 +87,6 @@ class Recorder:
 
     def _say(self, name: str) -> None:
         print(f"    {name}: {self.cases[name]['value']:.4g}", file=sys.stderr, flush=True)
-
-
-def cpu_seconds() -> float:
-    """Processor time of the whole session, of what has ended since its start included."""
-    total = 0.0
-    for process in session_processes():
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 def measure_calls(recorder: Recorder) -> None:

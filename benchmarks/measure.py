@@ -1,4 +1,6 @@
-"""Memory of a Ray session, from /proc: every page counted once."""
+"""What a Ray session takes, from /proc: memory with every page counted once, processor time, page
+faults.
+"""
 
 import contextlib
 import threading
@@ -42,6 +44,28 @@ def proportional_bytes(process: psutil.Process) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def cpu_seconds() -> float:
+    """Processor time of the whole session, of what has ended since its start included."""
+    total = 0.0
+    for process in session_processes():
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def page_faults() -> int:
+    """Page faults of the whole session, of what has ended since its start included."""
+    total = 0
+    for process in session_processes():
+        with contextlib.suppress(OSError):
+            # Behind the command's name: state is the first, the minor and major faults of the
+            # process and of its children are the 8th to the 11th.
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[7:11]))
+    return total
 
 
 class PeakMemory:

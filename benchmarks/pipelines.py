@@ -114,8 +114,8 @@ def run_all(side: str, data: Path) -> list[list[float]]:
     return list(ray.get(refs))
 
 
-def run_side(side: str, memory: int, repeat: int, data: Path) -> dict[str, Any]:
-    """One Ray: warm up, then run; seconds of each run, and the most that was held."""
+def start_ray(side: str, memory: int) -> None:
+    """Start the side's Ray, with so much memory for results."""
     options: dict[str, Any] = {"address": "local", "num_cpus": 2, "include_dashboard": False}
     options |= {"log_to_driver": False, "logging_level": "error"}
     if side == "plain Ray":
@@ -124,16 +124,26 @@ def run_side(side: str, memory: int, repeat: int, data: Path) -> dict[str, Any]:
         import zerrow_ray
 
         zerrow_ray.init(memory=memory, eviction=side, object_store_memory=256 << 20, **options)
+
+
+def check(side: str, outcomes: list[list[float]], reference: list[list[float]]) -> None:
+    """Raise AssertionError if the pipelines' results are not what they should be."""
+    for found, wanted in zip(outcomes, reference, strict=True):
+        close = [abs(a - b) <= 1e-9 * abs(b) for a, b in zip(found, wanted, strict=True)]
+        assert all(close), (side, found, wanted)
+
+
+def run_side(side: str, memory: int, repeat: int, data: Path) -> dict[str, Any]:
+    """One Ray: warm up, then run; seconds of each run, and the most that was held."""
+    start_ray(side, memory)
     reference = expected(data)
-    ray.get([ray.remote(summary).remote(*[_nothing()] * 3) for _ in range(2)])
+    warm_up()
     seconds = []
     for _ in range(repeat):
         start = time.perf_counter()
         outcomes = run_all(side, data)
         seconds.append(time.perf_counter() - start)
-        for found, wanted in zip(outcomes, reference, strict=True):
-            close = [abs(a - b) <= 1e-9 * abs(b) for a, b in zip(found, wanted, strict=True)]
-            assert all(close), (side, found, wanted)
+        check(side, outcomes, reference)
     record: dict[str, Any] = {"seconds": seconds}
     if side != "plain Ray":
         import zerrow_ray
@@ -143,9 +153,10 @@ def run_side(side: str, memory: int, repeat: int, data: Path) -> dict[str, Any]:
     return record
 
 
-def _nothing() -> pa.Table:
-    names = ("net_sum", "charge_sum")
-    return pa.table({name: pa.array([0.0]) for name in names})
+def warm_up() -> None:
+    """Start the workers."""
+    nothing = pa.table({name: pa.array([0.0]) for name in ("net_sum", "charge_sum")})
+    ray.get([ray.remote(summary).remote(*[nothing] * 3) for _ in range(2)])
 
 
 def needed(data: Path) -> int:

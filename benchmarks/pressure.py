@@ -39,6 +39,8 @@ TABLES, TABLE, MEMORY = 12, 64 * MIB, 4 * 64 * MIB + 32 * MIB
 # For Ray's own processes, the workers' interpreters and heaps.
 OVERHEAD = 1 << 30
 LATENCIES = (0.0, 0.1, 0.3, 1.0)
+CASES = {f"{latency:g} s": (latency, False) for latency in LATENCIES}
+CASES["mixed, 0 and 1 s"] = (1.0, True)
 SIDES = ("plain Ray", "swap", "rollback", "adaptive")
 # The disk's bytes a second (None: the machine's own), and whether arenas are in huge pages.
 MACHINES = {
@@ -91,7 +93,8 @@ def run_once(side: str, latency: float, mixed: bool) -> float:
     return seconds
 
 
-def run_side(side: str, repeat: int) -> dict[str, Any]:
+def start_ray(side: str) -> None:
+    """Start the side's Ray, with the memory and the place to spill to that the environment says."""
     options: dict[str, Any] = {"address": "local", "num_cpus": 2, "include_dashboard": False}
     options |= {"log_to_driver": False, "logging_level": "error", "object_store_memory": MEMORY}
     if side == "plain Ray":
@@ -100,15 +103,26 @@ def run_side(side: str, repeat: int) -> dict[str, Any]:
         import zerrow_ray
 
         zerrow_ray.init(**options)
-    cases = [(f"{latency:g} s", latency, False) for latency in LATENCIES]
-    cases.append(("mixed, 0 and 1 s", 1.0, True))
+
+
+def run_side(side: str, repeat: int) -> dict[str, Any]:
+    start_ray(side)
     run_once(side, 0.0, False)  # workers, and what functions need, are known after that
     seconds: dict[str, list[float]] = {}
-    for label, latency, mixed in cases:
+    for label, (latency, mixed) in CASES.items():
         seconds[label] = [run_once(side, latency, mixed) for _ in range(repeat)]
         print(f"  {label}: {statistics.median(seconds[label]):.2f} s", file=sys.stderr, flush=True)
     ray.shutdown()
     return {"seconds": seconds}
+
+
+def environ(spill_directory: str, huge_pages: str) -> dict[str, str]:
+    """Return what a side's process is told."""
+    return {
+        "ZERROW_MEMORY": str(MEMORY),
+        "ZERROW_SPILL_DIR": spill_directory,
+        "ZERROW_HUGE_PAGES": huge_pages,
+    }
 
 
 def in_own_group(side: str, repeat: int, spill_directory: str, huge_pages: str) -> dict[str, Any]:
@@ -116,9 +130,7 @@ def in_own_group(side: str, repeat: int, spill_directory: str, huge_pages: str) 
     print(side, file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.pressure", "--side", side]
     command += ["--repeat", str(repeat)]
-    environ = {"ZERROW_MEMORY": str(MEMORY), "ZERROW_SPILL_DIR": spill_directory}
-    environ["ZERROW_HUGE_PAGES"] = huge_pages
-    return run_limited(command, MEMORY + OVERHEAD, **environ)
+    return run_limited(command, MEMORY + OVERHEAD, **environ(spill_directory, huge_pages))
 
 
 def run_sides(machine: str, repeat: int) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 DATA = Path(__file__).parent.parent / "data"
-TABLES = ("lineitem", "orders", "customer")
+TABLES = ("lineitem", "orders", "customer", "part", "partsupp", "supplier", "nation", "region")
 
 
 def tpch(scale: str) -> Path:
