@@ -9,7 +9,7 @@ SF ?= 0.1
 PYTHONS ?= $(PYTHON)
 
 .PHONY: demo test test-rays test-metrics wheels test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
-	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster report nightly sanitize docs clean
+	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster report gate nightly sanitize docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
@@ -94,6 +94,10 @@ bench-control: $(STAMP)
 # CASES="zero-copy peers": only these.
 report: $(STAMP)
 	$(BIN)/python -m benchmarks.report $(if $(FULL),--full) $(if $(CASES),--only $(CASES))
+
+# Counts that have to be as they are written down. RECORD=1: writes them down.
+gate: $(STAMP)
+	RECORD=$(RECORD) $(BIN)/python -m pytest tests/gate
 
 nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite

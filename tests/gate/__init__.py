@@ -1,0 +1,1 @@
+"""The gate against regressions: counts of a handful of operations, compared exactly."""
