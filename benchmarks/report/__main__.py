@@ -5,6 +5,7 @@ directions hold; FULL=1 takes hours. Exits with 1 if a side failed or a claim do
 """
 
 import argparse
+import signal
 import sys
 
 from benchmarks.report import page, runner
@@ -18,6 +19,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="CASE", help="by name; all by default")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page anew")
     given = parser.parse_args()
+    # What cases set up is taken down again also when somebody ends this: swap files, slow disks.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     names = given.only or [case.name for case in CASES]
     if unknown := set(names) - {case.name for case in CASES}:
         parser.error(f"there is no case {', '.join(sorted(unknown))}")

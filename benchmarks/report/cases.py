@@ -1,9 +1,12 @@
 """All cases, in the report's order."""
 
-from benchmarks.report import resharing, sharing, zero_copy
+from benchmarks.report import eviction, resharing, sharing, single_dag, throughput, zero_copy
 
 CASES = (
     zero_copy.CASE,
     sharing.CASE,
     resharing.CASE,
+    eviction.CASE,
+    single_dag.CASE,
+    throughput.CASE,
 )
