@@ -1,6 +1,14 @@
 """All cases, in the report's order."""
 
-from benchmarks.report import eviction, resharing, sharing, single_dag, throughput, zero_copy
+from benchmarks.report import (
+    eviction,
+    peers,
+    resharing,
+    sharing,
+    single_dag,
+    throughput,
+    zero_copy,
+)
 
 CASES = (
     zero_copy.CASE,
@@ -9,4 +17,5 @@ CASES = (
     eviction.CASE,
     single_dag.CASE,
     throughput.CASE,
+    peers.CASE,
 )
