@@ -103,6 +103,7 @@ nightly: $(STAMP)
 	$(BIN)/python -m tests.nightly.pyarrow_suite
 	$(BIN)/python -m tests.nightly.sandbox_calls
 	$(BIN)/python -m tests.nightly.chaos
+	$(BIN)/python -m tests.nightly.ratios
 
 # The sandbox's limits with cgroup v2, for machines that have v1; wants a kernel of `make test-kernel`.
 test-cgroup2: $(STAMP)

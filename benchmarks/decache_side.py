@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.measure import cpu_seconds, page_faults, resident_bytes
+from benchmarks.measure import Work, resident_bytes
 from benchmarks.plasma_compat import created_bytes
 
 DAG_COLUMNS = ["l_orderkey", "l_partkey", "l_quantity", "l_extendedprice", "l_discount"]
@@ -128,18 +128,19 @@ def measure_dags(side: str, path: str, count: int, memory: "Memory") -> dict[str
     with cluster(side):
         warm_up(side, path)
         memory.restart()
-        cpu, faults, copied = cpu_seconds(), page_faults(), created_bytes()
+        work, copied = Work(), created_bytes()
         start = time.perf_counter()
         inputs = [read.remote() for _ in range(count)]
         results = ray.get([by_day.remote(ref, i) for i, ref in enumerate(inputs)])
         seconds = time.perf_counter() - start
         assert all(table.num_rows == 100 for table in results)
+        work.look()
         cache = cache_figures(side)
         return {
             "seconds": seconds,
             "peak_bytes": memory.peak(),
-            "cpu": cpu_seconds() - cpu,
-            "faults": page_faults() - faults,
+            "cpu": work.cpu,
+            "faults": work.faults,
             "copied": created_bytes() - copied + cache.get("bytes_copied", 0),
             **cache,
         }

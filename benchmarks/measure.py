@@ -3,6 +3,7 @@ faults.
 """
 
 import contextlib
+import os
 import threading
 from pathlib import Path
 
@@ -56,23 +57,58 @@ def cpu_seconds() -> float:
     return total
 
 
-def page_faults() -> int:
-    """Page faults of the whole session, of what has ended since its start included."""
-    total = 0
+class Work:
+    """Processor seconds and page faults of the session since this was made.
+
+    A process that ends counts as it was last looked at: Ray does not wait for its workers, so that
+    nothing of theirs is added to it.
+    """
+
+    def __init__(self) -> None:
+        self._before = _work()
+        self._last = dict(self._before)
+
+    def look(self) -> None:
+        """Look at what all processes have done until now."""
+        self._last |= _work()
+
+    @property
+    def cpu(self) -> float:
+        return self._since(0) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def faults(self) -> int:
+        return self._since(1)
+
+    def _since(self, what: int) -> int:
+        nothing = (0, 0)
+        return sum(
+            last[what] - self._before.get(pid, nothing)[what] for pid, last in self._last.items()
+        )
+
+
+def _work() -> dict[int, tuple[int, int]]:
+    """Return clock ticks and page faults of each process by itself."""
+    found = {}
     for process in session_processes():
         with contextlib.suppress(OSError):
-            # Behind the command's name: state is the first, the minor and major faults of the
-            # process and of its children are the 8th to the 11th.
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            total += sum(map(int, fields[7:11]))
-    return total
+            # Behind the command's name: state is the first, the minor and major faults are the 8th
+            # and the 10th, user and system time the 12th and the 13th.
+            text = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2]
+            fields = list(map(int, text.split()[1:]))
+            found[process.pid] = (fields[10] + fields[11], fields[6] + fields[8])
+    return found
 
 
 class PeakMemory:
-    """Samples the session's memory in a thread while the `with` block runs; `bytes` is the peak."""
+    """Samples the session's memory in a thread while the `with` block runs; `bytes` is the peak.
 
-    def __init__(self, interval: float = 0.1) -> None:
+    work: it looks at its processes as often.
+    """
+
+    def __init__(self, interval: float = 0.1, work: Work | None = None) -> None:
         self.bytes = 0
+        self._work = work
         self._interval = interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -89,3 +125,5 @@ class PeakMemory:
     def _sample(self) -> None:
         while not self._stop.wait(self._interval):
             self.bytes = max(self.bytes, resident_bytes())
+            if self._work:
+                self._work.look()

@@ -1,7 +1,9 @@
 """All cases, in the report's order."""
 
 from benchmarks.report import (
+    break_even,
     eviction,
+    no_help,
     peers,
     resharing,
     sharing,
@@ -18,4 +20,7 @@ CASES = (
     single_dag.CASE,
     throughput.CASE,
     peers.CASE,
+    no_help.CASE,
+    break_even.BYTES,
+    break_even.CONSUMING,
 )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from benchmarks.measure import PeakMemory, cpu_seconds, page_faults
+from benchmarks.measure import PeakMemory, Work
 from benchmarks.report.case import Figures, Points
 
 
@@ -17,14 +17,13 @@ def measuring(points: Points, name: str, copied: Callable[[], int] | None = None
     second, and at the end.
     """
     before = copied() if copied else 0
-    cpu, faults = cpu_seconds(), page_faults()
-    with PeakMemory(0.2) as peak:
+    work = Work()
+    with PeakMemory(0.2, work) as peak:
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        figures = {"seconds": seconds, "cpu": cpu_seconds() - cpu}
-        figures["faults"] = page_faults() - faults
-    figures["pss"] = peak.bytes
+        work.look()
+    figures = {"seconds": seconds, "cpu": work.cpu, "faults": work.faults, "pss": peak.bytes}
     if copied:
         figures["copied"] = copied() - before
     points[name] = figures
