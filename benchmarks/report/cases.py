@@ -9,6 +9,7 @@ from benchmarks.report import (
     sharing,
     single_dag,
     throughput,
+    whole_jobs,
     zero_copy,
 )
 
@@ -23,4 +24,5 @@ CASES = (
     no_help.CASE,
     break_even.BYTES,
     break_even.CONSUMING,
+    whole_jobs.CASE,
 )
