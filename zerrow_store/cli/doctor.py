@@ -18,6 +18,7 @@ from zerrow_store.cli.rows import columns
 from zerrow_store.client.observe import observe
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.logs import default_log
+from zerrow_store.memfd import create_memfd
 from zerrow_store.protocol.sockets import running_stores
 from zerrow_store.sizes import format_size
 
@@ -80,7 +81,7 @@ def _pyarrow() -> str:
 
 
 def _memfd() -> str:
-    fd = os.memfd_create("zerrow-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = create_memfd("zerrow-doctor")
     try:
         os.ftruncate(fd, 1 << 36)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)

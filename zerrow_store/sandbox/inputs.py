@@ -16,6 +16,7 @@ import pyarrow as pa
 from zerrow_store import forks, threads
 from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.forks import Lock
+from zerrow_store.memfd import create_memfd
 from zerrow_store.native import _native
 from zerrow_store.sandbox import ipc, stats
 from zerrow_store.sandbox.sealed import Sealed, find
@@ -109,7 +110,7 @@ def _shared(encoded: _native.Encoded) -> Input | None:
 def _copy(value: Any) -> Input:
     schema, batches = ipc.to_batches(value)
     size = ipc.write(pa.MockOutputStream(), schema, batches)
-    fd = os.memfd_create("zerrow-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = create_memfd("zerrow-input")
     try:
         with pa.OSFile(f"/proc/self/fd/{fd}", "wb") as file:
             ipc.write(file, schema, batches)

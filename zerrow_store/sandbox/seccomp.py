@@ -11,6 +11,8 @@ import ctypes
 import errno
 import os
 
+from zerrow_store.memfd import create_memfd
+
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _EQ, _GT, _MASKED_EQ = 4, 6, 7
@@ -51,7 +53,9 @@ class _Comparison(ctypes.Structure):
     )
 
 
-class _Filter:
+class Filter:
+    """Rules, and the program that libseccomp makes of them. What no rule is for is allowed."""
+
     def __init__(self) -> None:
         self._library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
         self._library.seccomp_init.restype = ctypes.c_void_p
@@ -99,7 +103,7 @@ def make_filter(*, network: bool) -> int:
     OSError
         libseccomp is missing.
     """
-    rules = _Filter()
+    rules = Filter()
     try:
         for call in _DENIED:
             rules.deny(call)
@@ -113,7 +117,7 @@ def make_filter(*, network: bool) -> int:
         for family in set(range(_AF_INET6 + 1)) - families:
             rules.deny("socket", (0, _EQ, family, 0), code=errno.EAFNOSUPPORT)
         rules.deny("socket", (0, _GT, _AF_INET6, 0), code=errno.EAFNOSUPPORT)
-        fd = os.memfd_create("zerrow-seccomp", os.MFD_CLOEXEC)
+        fd = create_memfd("zerrow-seccomp")
         try:
             rules.export(fd)
             os.lseek(fd, 0, os.SEEK_SET)

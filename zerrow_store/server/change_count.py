@@ -10,6 +10,8 @@ import mmap
 import os
 import struct
 
+from zerrow_store.memfd import create_memfd
+
 _NUMBER = struct.Struct("<Q")
 _ENDED = struct.Struct("<8x?")
 
@@ -19,7 +21,7 @@ class ChangeCount:
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
-            fd = os.memfd_create("zerrow-changes", os.MFD_CLOEXEC)
+            fd = create_memfd("zerrow-changes")
             os.ftruncate(fd, mmap.PAGESIZE)
         self.fd = fd
         self._memory = mmap.mmap(fd, mmap.PAGESIZE)

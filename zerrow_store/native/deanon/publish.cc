@@ -18,6 +18,7 @@
 #include "deanon/kernelzero.h"
 #include "deanon/tracked_table.h"
 #include "memory/mapping.h"
+#include "memory/memory_file.h"
 
 namespace zerrow {
 namespace {
@@ -93,7 +94,7 @@ class FileBuilder {
     refused_.assign(ranges_.size(), false);
     // Aligning a huge page may leave a gap.
     if (!MayMake(bytes_ + ranges_.size() * (kHuge + 2 * kPage))) return;
-    int fd = memfd_create("zerrow-moved", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = CreateMemfd("zerrow-moved");
     if (fd < 0) return;  // out of descriptors or memory: copied
     Append(fd);
     file_ = Sealed(fd);

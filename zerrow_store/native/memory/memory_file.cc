@@ -277,6 +277,13 @@ bool GetsHugePage(int fd) {
 
 }  // namespace
 
+int CreateMemfd(const char* name) {
+  constexpr unsigned kNoExecSeal = 0x0008;  // MFD_NOEXEC_SEAL, since Linux 6.3
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  int fd = memfd_create(name, kFlags | kNoExecSeal);
+  return fd >= 0 || errno != EINVAL ? fd : memfd_create(name, kFlags);
+}
+
 MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
   bool possible = choice != HugePages::kOff && Obstacle().empty();
   if (possible && !sealable) {
@@ -284,7 +291,7 @@ MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
   }
   bool lent = possible && Lent();
   if (choice == HugePages::kOn && !lent && !sealable) return {};
-  int fd = memfd_create("zerrow", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  int fd = CreateMemfd("zerrow");
   return {fd, lent ? kHugePage : kPage, true};
 }
 
@@ -294,7 +301,7 @@ HugePagesFinding FindHugePages() {
   std::string text =
       in_namespace ? "2 MiB, on a tmpfs mounted in a user namespace" : "2 MiB, on a tmpfs of this process";
   if (fd < 0) {
-    if (Lent()) fd = memfd_create("zerrow", MFD_CLOEXEC);
+    if (Lent()) fd = CreateMemfd("zerrow");
     if (fd < 0) return {false, why};
     text = "2 MiB, by the machine's setting for shared memory (no tmpfs: " + why + ")";
   }

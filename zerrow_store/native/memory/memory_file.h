@@ -24,6 +24,10 @@ struct MemoryFile {
   bool sealable = false;
 };
 
+// memfd_create of a file that is closed on exec and, as vm.memfd_noexec=2 asks of all, cannot be executed.
+// It takes seals. Returns -1 and sets errno, as that does.
+int CreateMemfd(const char* name);
+
 // Returns an empty file; without a descriptor if none can be created, with kOn: none in huge pages.
 // sealable: the file must take seals.
 MemoryFile MakeMemoryFile(HugePages choice, bool sealable);
