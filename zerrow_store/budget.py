@@ -11,17 +11,21 @@ HIGH_WATERMARK = 0.9
 LOW_WATERMARK = 0.8
 """Shares of the budget."""
 
-_SHARE = 0.6
+_SHARE, _LEAST = 0.6, 0.1
+"""Of what the cgroup or machine has: what all its object stores may hold, and at least this one."""
 
 
-def default_budget() -> int:
-    """Return the budget in bytes: ZERROW_MEMORY, or 60 % of what the cgroup or machine has.
+def default_budget(beside: int = 0) -> int:
+    """Return the budget in bytes: ZERROW_MEMORY, or 60 % of what the cgroup or machine has, less
+    `beside`, but at least 10 %.
 
+    beside: bytes that another object store of the machine, Ray's own, may hold.
     Raises ValueError for a ZERROW_MEMORY that is not a size.
     """
     if text := os.environ.get("ZERROW_MEMORY"):
         return parse_size(text)
-    return int(_SHARE * memory_limit())
+    limit = memory_limit()
+    return max(int(_SHARE * limit) - beside, int(_LEAST * limit))
 
 
 def default_eviction() -> str:

@@ -26,7 +26,8 @@ def init(
     which ends Ray at the end of a `with`.
 
     memory: what each node's store may hold, bytes or a text such as "8GiB"; by default
-        ZERROW_MEMORY, or a share of what the machine or its cgroup has.
+        ZERROW_MEMORY, or 60 % of what the node or its cgroup has, less what Ray's own store may
+        hold (`object_store_memory`).
     eviction: what goes when it is full: "adaptive", "swap", "rollback", "lru", "none", or
         "module:Class" for a policy of your own (`zerrow_store.policy`).
     Both hold for the stores of the whole cluster, from the first driver that says them.

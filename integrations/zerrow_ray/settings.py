@@ -16,16 +16,16 @@ _KEY = b"zerrow_ray:store_settings"
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """memory: bytes that each node's store may hold; None: as its node has it (ZERROW_MEMORY, or a
-    share of the machine). eviction: the policy's name; None: ZERROW_EVICTION, or "adaptive".
+    """memory: bytes that each node's store may hold; None: what `default_budget` gives it beside
+    Ray's own store. eviction: the policy's name; None: ZERROW_EVICTION, or "adaptive".
     """
 
     memory: int | None = None
     eviction: str | None = None
 
-    def budget(self) -> int:
-        """Return the budget of this node's store."""
-        return default_budget() if self.memory is None else self.memory
+    def budget(self, rays_own: int) -> int:
+        """Return the budget of this node's store, where Ray's own may hold `rays_own` bytes."""
+        return default_budget(rays_own) if self.memory is None else self.memory
 
     def policy(self) -> str:
         """Return the name of the policy."""

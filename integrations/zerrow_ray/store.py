@@ -26,9 +26,15 @@ def start(node_id: str) -> None:
     agent += ["--session", ray_compat.session_name()]
     launch(
         store_name(node_id),
-        budget=settings.budget(),
+        budget=settings.budget(_rays_own(node_id)),
         eviction=settings.policy(),
         watch_pid=ray_compat.raylet_pid(),
         log=ray_compat.logs_directory() / f"zerrow-store-{node_id[:12]}.log",
         lasting=Lasting(companion=tuple(agent), unused_seconds=_UNUSED_SECONDS),
     )
+
+
+def _rays_own(node_id: str) -> int:
+    """Return how many bytes Ray's own object store may hold on a node."""
+    resources = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
+    return int(resources.get(node_id, {}).get("object_store_memory", 0))

@@ -1,4 +1,6 @@
-"""What a store may hold: by ZERROW_MEMORY, its control group's limit, or the machine's memory."""
+"""What a store may hold: by ZERROW_MEMORY, its control group's limit, or the machine's memory, and
+what another store beside it may.
+"""
 
 import os
 import subprocess
@@ -78,9 +80,20 @@ def test_the_limit_of_a_real_group(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int(done.stdout) == int(0.6 * 512 * MIB)
 
 
+@pytest.mark.parametrize(
+    ("beside", "share"), [(0, 0.6), (MACHINE * 3 // 10, 0.3), (MACHINE * 6 // 10, 0.1)]
+)
+def test_stores_share_what_objects_may_have(
+    monkeypatch: pytest.MonkeyPatch, beside: int, share: float
+) -> None:
+    monkeypatch.delenv("ZERROW_MEMORY", raising=False)
+    monkeypatch.setattr("zerrow_store.budget.memory_limit", lambda: MACHINE)
+    assert default_budget(beside) == pytest.approx(share * MACHINE, abs=1)
+
+
 def test_what_is_set_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZERROW_MEMORY", "3 GiB")
-    assert default_budget() == 3 << 30
+    assert default_budget() == default_budget(MACHINE) == 3 << 30
     monkeypatch.setenv("ZERROW_MEMORY", "much")
     with pytest.raises(ValueError, match="much"):
         default_budget()
