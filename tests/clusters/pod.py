@@ -59,7 +59,7 @@ def run(
             env={**os.environ, **environ},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=800,
         )
     finally:
         os.close(program)

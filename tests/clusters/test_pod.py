@@ -51,6 +51,7 @@ def test_what_the_doctor_says(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.timeout(900)
 def test_tables_go_through_ray_by_reference(tmp_path: Path) -> None:
     done = run(
         [sys.executable, JOB],
