@@ -53,7 +53,7 @@ def copied_bytes() -> int:
     if "zerrow_ray" in sys.modules:
         import zerrow_ray
 
-        copied += zerrow_ray.stats()["total"]["bytes_copied"]
+        copied += zerrow_ray.stats().total.bytes_copied
     return copied
 
 

@@ -32,10 +32,10 @@ def main() -> None:
         for n, column in enumerate(tables[-1].columns):
             assert column[0].as_py() == n, "a table is not what it should be"
         plain = sum(table.nbytes for table in tables)
-        total = zerrow_ray.stats()["total"]
+        total = zerrow_ray.stats().total
     print(f"{len(tables)} tables of 1 to {len(tables)} columns: {format_size(plain)} as they are")
-    print(f"stored: {format_size(total['bytes_stored'])}, each column once")
-    print(f"copied: {format_size(total['bytes_copied'])}")
+    print(f"stored: {format_size(total.bytes_stored)}, each column once")
+    print(f"copied: {format_size(total.bytes_copied)}")
 
 
 if __name__ == "__main__":
