@@ -133,7 +133,7 @@ def test_a_requested_schema_is_what_is_decoded(client, folder) -> None:
 
 
 def test_a_file_that_changes_amid_a_scan_is_an_error(client, folder, monkeypatch) -> None:
-    monkeypatch.setattr("zerrow_store.decache.parquet._WINDOW_BYTES", 1 << 20)
+    monkeypatch.setattr("zerrow_store.decache.parquet_read._WINDOW_BYTES", 1 << 20)
     path = folder / "year=2024" / "f.parquet"
     big = pa.table({"k": np.arange(500_000)})  # more than is fetched at a time
     pq.write_table(big, path, row_group_size=100_000, use_dictionary=False, compression=None)
