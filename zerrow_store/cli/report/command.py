@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ from zerrow_store.cli.report.charts import Line, over_time
 from zerrow_store.cli.report.page import page, rows_table
 from zerrow_store.cli.rows import Row, Wanted, columns
 from zerrow_store.cli.stores import Answer, Selection
-from zerrow_store.protocol.reports import Sample
+from zerrow_store.protocol.reports import CacheStats, EvictionTotals, Sample
 from zerrow_store.sizes import format_size
 
 _MOST = 50
@@ -131,10 +132,10 @@ def _copied_by(selection: Selection) -> list[Row]:
 
 def _evictions(selection: Selection, stats: list[Answer]) -> str:
     totals = [
-        {**each.place, "way": way, **{name: round(value, 3) for name, value in sums.items()}}
+        {**each.place, "way": way, **_rounded(sums)}
         for each in stats
         for way, sums in each.body.evicted.items()
-        if sums["count"]
+        if sums.count
     ]
     rows = sorted(eviction_rows(selection), key=lambda row: float(row["age_seconds"]))
     ways = rows_table(totals, _WAYS, most=len(totals), without="Nothing was evicted.")
@@ -144,13 +145,14 @@ def _evictions(selection: Selection, stats: list[Answer]) -> str:
 
 
 def _cache(selection: Selection, stats: list[Answer]) -> str:
-    totals = [
-        {**each.place, **{name: round(value, 3) for name, value in each.body.cache.items()}}
-        for each in stats
-    ]
+    totals = [{**each.place, **_rounded(each.body.cache)} for each in stats]
     rows = sorted(cache_rows(selection), key=lambda row: -float(row["seconds_saved"]))
     known = rows_table(rows, CACHE, most=_MOST, without="Nothing is cached.")
     return rows_table(totals, _HITS, most=len(totals), without="") + known
+
+
+def _rounded(figures: EvictionTotals | CacheStats) -> Row:
+    return {name: round(value, 3) for name, value in asdict(figures).items()}
 
 
 def _samples(answer: Answer) -> list[Sample]:
