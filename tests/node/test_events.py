@@ -36,6 +36,7 @@ WELL_FORMED: dict[str, list[Any]] = {
     "segment_added": [SEGMENT, 1 << 20, 7, 9],
     "segment_shared": [SEGMENT],
     "object_added": ADDED,
+    "objects_carried": [[b"one"], b"reference"],
     "column_added": [[b"two", *ADDED[1:]], b"file", "/path", ["v", "c"], [[0, 1]], 1.0, 0, 1.0],
     "columns_read": [[b"two"], 2.0],
     "copy_added": [b"three", [[SEGMENT, RANGES]], [[FILE, 0, SEGMENT, 0]], b"node", 1.0],

@@ -40,6 +40,7 @@ class Peer:
         self.segment = segment
         self.holds: Counter[bytes] = Counter()
         self.identity = b""
+        self.pid = os.getpid()
         self.asked: dict[int, int] = {}
         self.free = set(range(SIZE // PAGE))
 
