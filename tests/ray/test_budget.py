@@ -39,8 +39,8 @@ def start(**options):
         logging_level="error", _node_ip_address="127.0.0.1", **options,
     )
     rays_own = int(ray.cluster_resources()["object_store_memory"])
-    (node,) = zerrow_ray.stats()["nodes"].values()
-    return rays_own, node["budget"]
+    (node,) = zerrow_ray.stats().nodes.values()
+    return rays_own, node.budget
 """
 
 

@@ -117,9 +117,9 @@ def test_by_default_all_nodes_are_shown(site):
     rows = site.rows("status")
     assert {row["node"] for row in rows} == {site.head, site.other}
     assert {row["node_ip"] for row in rows} == {site.cluster.head_node.node_ip_address}
-    figures = zerrow_ray.stats()["nodes"]
+    figures = zerrow_ray.stats().nodes
     for row in rows:
-        assert row["bytes_stored"] == figures[row["node"]]["bytes_stored"] > 0
+        assert row["bytes_stored"] == figures[row["node"]].bytes_stored > 0
     header, *lines = site.run("status").stdout.splitlines()
     assert header.startswith("NODE ")
     assert {line.split()[0] for line in lines} == {site.head[:12], site.other[:12]}
