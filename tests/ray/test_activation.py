@@ -263,7 +263,11 @@ with ray_start_client_server() as client:
 print("done")
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=250
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"RAY_ADDRESS": "local"},  # not what else runs on this machine
     )
     assert "done" in done.stdout, done.stderr
     assert done.stderr.count("connected by ray://") == 1
