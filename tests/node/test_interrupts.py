@@ -4,6 +4,7 @@ What was asked of the store is done or not, and either way nothing is lost or le
 and memory that an object refers to is not given to somebody else.
 """
 
+import contextlib
 import gc
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ import pytest
 from tests.interrupts import steps
 from tests.node.conftest import eventually
 from zerrow_store.client.client import Client
+from zerrow_store.errors import ObjectExistsError
 from zerrow_store.native import _native
 
 
@@ -52,6 +54,15 @@ def test_what_was_put_stays_as_it_was(
         client.delete(kept)
         del written_since
         eventually(lambda: client.stats().objects == 0, "nothing is left of an interrupted put")
+
+
+def test_an_object_whose_id_was_taken_stays(client: Client) -> None:
+    """A put that fails undoes nothing, wherever it is interrupted: the object is another one's."""
+    client.put(fresh(7), object_id=b"name")
+    for interrupt in steps("client"):
+        with contextlib.suppress(ObjectExistsError), interrupt:
+            put_under_a_name(client, fresh(8))
+        assert client.get(b"name")["x"].unique().to_pylist() == [7]
 
 
 def get(client: Client, object_id: bytes) -> None:

@@ -348,10 +348,11 @@ class Connection(ABC):
         try:
             return request.wait()
         except BaseException as error:
-            # An error refers to the frames of all callers, and these to what they publish: if they
-            # referred to it, that would stay until Python next collects cycles.
-            is_interrupted, request.error = error is not request.error, None
-            if is_interrupted:
+            if error is request.error:
+                # It refers to the frames of all callers, and these to what they publish: if they
+                # referred to it, that would stay until Python next collects cycles.
+                request.error = None
+            else:  # interrupted; it may have failed at the same time, and then undoes nothing
                 self._abandon(request)
             raise
 

@@ -19,8 +19,8 @@ class Request:
     """A request under way. own: what is unpinned if it fails. fds: what is sent along.
 
     hold: what is confirmed by its answer. hang_ups: how often the store hung up over it. resent:
-    the store may have got it twice. answered: it is not under way any more. abandoned: nobody
-    waits. concluded: `result` or `error` is there.
+    the store may have got it twice. existed: it had what this puts, before or by that. answered: it
+    is not under way any more. abandoned: nobody waits. concluded: `result` or `error` is there.
     """
 
     message: m.Request
@@ -30,6 +30,7 @@ class Request:
     id: int = 0
     hang_ups: int = 0
     resent: bool = False
+    existed: bool = False
     answered: bool = False
     abandoned: bool = False
     concluded: bool = False

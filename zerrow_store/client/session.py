@@ -182,6 +182,7 @@ class Session(Connection):
             if not (isinstance(error, ObjectExistsError) and request.resent):
                 _native.unpin(offsets_of(request.own))
                 raise error
+            request.existed = True
         if isinstance(message, m.Attach):
             self._attached = True
         elif isinstance(message, m.Put):
@@ -235,8 +236,10 @@ class Session(Connection):
 
     def _undo(self, request: Request) -> None:
         message = request.message
-        if isinstance(message, m.Put) and request.result is None:  # else it goes with its hold
-            self._send_quietly(m.Delete([message.object_id], True))
+        if isinstance(message, m.Put):
+            # What it holds goes with the hold; what existed may be somebody else's.
+            if request.result is None and not request.existed:
+                self._send_quietly(m.Delete([message.object_id], True))
         elif isinstance(message, m.CacheOpen):
             self._send_quietly(m.CacheRelease(message.token))
 
