@@ -234,9 +234,10 @@ def targets(raylet: int) -> dict[str, list[tuple[int, ...]]]:
 def is_complete() -> bool:
     """Whether the store's server has two supervisors that know all that it does."""
     try:
-        return current_session().client.stats().supervisors == 2
+        said = current_session().client.stats().supervisors
     except StoreUnavailableError:
         return False
+    return said == len(supervisor_pids()) == 2  # it may not know yet that one was killed
 
 
 class Killer:

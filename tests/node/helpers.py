@@ -3,6 +3,7 @@
 What a test asserts about memory, descriptors and processes comes from /proc, never from the store.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -82,7 +83,7 @@ class Store:
 
     def remains(self) -> list[int]:
         """Return the pids of this store's servers."""
-        return processes("zerrow_store.server.server", self.name)
+        return servers_of(self.name)
 
     def memory(self) -> int:
         """Return the bytes that the memory files of the server really take."""
@@ -97,9 +98,25 @@ class Store:
         wait_until(lambda: not self.remains())
 
 
+def servers_of(name: str) -> list[int]:
+    """Return the pids of a store's servers."""
+    return processes("zerrow_store.server.server", name)
+
+
 def supervisors_of(name: str) -> list[int]:
     """Return the pids of a store's supervisors that are processes of their own."""
     return processes("zerrow_store.server.supervisor", name)
+
+
+def both_supervisors(name: str) -> list[int]:
+    """Return the pids of a store's two supervisors, once both run and have everything. What the
+    server says may be of before one of them was killed.
+    """
+    with contextlib.closing(Client(name)) as client:
+        while True:
+            found = supervisors_of(name)
+            if len(found) == client.stats().supervisors == 2 and found == supervisors_of(name):
+                return found
 
 
 class Worker:

@@ -22,12 +22,13 @@ from tests.node.helpers import (
     Store,
     Worker,
     alive,
-    descriptors,
+    both_supervisors,
     kill,
+    servers_of,
     supervisors_of,
     wait_until,
 )
-from tests.node.test_ends import standalone, supervisors
+from tests.node.test_ends import standalone
 from zerrow_store import Client, ObjectNotFoundError, StoreUnavailableError, connect, threads
 from zerrow_store.client import connection
 from zerrow_store.server.supervisor import Supervisor
@@ -39,7 +40,7 @@ class Away:
     """A store whose server is killed, and whose supervisors are stopped until `back`."""
 
     def __init__(self, name: str) -> None:
-        self.supervisors = supervisors(name)
+        self.supervisors = both_supervisors(name)
         self.server = Client(name).stats().pid
         for pid in self.supervisors:
             os.kill(pid, signal.SIGSTOP)
@@ -230,11 +231,9 @@ def test_a_supervisor_that_cannot_start_a_server_tries_again(
 
 def test_a_server_that_cannot_start_a_supervisor_tries_again(standalone: str) -> None:
     client = Client(standalone)
-    server, before = client.stats().pid, supervisors(standalone)
-    # Connections of clients that were closed are counted, too, until the server has seen their end.
-    wait_until(lambda: client.stats().clients == 1)
+    server, before = client.stats().pid, both_supervisors(standalone)
     limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
-    resource.prlimit(server, resource.RLIMIT_NOFILE, (descriptors(server), limits[1]))
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (3, limits[1]))  # no more of them
     for pid in before:
         kill(pid)
     wait_until(lambda: not client.stats().supervisors)
@@ -295,14 +294,15 @@ def test_releases_go_on_after_an_error(store: Store, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(threads, "_PAUSE_SECONDS", 0.0)
     client = store.connected()
     object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
-    unmap, failures = client._unmap_gone, [RuntimeError("unforeseen")]
+    segments, failures = client._session.segments, [RuntimeError("unforeseen")]
+    tidy = segments.tidy
 
-    def fail_once(*segment_ids: bytes) -> None:
+    def fail_once() -> None:
         if failures:
             raise failures.pop()
-        unmap(*segment_ids)
+        tidy()
 
-    monkeypatch.setattr(client, "_unmap_gone", fail_once)
+    monkeypatch.setattr(segments, "tidy", fail_once)
     for _ in range(3):
         view = client.get(object_id)
         assert client.list()[0].holds == 1
@@ -310,3 +310,58 @@ def test_releases_go_on_after_an_error(store: Store, monkeypatch: pytest.MonkeyP
         gc.collect()
         wait_until(lambda: client.list()[0].holds == 0)
     assert failures == []
+
+
+def test_a_supervisor_that_missed_a_server_does_not_start_the_next_one(standalone: str) -> None:
+    """What was put meanwhile is known to the other one, however long that takes to act."""
+    client = Client(standalone)
+    kept = [client.put(table())]
+    ahead, behind = both_supervisors(standalone)
+    os.kill(behind, signal.SIGSTOP)
+    kill(client.stats().pid)
+    kept.append(client.put(table()))
+    wait_until(lambda: client.stats().supervisors == 1)
+    os.kill(ahead, signal.SIGSTOP)
+    kill(servers_of(standalone)[0])
+    os.kill(behind, signal.SIGCONT)
+    time.sleep(6.0)
+    os.kill(ahead, signal.SIGCONT)
+    for object_id in kept:
+        assert client.get(object_id).equals(table())
+    client.close()
+
+
+def test_a_supervisor_that_missed_a_server_starts_the_next_one_if_it_is_the_last(
+    standalone: str,
+) -> None:
+    client = Client(standalone)
+    kept = client.put(table())
+    ahead, behind = both_supervisors(standalone)
+    os.kill(behind, signal.SIGSTOP)
+    kill(client.stats().pid)
+    client.put(table())
+    wait_until(lambda: client.stats().supervisors == 1)
+    os.kill(ahead, signal.SIGKILL)
+    kill(client.stats().pid)
+    os.kill(behind, signal.SIGCONT)
+    assert client.get(kept).equals(table())
+    client.close()
+
+
+@pytest.mark.parametrize("generations", [1, 2])
+def test_a_store_that_was_ended_is_not_started_again_by_a_supervisor_that_missed_it(
+    standalone: str, generations: int
+) -> None:
+    client = Client(standalone)
+    client.put(table())
+    _, behind = both_supervisors(standalone)
+    os.kill(behind, signal.SIGSTOP)
+    for _ in range(generations):
+        kill(client.stats().pid)
+        wait_until(lambda: client.stats().supervisors == 1)
+    client.shutdown()
+    client.close()
+    wait_until(lambda: not servers_of(standalone))
+    os.kill(behind, signal.SIGCONT)
+    wait_until(lambda: not alive(behind))
+    assert servers_of(standalone) == []

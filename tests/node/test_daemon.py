@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.helpers import alive, kill, processes, supervisors_of, wait_until
+from tests.node.helpers import (
+    alive,
+    both_supervisors,
+    kill,
+    processes,
+    servers_of,
+    supervisors_of,
+    wait_until,
+)
 from zerrow_store.client.client import Client
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.server.companion import Lasting
@@ -45,13 +53,9 @@ def started(name, tmp_path):
         return Client(name)
 
     yield start
-    if servers(name):
+    if servers_of(name):
         Client(name).shutdown()
-    wait_until(lambda: not (servers(name) or supervisors_of(name)))
-
-
-def servers(name: str) -> list[int]:
-    return processes("zerrow_store.server.server", name)
+    wait_until(lambda: not (servers_of(name) or supervisors_of(name)))
 
 
 def companions(name: str) -> list[int]:
@@ -65,7 +69,7 @@ def with_companion(name: str) -> Lasting:
 def test_its_processes_are_nobodys_and_hold_no_directory(started, name):
     client = started()
     wait_until(lambda: client.stats().supervisors == 2)
-    for pid in (*servers(name), *supervisors_of(name)):
+    for pid in (*servers_of(name), *supervisors_of(name)):
         status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         assert int(status[1]) != os.getpid()
         assert int(status[3]) != os.getsid(0)
@@ -88,18 +92,18 @@ def test_many_that_start_it_at_once_get_one(name, tmp_path):
         for _ in range(4)
     ]
     pids = {process.communicate()[0] for process in starting}
-    assert pids == {f"{pid}\n" for pid in servers(name)}
+    assert pids == {f"{pid}\n" for pid in servers_of(name)}
     assert len(pids) == 1
     client = Client(name)
     wait_until(lambda: len(supervisors_of(name)) == client.stats().supervisors == 2)
     client.shutdown()
-    wait_until(lambda: not (servers(name) or supervisors_of(name)))
+    wait_until(lambda: not (servers_of(name) or supervisors_of(name)))
 
 
 def test_one_that_cannot_be_started_says_where_to_look(name, tmp_path):
     with pytest.raises(StoreUnavailableError, match="log"):
         launch(name, budget=BUDGET, eviction="no_such_module:Policy", log=tmp_path / "log")
-    assert not servers(name)
+    assert not servers_of(name)
 
 
 def test_it_ends_when_nobody_uses_it_and_not_before(started, name):
@@ -107,7 +111,7 @@ def test_it_ends_when_nobody_uses_it_and_not_before(started, name):
     time.sleep(2.5)
     assert client.stats().clients == 1
     client.close()
-    wait_until(lambda: not servers(name))
+    wait_until(lambda: not servers_of(name))
     again = started(Lasting(unused_seconds=60.0))
     assert again.stats().clients == 1
     again.close()
@@ -127,7 +131,7 @@ def test_it_does_not_end_while_something_is_stored(started, name):
     assert client.get(b"x").num_rows == 1000
     client.delete(b"x")
     client.close()
-    wait_until(lambda: not servers(name))
+    wait_until(lambda: not servers_of(name))
 
 
 def test_the_companion_stays_with_the_store(started, name):
@@ -135,7 +139,7 @@ def test_the_companion_stays_with_the_store(started, name):
     client = started(with_companion(name))
     wait_until(lambda: len(companions(name)) == 1)
     (first,) = companions(name)
-    kill(servers(name)[0])
+    kill(servers_of(name)[0])
     wait_until(lambda: client.stats().supervisors == 2)
     time.sleep(2.5)
     assert companions(name) == [first]
@@ -144,8 +148,8 @@ def test_the_companion_stays_with_the_store(started, name):
     assert companions(name) != [first]
     for pid in supervisors_of(name):
         kill(pid)
-    wait_until(lambda: client.stats().supervisors == 2)
-    kill(servers(name)[0])
+    both_supervisors(name)
+    kill(servers_of(name)[0])
     wait_until(lambda: client.stats().supervisors == 2)
     (last,) = companions(name)
     kill(last)
@@ -161,4 +165,4 @@ def test_a_supervisor_that_a_server_has_started_starts_no_store(name, tmp_path):
     command = [sys.executable, "-m", "zerrow_store.server.supervisor", "--name", name, "--spare"]
     command += ["--budget", str(BUDGET), "--log", str(tmp_path / "log")]
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode
-    assert not servers(name)
+    assert not servers_of(name)

@@ -16,6 +16,7 @@ import pytest
 from tests.node.helpers import (
     Store,
     alive,
+    both_supervisors,
     kill,
     memory_files,
     processes,
@@ -145,25 +146,14 @@ def _answers(name: str) -> bool:
     return True
 
 
-def supervisors(name: str) -> list[int]:
-    """Return the pids of a store's two supervisors, once there are."""
-    client = Client(name)
-    while True:
-        wait_until(lambda: client.stats().supervisors == 2)
-        found = [pid for pid in supervisors_of(name) if alive(pid)]
-        if len(found) == 2:
-            client.close()
-            return found
-
-
 def test_a_server_starts_new_supervisors_which_can_start_a_new_server(standalone: str) -> None:
     client = connect(standalone)
     object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
     for _ in range(2):
-        server, before = client.stats().pid, supervisors(standalone)
+        server, before = client.stats().pid, both_supervisors(standalone)
         for pid in before:
             kill(pid)
-        assert not {*supervisors(standalone)} & {*before}
+        assert not {*both_supervisors(standalone)} & {*before}
         assert client.stats().pid == server
         kill(server)
         assert client.stats().pid != server
@@ -179,7 +169,7 @@ def test_a_server_and_a_supervisor_that_are_killed_at_once_lose_nothing(
     client = connect(standalone)
     object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
     for _ in range(3):
-        supervisor, server = supervisors(standalone)[which], client.stats().pid
+        supervisor, server = both_supervisors(standalone)[which], client.stats().pid
         os.kill(supervisor, signal.SIGSTOP)  # it must not see the server's end
         pair = [server, supervisor] if order == "the server first" else [supervisor, server]
         for pid in pair:
@@ -191,7 +181,7 @@ def test_a_server_and_a_supervisor_that_are_killed_at_once_lose_nothing(
 
 
 def test_all_killed_at_once_is_the_end(standalone: str) -> None:
-    pids = [Client(standalone).stats().pid, *supervisors(standalone)]
+    pids = [Client(standalone).stats().pid, *both_supervisors(standalone)]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)  # it must not see the others' end
     for pid in pids:
@@ -201,7 +191,7 @@ def test_all_killed_at_once_is_the_end(standalone: str) -> None:
 
 def test_a_supervisor_that_was_left_behind_starts_no_server(standalone: str) -> None:
     client = connect(standalone)
-    hanging, _ = supervisors(standalone)
+    hanging, _ = both_supervisors(standalone)
     os.kill(hanging, signal.SIGSTOP)
     table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
     wait_until(
@@ -275,7 +265,7 @@ def test_two_supervisors_do_not_fight(standalone: str) -> None:
 
 
 def test_a_supervisor_that_was_left_behind_starts_no_store_that_was_ended(standalone: str) -> None:
-    supervisor, _ = supervisors(standalone)
+    supervisor, _ = both_supervisors(standalone)
     client = connect(standalone)
     os.kill(supervisor, signal.SIGSTOP)
     table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
@@ -289,7 +279,7 @@ def test_a_supervisor_that_was_left_behind_starts_no_store_that_was_ended(standa
 
 
 def test_a_supervisor_that_hangs_does_not_stop_the_store(standalone: str) -> None:
-    supervisor, _ = supervisors(standalone)
+    supervisor, _ = both_supervisors(standalone)
     client = connect(standalone)
     os.kill(supervisor, signal.SIGSTOP)
     table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})

@@ -224,9 +224,12 @@ class Mark(Message):
 
 
 class Restored(Mark):
-    """A supervisor, known by its identity, has sent a new server all there is."""
+    """A supervisor, known by its identity, has sent a new server all there is. With it goes the
+    page of `ChangeCount`.
+    """
 
     kind: ClassVar[str] = "restored"
+    descriptors: ClassVar[int] = 1
     identity: _Identity
 
 

@@ -1,11 +1,15 @@
-"""What a server shares with its supervisors: how many changes of the object table it has made, and
+"""What the processes of a store share: how many changes of the object table there have been, and
 whether the store's end was meant.
 
-A supervisor that has not read all changes when the server ends would start the next one with the an
+A supervisor that has not read all changes when the server ends would start the next one with an
 object table of a while ago, or one that nobody wants. It sees here that it is behind, also if it
-was hung up on long before.
+was hung up on long before, by a server that was not the last one. All servers of a store count on.
+
+Supervisors that have all changes hold a lock, so that one that is behind sees whether there is
+another that is not, however long that takes to act.
 """
 
+import fcntl
 import mmap
 import os
 import struct
@@ -25,6 +29,8 @@ class ChangeCount:
             os.ftruncate(fd, mmap.PAGESIZE)
         self.fd = fd
         self._memory = mmap.mmap(fd, mmap.PAGESIZE)
+        # A lock belongs to an opening of the file, and those who were sent a descriptor share one.
+        self._lock = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     @property
     def value(self) -> int:
@@ -46,7 +52,22 @@ class ChangeCount:
         """Note that the store's end is meant."""
         _ENDED.pack_into(self._memory, 0, True)
 
+    def has_all(self) -> None:
+        """Note that this process has all changes up to now, until `close` or `is_last`."""
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def is_last(self) -> bool:
+        """Whether no other process lives that may have all changes, as this one does not."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        return True
+
     def close(self) -> None:
         """Let go of the memory."""
+        os.close(self._lock)
         self._memory.close()
         os.close(self.fd)

@@ -59,10 +59,12 @@ class Replication:
         """How many supervisors have everything."""
         return len(self._complete)
 
-    def restored_from(self, connection: Connection, identity: bytes) -> None:
-        """Note the supervisor from which the object table has come. If the store was started again,
-        the other one is about to connect.
+    def restored_from(self, connection: Connection, identity: bytes, changes: ChangeCount) -> None:
+        """Note the supervisor from which the object table has come, and go on counting changes. If
+        the store was started again, the other one is about to connect.
         """
+        self._changes.close()
+        self._changes = changes
         self._identities[connection] = identity
         self._complete.append(connection)
         self._share(connection)

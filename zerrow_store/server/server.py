@@ -30,6 +30,7 @@ from zerrow_store.policy import load_policy
 from zerrow_store.processes import allow_many_descriptors, open_pidfd
 from zerrow_store.protocol import events, framing, messages
 from zerrow_store.protocol.notices import Freed
+from zerrow_store.server.change_count import ChangeCount
 from zerrow_store.server.companion import Companion, Lasting
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.connections import Connections
@@ -133,13 +134,14 @@ class Server:
             If the supervisor does not send what a server of this version takes.
         """
         reader = framing.FrameReader()
-        while (mark := self._core.state.replica.receive(reader.read(supervisor))) is None:
+        while (mark := self._core.state.replica.receive(frame := reader.read(supervisor))) is None:
             pass
         if not isinstance(mark, events.Restored):
             raise ProtocolError(f"the supervisor sent {mark.kind!r} amid the object table")
+        (changes,) = frame.take_descriptors(mark.descriptors)
         connection = self._connected(supervisor)
         connection.greeted, connection.role, connection.reader = True, "supervisor", reader
-        self._replication.restored_from(connection, mark.identity)
+        self._replication.restored_from(connection, mark.identity, ChangeCount(changes))
         self._core.restored()
         self._deliver()
         self._answer_frames(connection)

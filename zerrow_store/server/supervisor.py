@@ -39,7 +39,6 @@ _START_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _LONGEST_PAUSE = 1.0
 _ANSWER_SECONDS = 0.2
-_OTHERS_SECONDS = 5.0
 
 SPARE = b"spare "
 """What the id of a supervisor begins with that a server has started."""
@@ -115,10 +114,9 @@ class Supervisor:
         nowhere else. None at the deadline, or when the store's end is meant.
         """
         pause = 0.05
-        until = time.monotonic() + _OTHERS_SECONDS
         while time.monotonic() < deadline and not self._is_ending():
             try:
-                if (serving := self._adopt_or_spawn(until)) is not None:
+                if (serving := self._adopt_or_spawn()) is not None:
                     return serving
             except Exception:
                 logger.exception("the store %s cannot be started now", self._name)
@@ -126,10 +124,9 @@ class Supervisor:
             pause = min(2 * pause, _LONGEST_PAUSE)
         return None
 
-    def _adopt_or_spawn(self, until: float) -> _Serving | None:
-        """Return a connection to a server that has been given the object table, or has given them;
-        None, and nothing lost, if neither can be done now. until: when others have had their
-        chance.
+    def _adopt_or_spawn(self) -> _Serving | None:
+        """Return a connection to a server that has been given the object table, or has given it;
+        None, and nothing lost, if neither can be done now.
         """
         # Whoever has the listener starts a server: a connection to it would wait for that one.
         if self._listener is None:
@@ -141,16 +138,20 @@ class Supervisor:
                 self._listener = sockets.listen(self._name)
             except OSError:  # another one was quicker
                 return None
-        if self._changes is not None and self._seen < self._changes.value:
-            # Another supervisor has the object table of now.
-            if (serving := self._adopt(sockets.connect(self._name))) or time.monotonic() < until:
-                return serving
-            logger.error("the store %s is started with an object table of a while ago", self._name)
         try:
             claimed = sockets.claim(self._name)
         except OSError:
             return self._adopt(sockets.connect(self._name))
         with claimed:
+            # Nobody serves now: what the last server has noted does not change any more.
+            if self._is_ending():
+                return None
+            if self._changes is not None and self._seen < self._changes.value:
+                if not self._changes.is_last():
+                    return None  # another one may have the object table of now
+                logger.error(
+                    "the store %s is started with an object table of a while ago", self._name
+                )
             return self._spawn(claimed)
 
     def _adopt(self, connection: socket.socket) -> _Serving | None:
@@ -206,8 +207,11 @@ class Supervisor:
                 self._run_server(theirs.fileno(), self._listener.fileno(), claimed.fileno())
             for event, fds in self._replica.snapshot():
                 framing.send(ours, framing.pack(event.kind, 0, event, len(fds)), fds)
+            if self._changes is None:
+                self._changes = ChangeCount()
             mark = events.Restored(self.id)
-            framing.send(ours, framing.pack(mark.kind, 0, mark))
+            frame_of_mark = framing.pack(mark.kind, 0, mark, mark.descriptors)
+            framing.send(ours, frame_of_mark, [self._changes.fd])
             framing.send(ours, framing.pack("stats", 1, m.Stats()))
             reader = framing.FrameReader()
             while (frame := reader.read(ours)).kind != "reply":
@@ -301,6 +305,7 @@ class Supervisor:
             listener, changes = descriptors
             self._listener, self._changes = socket.socket(fileno=listener), ChangeCount(changes)
             self._seen = mark.changes
+            self._changes.has_all()
         else:
             raise ProtocolError(f"the server sent {mark.kind!r} to a supervisor")
 
