@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zerrow_store.cgroups import memory_groups
 from zerrow_store.policy import load_policy
-from zerrow_store.sizes import parse_size
+from zerrow_store.sizes import size_setting
 
 HIGH_WATERMARK = 0.9
 LOW_WATERMARK = 0.8
@@ -20,10 +20,13 @@ def default_budget(beside: int = 0) -> int:
     `beside`, but at least 10 %.
 
     beside: bytes that another object store of the machine, Ray's own, may hold.
-    Raises ValueError for a ZERROW_MEMORY that is not a size.
+    Raises ValueError for a ZERROW_MEMORY that is not a size, or 0.
     """
-    if text := os.environ.get("ZERROW_MEMORY"):
-        return parse_size(text)
+    size = size_setting("ZERROW_MEMORY")
+    if size == 0:
+        raise ValueError("ZERROW_MEMORY: a store needs more than 0 bytes")
+    if size is not None:
+        return size
     limit = memory_limit()
     return max(int(_SHARE * limit) - beside, int(_LEAST * limit))
 
@@ -31,10 +34,13 @@ def default_budget(beside: int = 0) -> int:
 def default_eviction() -> str:
     """Return the eviction policy's name: ZERROW_EVICTION, or "adaptive".
 
-    Raises ValueError for a policy that there is not.
+    Raises ValueError, which names the variable, for a policy that there is not.
     """
     name = os.environ.get("ZERROW_EVICTION") or "adaptive"
-    load_policy(name)
+    try:
+        load_policy(name)
+    except ValueError as error:
+        raise ValueError(f"ZERROW_EVICTION: {error}") from None
     return name
 
 

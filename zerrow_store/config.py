@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zerrow_store.sizes import parse_size
+from zerrow_store.sizes import size_setting
 
 _SWITCHES = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
 _GIB = 1 << 30
@@ -76,13 +76,8 @@ def _mode(environ: Mapping[str, str], name: str, default: str) -> str:
 
 
 def _size(environ: Mapping[str, str], name: str, default: int) -> int:
-    text = environ.get(name, "").strip()
-    if not text:
-        return default
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    size = size_setting(name, environ)
+    return default if size is None else size
 
 
 def _milliseconds(environ: Mapping[str, str], name: str, default: int) -> int:

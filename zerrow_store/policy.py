@@ -142,7 +142,7 @@ POLICIES: dict[str, type[Policy]] = {
 def load_policy(name: str) -> Policy:
     """Return the policy of this name, or of the class "module:Class".
 
-    Raises ValueError if there is none, and what importing the module raises.
+    Raises ValueError if there is none; what a module of somebody's own raises as it is imported.
     """
     if name in POLICIES:
         return POLICIES[name]()
@@ -150,7 +150,13 @@ def load_policy(name: str) -> Policy:
     if not colon:
         known = ", ".join(POLICIES)
         raise ValueError(f"an eviction policy is one of {known}, or module:Class, not {name!r}")
-    policy: Policy = getattr(import_module(module), attribute)()
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"there is no eviction policy {name!r}: {error}") from error
+    if missing := [each for each in ("way", "rank") if not callable(getattr(found, each, None))]:
+        raise ValueError(f"{name!r} is no eviction policy: it has no {' and no '.join(missing)}")
+    policy: Policy = found()
     return policy
 
 

@@ -1,6 +1,8 @@
 """Sizes in bytes as people write them: "8GiB", "512 MB", "4096"."""
 
+import os
 import re
+from collections.abc import Mapping
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate("KMGTP")}
@@ -24,6 +26,18 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is not a size: write it like 4096, 512MB or 8GiB")
     whole, _, fraction = match[1].partition(".")
     return int(whole) * unit + int(fraction or "0") * unit // int(10 ** len(fraction))
+
+
+def size_setting(name: str, environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return the size that an environment variable says; None if it is not set, or empty.
+
+    Raises ValueError, which names the variable.
+    """
+    text = environ.get(name, "").strip()
+    try:
+        return parse_size(text) if text else None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def format_size(size: int) -> str:

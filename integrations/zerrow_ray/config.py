@@ -1,10 +1,9 @@
 """Settings of the Ray plugin, from the environment."""
 
-import os
 from dataclasses import dataclass
 from functools import cache
 
-from zerrow_store.sizes import parse_size
+from zerrow_store.sizes import size_setting
 
 INLINE_LIMIT = 100 * 1024
 """Ray keeps objects up to this size with their owner, larger ones in the node's plasma
@@ -25,8 +24,8 @@ class PluginConfig:
 @cache
 def plugin_config() -> PluginConfig:
     """Return the settings, read once from ZERROW_THRESHOLD. Raises ValueError for a bad size."""
-    threshold = os.environ.get("ZERROW_THRESHOLD")
-    return PluginConfig() if threshold is None else PluginConfig(threshold=parse_size(threshold))
+    threshold = size_setting("ZERROW_THRESHOLD")
+    return PluginConfig() if threshold is None else PluginConfig(threshold=threshold)
 
 
 def store_name(node_id: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zerrow_store.budget import default_budget, memory_limit
+from zerrow_store.budget import default_budget, default_eviction, memory_limit
 
 MIB = 1 << 20
 GROUPS = Path("/sys/fs/cgroup/memory")
@@ -95,5 +95,17 @@ def test_what_is_set_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZERROW_MEMORY", "3 GiB")
     assert default_budget() == default_budget(MACHINE) == 3 << 30
     monkeypatch.setenv("ZERROW_MEMORY", "much")
-    with pytest.raises(ValueError, match="much"):
+    with pytest.raises(ValueError, match="ZERROW_MEMORY: 'much' is not a size"):
         default_budget()
+    monkeypatch.setenv("ZERROW_MEMORY", "0")
+    with pytest.raises(ValueError, match="ZERROW_MEMORY: a store needs more"):
+        default_budget()
+
+
+def test_a_policy_that_there_is_not_is_said_with_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert default_eviction() == "adaptive"
+    monkeypatch.setenv("ZERROW_EVICTION", "no_such_module:Class")
+    with pytest.raises(ValueError, match="ZERROW_EVICTION: there is no eviction policy"):
+        default_eviction()

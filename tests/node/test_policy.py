@@ -121,6 +121,23 @@ def test_an_own_policy_is_named_by_its_class():
         load_policy("newest")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_module:Class", "No module named 'no_such_module'"),
+        (f"{__name__}:NoSuchClass", "no attribute 'NoSuchClass'"),
+        ("os:PathLike.x", "no attribute"),
+        (":Class", "no eviction policy"),
+        ("relative.:Class", "no eviction policy"),
+        ("builtins:object", "has no way and no rank"),
+        ("os:sep", "has no way and no rank"),
+    ],
+)
+def test_what_is_no_policy_is_said(name: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        load_policy(name)
+
+
 PAGE = 4096
 BUDGET = 16 * PAGE
 SIZE = 256 * PAGE

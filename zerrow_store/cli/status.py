@@ -32,9 +32,10 @@ class _Size(click.ParamType[int]):
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
         try:
-            return value if isinstance(value, int) else parse_size(value)
+            size = value if isinstance(value, int) else parse_size(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        return size or self.fail("a store needs more than 0 bytes", param, ctx)
 
 
 @click.command(name="start")
