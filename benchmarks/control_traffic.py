@@ -72,7 +72,7 @@ def agent_site(name: str) -> None:
     """Be what an agent is for the owners of its machine."""
     client = FileClient(name)
     followers = Followers(client)
-    client.neighbourhood = Neighbours(client, SECURITY, followers)
+    client.listen(Neighbours(client, SECURITY, followers))
     print(Sender(client, SECURITY, "127.0.0.1", followers).location, flush=True)
     sys.stdin.read()
 

@@ -13,7 +13,8 @@ from zerrow_ray.kinds import Kind, Reduced
 from zerrow_ray.ray_compat import Purpose
 from zerrow_ray.serialization import Published
 from zerrow_ray.session import current_session
-from zerrow_store.client.client import Client, Publication
+from zerrow_store.client.client import Client
+from zerrow_store.client.publications import Publication
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.native import _native
 

@@ -10,7 +10,7 @@ from zerrow_ray.kinds import Kind
 from zerrow_ray.ray_compat import Purpose
 
 if TYPE_CHECKING:
-    from zerrow_store.client.client import Publication
+    from zerrow_store.client.publications import Publication
 
 
 @dataclass(frozen=True)

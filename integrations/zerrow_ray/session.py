@@ -15,7 +15,8 @@ from zerrow_ray import ray_compat, store
 from zerrow_ray.carriers import current_carrier
 from zerrow_ray.config import store_name
 from zerrow_ray.ownership import Ownership
-from zerrow_store.client.client import Client, Publication
+from zerrow_store.client.client import Client
+from zerrow_store.client.publications import Publication
 from zerrow_store.errors import NoOwnerError, ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
 from zerrow_store.native._native import Encoded

@@ -47,10 +47,12 @@ WRONG: Calls = {
     "rollback nan": lambda client, _: client.record_rollback("x", 1, math.nan, 1.0),
     "rollback inf": lambda client, _: client.record_rollback("x", 1, 1.0, math.inf),
     "rollback negative": lambda client, _: client.record_rollback("x", -1, 1.0, 1.0),
-    "cache_open": lambda client, _: client.cache_open(b"t", "f", "/p", [], 1),  # type: ignore[arg-type]
-    "cache_open none": lambda client, _: client.cache_open(b"t", b"f", "/p", [], 0),
-    "cache_fail": lambda client, _: client.cache_fail(b"t", b"f", [(("v",), [0])], OSError()),  # type: ignore[list-item]
-    "cache_release": lambda client, _: client.cache_release("t"),  # type: ignore[arg-type]
+    "cache_open": lambda client, _: client.decode_cache.open(b"t", "f", "/p", [], 1),  # type: ignore[arg-type]
+    "cache_open none": lambda client, _: client.decode_cache.open(b"t", b"f", "/p", [], 0),
+    "cache_fail": lambda client, _: client.decode_cache.fail(
+        b"t", b"f", [(("v",), [0])], OSError()
+    ),  # type: ignore[list-item]
+    "cache_release": lambda client, _: client.decode_cache.release("t"),  # type: ignore[arg-type]
     "cache_drop": lambda client, _: client.cache_drop(7),  # type: ignore[arg-type]
 }
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 def work():
     assert client.get(object_id).num_rows == 5000
     client.delete(client.put(pa.table({'y': pc.add(pa.array(range(5000)), 2)})))
-    client.cache_release(b'token')
+    client.decode_cache.release(b'token')
     assert zerrow_store.read_parquet(path, client=client).num_rows == 10
     pool.close()
     client.close()

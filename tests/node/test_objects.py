@@ -14,7 +14,7 @@ import zerrow_store
 from tests import arrow_strategies
 from tests.node.conftest import BUDGET, eventually, pinned, table
 from tests.sipc.conftest import MOVING
-from zerrow_store.client.client import Client
+from zerrow_store.client.connection import Connection
 from zerrow_store.native import _native
 from zerrow_store.server.supervisor import Supervisor
 
@@ -225,14 +225,14 @@ def test_all_arrow_types(client, data):
 
 def test_a_transient_object_is_held_whose_answer_was_lost(client, monkeypatch):
     """The store ended after the object was entered, and was asked again."""
-    send = Client._send
+    send = Connection.send
     kept = client.publish_transient(b"transient", _native.encode(table()))
 
     def sent_again(self, request):
         request.resent = True
         return send(self, request)
 
-    monkeypatch.setattr(Client, "_send", sent_again)
+    monkeypatch.setattr(Connection, "send", sent_again)
     again = client.publish_transient(b"transient", _native.encode(table()))
     del kept
     eventually(lambda: client.list()[0].holds == 1, "the first hold is gone")

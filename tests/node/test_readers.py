@@ -70,8 +70,8 @@ def lose_connection(reader: Worker) -> None:
     """The connection ends under a reader, which is stopped before it sees that."""
     reader.start("""
         import signal
-        with client._lock:
-            client._socket.shutdown(2)
+        with client._connection._lock:
+            client._connection._socket.shutdown(2)
             os.kill(os.getpid(), signal.SIGSTOP)
     """)
 
@@ -164,7 +164,7 @@ def test_a_reader_that_has_closed_its_client_is_not_waited_for(standalone: str, 
         away = Away(standalone)
         if at == "away":
             go_on(reader)
-            reader.do("import time\nwhile client._socket is not None: time.sleep(0.01)")
+            reader.do("import time\nwhile client._connection._socket is not None: time.sleep(0.01)")
             reader.do("client.close()")
         else:
             reader.start("client.close()")

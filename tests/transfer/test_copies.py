@@ -274,7 +274,7 @@ def test_only_the_agent_lands_and_only_what_it_holds(home, node):
     moved = [(*first[:2], *first[:2])]
     for client in (here.connect(), here.receiver._client):
         with pytest.raises(ProtocolError, match="landed by the agent"):
-            client._request(Land(wanted.object_id, own, moved, b""))
+            client._connection.request(Land(wanted.object_id, own, moved, b""))
     client = here.receiver._client
     hold = client.hold(own)
     with pytest.raises(ProtocolError, match="not landed there"):

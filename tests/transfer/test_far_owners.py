@@ -31,7 +31,7 @@ class Node(Machine):
         client = open_client(self, FileClient)
         followers = Followers(client)
         self.neighbours = Neighbours(client, SECURITY, followers)
-        client.neighbourhood = self.neighbours
+        client.listen(self.neighbours)
         self.location = Sender(client, SECURITY, "127.0.0.1", followers).location
         self.receiver = Receiver(client, SECURITY, self.neighbours)
         return self
@@ -58,7 +58,7 @@ class Node(Machine):
     def has_proxies(self) -> bool:
         """Whether it knows of objects on other machines."""
         client = self.connected()
-        return client._request(Watch([b"object"])) == []
+        return client._connection.request(Watch([b"object"])) == []
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -13,24 +13,20 @@ import pyarrow as pa
 from zerrow_store import errors
 from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.client import spill_reader
-from zerrow_store.client.decode_cache import DecodeCacheCalls
-from zerrow_store.client.holds import Hold, Moved
-from zerrow_store.client.requests import (
-    Request,
-    check_id,
-    check_ids,
-    check_name,
-    moved_places,
-    offsets_of,
-)
-from zerrow_store.client.session import Session
+from zerrow_store.client.decode_cache import DecodeCache
+from zerrow_store.client.hold_requests import GetRequest, Holding, HoldRequest
+from zerrow_store.client.holds import Hold, Moved, moved_places
+from zerrow_store.client.publications import Publication, offsets_of, publish, put_message
+from zerrow_store.client.requests import Request, check_id, check_ids, check_name
+from zerrow_store.client.segments import MappedSegments, fetch
+from zerrow_store.client.session import Owner, Session
 from zerrow_store.native import _native
-from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.messages import Carrier
 from zerrow_store.protocol.places import Place, unpack
 from zerrow_store.protocol.replies import Found
 from zerrow_store.protocol.reports import (
+    CacheEntry,
     Eviction,
     MemoryReport,
     ObjectInfo,
@@ -41,42 +37,46 @@ from zerrow_store.protocol.reports import (
 Allocations = list[tuple[bytes, int, int]]
 
 
-class Publication:
-    """A publication under way; it takes its course also if nobody waits."""
+class Client:
+    """A connection to the store `name`. Raises StoreUnavailableError if none is running.
 
-    def __init__(self, client: "Client", request: Request) -> None:
-        self._client = client
-        self._request = request
+    owner: given if this process may own what others publish. missed: called now and then while the
+    store is away for long, to start it again.
 
-    def wait(self) -> None:
-        """Return once the store has taken the object.
+    Attributes
+    ----------
+    decode_cache
+        The node's cache of decoded columns.
+    """
 
-        On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
-        ObjectLostError.
-        """
-        self._client._wait(self._request)
+    def __init__(
+        self,
+        name: str,
+        *,
+        owner: Owner | None = None,
+        missed: Callable[[], None] | None = None,
+    ) -> None:
+        self._open(Session(name, MappedSegments(), owner=owner, missed=missed))
 
-
-class Holding:
-    """A hold that was asked for. `hold` is what keeps the object, from `confirm` on."""
-
-    def __init__(self, client: "Client", request: Request, hold: Hold) -> None:
-        self._client = client
-        self._request = request
-        self.hold = hold
-
-    def confirm(self) -> None:
-        """Wait for the store. Raises ObjectNotFoundError: what was decoded is then not held."""
-        self._client._wait(self._request)
-
-
-class Client(Session, DecodeCacheCalls):
-    """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
+    def _open(self, session: Session) -> None:
+        self._session = session
+        self._connection = session.connection
+        self.decode_cache = DecodeCache(session.connection, session.pins)
+        session.open()
 
     @property
     def name(self) -> str:
         """The store's name."""
-        return self._name
+        return self._connection.name
+
+    @property
+    def closed(self) -> bool:
+        """Whether this client was closed."""
+        return self._connection.closed
+
+    def close(self) -> None:
+        """Disconnect. Views stay valid only as long as somebody else holds their objects."""
+        self._connection.close()
 
     def put(self, obj: Any, *, object_id: bytes | None = None, name: str | None = None) -> bytes:
         """Store Arrow data.
@@ -129,7 +129,9 @@ class Client(Session, DecodeCacheCalls):
     def _found(self, object_id: bytes) -> tuple[Found, Hold]:
         """Return an object's entry, and what keeps it. Raises ObjectNotFoundError."""
         check_id(object_id)
-        found: tuple[Found, Hold] = self._request(m.Get(object_id))
+        connection = self._connection
+        request = connection.send(GetRequest(m.Get(object_id), connection))
+        found: tuple[Found, Hold] = connection.wait(request)
         return found
 
     def get_named(self, name: str) -> Any:
@@ -152,7 +154,7 @@ class Client(Session, DecodeCacheCalls):
 
     def _named(self, name: str) -> bytes:
         check_name(name)
-        object_id: bytes = self._request(m.Named(name))
+        object_id: bytes = self._connection.request(m.Named(name))
         return object_id
 
     def delete(self, object_ids: bytes | Iterable[bytes], *, missing_ok: bool = False) -> None:
@@ -163,62 +165,70 @@ class Client(Session, DecodeCacheCalls):
         """
         if isinstance(object_ids, bytes):
             object_ids = [object_ids]
-        self._request(m.Delete(check_ids(object_ids), missing_ok))
+        self._connection.request(m.Delete(check_ids(object_ids), missing_ok))
+
+    def cache_list(self) -> list[CacheEntry]:
+        """Return what is in the node's cache of decoded columns."""
+        return self.decode_cache.entries()
+
+    def cache_drop(self, path: str | None = None) -> int:
+        """Drop the cache's entries of a file, or all; return how many. Views of them stay."""
+        return self.decode_cache.drop(path)
 
     def list(self) -> list[ObjectInfo]:
         """Return the objects in the store."""
-        objects: list[ObjectInfo] = self._request(m.List())
+        objects: list[ObjectInfo] = self._connection.request(m.List())
         return objects
 
     def stats(self) -> StoreStats:
         """Return the store's figures."""
-        stats: StoreStats = self._request(m.Stats())
+        stats: StoreStats = self._connection.request(m.Stats())
         return stats
 
     def memory(self) -> MemoryReport:
         """Return what the store's memory is used for."""
-        report: MemoryReport = self._request(m.Memory())
+        report: MemoryReport = self._connection.request(m.Memory())
         return report
 
     def memory_by_segment(self) -> tuple[SegmentMemory, ...]:
         """Return what each segment is used for: those of processes, sealed ones, files on disk."""
-        return tuple(self._request(m.MemoryBySegment()))
+        return tuple(self._connection.request(m.MemoryBySegment()))
 
     def evictions(self) -> tuple[Eviction, ...]:
         """Return the newest evictions, the oldest first, since the store was last started."""
-        return tuple(self._request(m.Evictions()))
+        return tuple(self._connection.request(m.Evictions()))
 
     def report(self, what: m.Report) -> Any:
         """Return a report of the store."""
-        return self._request(m.REQUESTS[what]())
+        return self._connection.request(m.REQUESTS[what]())
 
     def carried(self, object_ids: Iterable[bytes], reference: bytes) -> None:
         """Say which reference carries objects that this process owns, for people to find them by.
         Does not wait.
         """
-        self._send_quietly(m.Carried(check_ids(object_ids), reference))
+        self._connection.notify(m.Carried(check_ids(object_ids), reference))
 
     def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Have objects that are there spilled as soon as nobody reads them, whether memory is short
         or not: somebody knows that it will be. Who reads one before that takes it back.
         """
-        self._send_quietly(m.SpillAhead(check_ids(object_ids)))
+        self._connection.notify(m.SpillAhead(check_ids(object_ids)))
 
     def read_ahead(self, object_ids: Iterable[bytes]) -> None:
         """Have what of these objects is on disk read into memory: somebody is about to read it."""
-        self._send_quietly(m.ReadAhead(check_ids(object_ids)))
+        self._connection.notify(m.ReadAhead(check_ids(object_ids)))
 
     def count_sandbox(self, increments: dict[str, int]) -> None:
         """Add to the figures of this machine's sandboxes, by the names of SandboxStats."""
-        self._send_quietly(m.Count("sandbox", increments))
+        self._connection.notify(m.Count("sandbox", increments))
 
     def count_transfer(self, **increments: int) -> None:
         """Add to the figures of this machine's transfers, by their names in StoreStats."""
-        self._send_quietly(m.Count("transfers", increments))
+        self._connection.notify(m.Count("transfers", increments))
 
     def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
         """Enter a result that was dropped and made again into the list of evictions."""
-        self._send_quietly(m.Evicted(name, nbytes, expected, seconds))
+        self._connection.notify(m.Evicted(name, nbytes, expected, seconds))
 
     # --- below: for those who carry messages themselves ---
 
@@ -239,8 +249,8 @@ class Client(Session, DecodeCacheCalls):
         On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
         ObjectLostError, NoOwnerError.
         """
-        put = _put(object_id, encoded, message, owned=owned, carrier=carrier, name=name)
-        Publication(self, self._begin_publication(put)).wait()
+        put = put_message(object_id, encoded, message, owned=owned, carrier=carrier, name=name)
+        self._connection.wait(self._sent(put))
 
     def begin_publish(
         self,
@@ -252,20 +262,19 @@ class Client(Session, DecodeCacheCalls):
         carrier: Carrier | None = None,
     ) -> Publication:
         """Do as `publish` does, but leave it to the caller to wait."""
-        put = _put(object_id, encoded, message, owned=owned, carrier=carrier)
-        return Publication(self, self._begin_publication(put))
+        put = put_message(object_id, encoded, message, owned=owned, carrier=carrier)
+        return Publication(self._connection, self._sent(put))
 
     def publish_transient(self, object_id: bytes, encoded: _native.Encoded) -> Hold:
         """Enter an encoded message's allocations as an object that goes with its last hold; return
         the first one. On failure the allocations are unpinned. Raises as `publish` does.
         """
-        request = self._begin_publication(_put(object_id, encoded, None, transient=True))
-        return self._held_now(request, object_id)
-
-    def _held_now(self, request: Request, object_id: bytes) -> Hold:
-        """Wait for what enters an object and holds it; return that hold."""
+        put = put_message(object_id, encoded, None, transient=True)
         # Where it counted already before a crash of the store, the answer and the hold are lost.
-        return self._wait(request) or self.hold(object_id)
+        return self._connection.wait(self._sent(put)) or self.hold(object_id)
+
+    def _sent(self, message: m.Put) -> Request:
+        return publish(self._connection, self._session.pins, message)
 
     def discard(self, encoded: Iterable[_native.Encoded]) -> None:
         """Unpin what was encoded and is not going to be published."""
@@ -275,8 +284,8 @@ class Client(Session, DecodeCacheCalls):
     def begin_hold(self, object_id: bytes) -> Holding:
         """Ask for a hold of an object: `confirm` it."""
         check_id(object_id)
-        hold = Hold()
-        return Holding(self, self._send(Request(m.Hold(object_id), hold=hold)), hold)
+        request = HoldRequest(m.Hold(object_id), self._connection)
+        return Holding(self._connection, self._connection.send(request), request.hold)
 
     def hold(self, object_id: bytes) -> Hold:
         """Return something that keeps the object in the store until it is collected.
@@ -333,37 +342,17 @@ class Client(Session, DecodeCacheCalls):
         checked, files, seconds = spill_reader.check(places)
         hold.checked += checked
         if files:
-            self._send_quietly(m.ReadBack(list(files.items()), seconds))
+            self._connection.notify(m.ReadBack(list(files.items()), seconds))
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
-        """Map segments that are not mapped yet. Raises ObjectLostError for one that is gone."""
-        self._have_sent(set(segment_ids) - set(_native.mapped_segments()))
-
-    def _have_sent(self, segment_ids: Iterable[bytes]) -> None:
-        """Have the store send segments. Raises ObjectLostError for one that is gone."""
-        missing = list(segment_ids)
-        for start in range(0, len(missing), framing.MAX_DESCRIPTORS):
-            part = missing[start : start + framing.MAX_DESCRIPTORS]
-            self._request(m.Segments(part))
+        """Have the store send segments that are not here yet. Raises ObjectLostError for one that
+        is gone.
+        """
+        fetch(self._connection, self._session.segments, segment_ids)
 
     def shutdown(self) -> None:
         """End the store."""
-        self._request(m.Shutdown())
-
-
-def _put(
-    object_id: bytes,
-    encoded: _native.Encoded,
-    message: bytes | None,
-    *,
-    transient: bool = False,
-    owned: bool = False,
-    carrier: Carrier | None = None,
-    name: str | None = None,
-) -> m.Put:
-    counters = encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied
-    parts = object_id, encoded.own, encoded.foreign, message
-    return m.Put(*parts, transient, owned, counters, carrier=carrier, name=name)
+        self._connection.request(m.Shutdown())
 
 
 def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:

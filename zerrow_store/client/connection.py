@@ -14,23 +14,21 @@ what a restarted store is told is what was held at that moment.
 """
 
 import contextlib
-import itertools
 import logging
 import os
 import queue
 import socket
 import threading
 import time
-import weakref
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
-from zerrow_store import errors, forks, threads
+from zerrow_store import errors, threads
 from zerrow_store.client import fork_guard
-from zerrow_store.client.holds import Hold, Holds
-from zerrow_store.client.requests import Request
+from zerrow_store.client.handshake import handshake
+from zerrow_store.client.holds import Holds
+from zerrow_store.client.listener import Listener
+from zerrow_store.client.requests import Request, UnderWay
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
 from zerrow_store.protocol import framing, messages, notices, sockets
@@ -40,39 +38,33 @@ from zerrow_store.protocol.wire_errors import decode_error
 
 logger = logging.getLogger("zerrow_store")
 
-Call = Callable[..., Any]
-"""Send a request, with descriptors, on a new connection, and return its reply."""
-
 _PATIENCE_SECONDS = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
-_MOST_HANG_UPS = 2
-_GREETING_ID = 0xFFFFFFFF
 _GOODBYE_SECONDS = 1.0
 
 
-class Connection(ABC):
-    """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
+class Connection:
+    """A connection to the store `name`, once `connect` was called.
 
-    _role: ClassVar[Literal["client", "agent"]] = "client"
+    holds: what is held at the store.
+    """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(
+        self, name: str, listener: Listener, role: Literal["client", "agent"] = "client"
+    ) -> None:
+        self.name = name
+        self._listener = listener
+        self._role: Literal["client", "agent"] = role
         self._closed = False
         self._begin()
-        self._connect()
-        connections.add(self)
 
     def _begin(self) -> None:
-        """Have nothing, and no connection: at first, and in a forked child."""
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._lock = Lock()
         self._starting = Lock()
         self._epoch = b""
-        self._ids = itertools.count(1)
-        self._requests: dict[int, Request] = {}
-        self._undeleted: set[bytes] = set()
-        self._held: Counter[bytes] = Counter()
-        self._holds = Holds()
+        self._under_way = UnderWay()
+        self.holds = Holds(self._lock)
         self._socket: socket.socket | None = None
         self._reader = framing.FrameReader()
         self._thread: threading.Thread | None = None
@@ -83,21 +75,30 @@ class Connection(ABC):
         self._identity = os.urandom(16)
         self._left = False
 
-    @property
-    def name(self) -> str:
-        """The store's name."""
-        return self._name
+    def begin_in_child(self) -> None:
+        """Have nothing, and no connection, in a forked child: the parent's is the parent's alone,
+        and its end must be seen when the parent ends.
+        """
+        if self._socket is not None:
+            self._socket.close()
+        self._begin()
+        self._listener.begin()
 
     @property
     def closed(self) -> bool:
-        """Whether this client was closed."""
+        """Whether it was closed."""
         return self._closed
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the store is connected just now."""
+        return self._socket is not None
+
     def close(self) -> None:
-        """Disconnect. Views stay valid only as long as somebody else holds their objects."""
+        """Disconnect."""
         with self._lock:
             first, self._closed = not self._closed, True
-            self._holds.end()
+            self.holds.end()
             self._ended.put(None)
             self._wanted.put(None)
             if first and self._socket is not None:
@@ -110,48 +111,13 @@ class Connection(ABC):
             if self._socket is not None:  # of a store that hangs
                 _shut(self._socket)
 
-    # --- what a process has at the store, and what it is told of it ---
-
-    @abstractmethod
-    def _introduce(self, call: Call) -> None:
-        """Tell a store that was just connected to what it has to know first."""
-
-    @abstractmethod
-    def _lose(self) -> None:
-        """The store has begun anew: what it had is lost to it."""
-
-    @abstractmethod
-    def _pause(self) -> None:
-        """The store has hung up: until it is back, it says nothing of memory."""
-
-    @abstractmethod
-    def _miss(self) -> None:
-        """The store has been away for long."""
-
-    @abstractmethod
-    def _conclude(self, request: Request, frame: framing.Frame) -> Any:
-        """Do what an answer entails; returns what the request's sender gets, or raises."""
-
-    @abstractmethod
-    def _undo(self, request: Request) -> None:
-        """Take back what a request has done for which nobody waits any more."""
-
-    @abstractmethod
-    def _clear(self, request: Request) -> None:
-        """Let go of what went along with a request that is over, or was never sent."""
-
-    @abstractmethod
-    def _note(self, notice: notices.Notice) -> None:
-        """Do what a notice of the store entails."""
-
-    @abstractmethod
-    def _unmap_gone(self, *segment_ids: bytes) -> None:
-        """Unmap segments that the store has no more; those with views are tried again later."""
-
     # --- connecting ---
 
-    def _connect(self) -> None:
-        """Connect for the first time in this process. Raises StoreUnavailableError."""
+    def connect(self) -> None:
+        """Connect for the first time in this process. Raises StoreUnavailableError if no store of
+        that name is running.
+        """
+        fork_guard.connections.add(self)
         with self._starting:
             if self._thread is not None:
                 return
@@ -161,111 +127,47 @@ class Connection(ABC):
 
     def _greet(self) -> None:
         """Connect, say hello, and take up again what a restarted store has to know."""
-        connection = sockets.connect(self._name)
-        reader = framing.FrameReader()
-
-        def call(request: m.Request, fds: Iterable[int] = ()) -> Any:
-            return self._ask(connection, reader, request, list(fds))
-
-        try:
-            connection.settimeout(_PATIENCE_SECONDS)
+        with handshake(self.name, self._listener.note) as (connection, reader, call):
             hello = m.Hello(framing.PROTOCOL_VERSION, self._role, self._identity)
             greeting: Greeting = call(hello)
             self._enter_epoch(greeting.epoch)
-            self._introduce(call)
-            held = self._hold_again(call)
+            self._listener.introduce(call)
+            held = self.holds.hold_again(call)
             with self._lock:
                 if self._closed:
                     raise StoreUnavailableError("this client is closed")
-                released = held - self._held  # while this was under way
-                self._held &= held
-                if released:
-                    ids = list(released.elements())
-                    framing.send(connection, framing.pack("release", 0, m.Release(ids)))
+                if released := self.holds.held_again(held):
+                    framing.send(connection, framing.pack("release", 0, m.Release(released)))
                 framing.send(connection, framing.pack("returned", 0, m.Returned()))
-                self._resend(connection)
+                for frame, fds in self._under_way.again():
+                    framing.send(connection, frame, fds)
                 connection.settimeout(None)
                 self._socket, self._reader = connection, reader
-        except Exception as error:
-            if not isinstance(error, OSError | errors.ZerrowError):
-                logger.exception("the greeting of the store %s failed", self._name)
-            reader.close()
-            connection.close()
-            raise StoreUnavailableError(
-                f"the store {self._name!r} does not answer: {error}"
-            ) from error
 
     def _enter_epoch(self, epoch: bytes) -> None:
         if self._epoch not in (b"", epoch):
             with self._lock:
-                if self._held:
+                if len(self.holds):
                     logger.warning(
                         "the store %s has begun anew: it has lost %d objects that are held here, "
                         "which stay readable",
-                        self._name,
-                        len(self._held),
+                        self.name,
+                        len(self.holds),
                     )
-                self._held.clear()
-                self._undeleted.clear()
-                self._holds.end()
-                self._holds = Holds()
-            self._lose()
+                self._under_way.forget_deletions()
+                self.holds.end()
+                self.holds = Holds(self._lock)
+            self._listener.lost()
             self._start_releasing()
         self._epoch = epoch
 
-    def _hold_again(self, call: Call) -> Counter[bytes]:
-        """Hold what is held at a store that was started again; returns what that could be done
-        for.
-        """
-        with self._lock:
-            held = Counter(self._held)
-        for object_id in list(held.elements()):
-            try:
-                call(m.Hold(object_id))
-            except errors.ObjectNotFoundError as error:
-                logger.warning("a view outlived its object: %s", error)
-                held[object_id] -= 1
-        return held
-
-    def _resend(self, connection: socket.socket) -> None:
-        """Send what is under way, and the deletions that no store has heard of."""
-        if self._undeleted:
-            delete = Request(m.Delete(list(self._undeleted), True), id=next(self._ids))
-            self._requests[delete.id] = delete
-            self._undeleted.clear()
-        for request_id, request in self._requests.items():
-            request.resent = True
-            message = request.message
-            if isinstance(message, m.Delete):  # it may have been done before the crash
-                message = m.Delete(message.object_ids, True)
-            frame = framing.pack(message.kind, request_id, message, len(request.fds))
-            framing.send(connection, frame, request.fds)
-
-    def _ask(
-        self,
-        connection: socket.socket,
-        reader: framing.FrameReader,
-        request: m.Request,
-        fds: list[int],
-    ) -> Any:
-        """Send one request and wait for its reply, before the reading thread takes over."""
-        frame = framing.pack(request.kind, _GREETING_ID, request, len(fds))
-        framing.send(connection, frame, fds)
-        while True:
-            answer = reader.read(connection)
-            if answer.kind == "reply":
-                return messages.decode_reply(request, answer.raw)
-            if answer.kind == "error":
-                raise decode_error(answer.raw)
-            self._note(notices.decode(answer.kind, answer.raw))
-
     # --- requests ---
 
-    def _request(self, message: m.Request, *, fds: Iterable[int] = ()) -> Any:
-        """Send a request and wait for its conclusion."""
-        return self._wait(self._send(Request(message, fds=list(fds))))
+    def request(self, message: m.Request) -> Any:
+        """Send a request; return its reply, or raise its error."""
+        return self.wait(self.send(Request(message)))
 
-    def _send(self, request: Request) -> Request:
+    def send(self, request: Request) -> Request:
         """Send a request, now or as soon as the store is there. Once it is sent, or about to be,
         its answer has it concluded, whatever is raised here.
 
@@ -274,44 +176,37 @@ class Connection(ABC):
         try:
             messages.check(request.message)
             if self._thread is None and not self._closed:
-                self._connect()
+                self.connect()
             with self._lock:
                 if self._closed:
-                    raise StoreUnavailableError(
-                        f"this client of the store {self._name!r} is closed"
-                    )
+                    raise StoreUnavailableError(f"this client of the store {self.name!r} is closed")
                 self._register(request)
         except BaseException:
-            self._abandon(request)
+            self.abandon(request)
             raise
         return request
 
     def _register(self, request: Request) -> None:
-        message = request.message
-        request.id = next(self._ids)
-        frame = framing.pack(message.kind, request.id, message, len(request.fds))
-        if len(frame) > framing.MAX_REQUEST:
-            raise ValueError(f"a request has at most {framing.MAX_REQUEST:,} bytes")
-        self._requests[request.id] = request
         try:
-            self._send_frame(frame, request.fds)
+            self._send_frame(self._under_way.add(request), request.fds)
         except BaseException:
-            self._begin_anew()
+            if self._under_way.is_sent(request):
+                self._begin_anew()
             raise
 
-    def _abandon(self, request: Request) -> None:
+    def abandon(self, request: Request) -> None:
         """Nobody waits for a request any more: its sender was interrupted, or it was never sent."""
         with self._lock:
             request.abandoned = True
-            is_sent = request.answered or request.id in self._requests
+            is_sent = self._under_way.is_sent(request)
             is_done = request.concluded and request.error is None
         if not is_sent:
-            self._clear(request)
+            request.clear()
         elif is_done:  # else the reading thread does so
-            self._undo(request)
+            request.undo()
 
-    def _send_quietly(self, message: m.Request) -> None:
-        """Send a notice, if there is a connection.
+    def notify(self, message: m.Request) -> None:
+        """Send what has no reply, if there is a connection.
 
         Raises TypeError or ValueError for one that is malformed.
         """
@@ -344,7 +239,8 @@ class Connection(ABC):
             self._anew = True
             _shut(self._socket)
 
-    def _wait(self, request: Request) -> Any:
+    def wait(self, request: Request) -> Any:
+        """Wait for a request that was sent; return its result, or raise its error."""
         try:
             return request.wait()
         except BaseException as error:
@@ -353,7 +249,7 @@ class Connection(ABC):
                 # referred to it, that would stay until Python next collects cycles.
                 request.error = None
             else:  # interrupted; it may have failed at the same time, and then undoes nothing
-                self._abandon(request)
+                self.abandon(request)
             raise
 
     # --- the reading thread ---
@@ -363,7 +259,7 @@ class Connection(ABC):
             if self._socket is not None:
                 self._hang_up(self._follow())
             self._reconnect()
-        self._fail(self._take_requests(), "this client is closed")
+        self._fail(self._take(), "this client is closed")
         if not self._left:
             self._leave()
 
@@ -371,7 +267,7 @@ class Connection(ABC):
         """Say goodbye to a store that has hung up, if there is one: else it would keep what was
         held here until this process ends. There is no answer, nobody waits for one.
         """
-        with contextlib.suppress(OSError, errors.ZerrowError), sockets.connect(self._name) as sock:
+        with contextlib.suppress(OSError, errors.ZerrowError), sockets.connect(self.name) as sock:
             hello = m.Hello(framing.PROTOCOL_VERSION, self._role, self._identity)
             goodbye = m.Goodbye()
             for message in hello, goodbye:
@@ -390,23 +286,26 @@ class Connection(ABC):
         except (OSError, ProtocolError) as error:
             return error
         except Exception as error:
-            logger.exception("the connection to the store %s is made anew", self._name)
+            logger.exception("the connection to the store %s is made anew", self.name)
             return error
 
     def _handle(self, frame: framing.Frame) -> None:
         if frame.kind not in ("reply", "error"):
-            self._note(notices.decode(frame.kind, frame.raw))
+            self._listener.note(notices.decode(frame.kind, frame.raw))
             return
         self._silent = 0
         with self._lock:
-            request = self._requests.pop(frame.request_id)
-            request.answered = True
+            request = self._under_way.pop(frame.request_id)
         result, failure = None, None
         try:
-            result = self._conclude(request, frame)
+            if frame.kind == "reply":
+                reply = messages.decode_reply(request.message, frame.raw)
+                result = request.replied(reply, frame)
+            else:
+                result = request.refused(decode_error(frame.raw))
         except Exception as error:
             failure = error.with_traceback(None)  # its frames refer to the error
-        self._clear(request)
+        request.clear()
         with self._lock:
             request.conclude(result, failure)
             is_undone = request.abandoned and failure is None
@@ -415,7 +314,7 @@ class Connection(ABC):
             assert self._socket is not None
             _shut(self._socket)
         if is_undone:
-            self._undo(request)
+            request.undo()
 
     def _hang_up(self, reason: Exception) -> None:
         """Close the connection; what was under way twice in a row then has failed."""
@@ -424,14 +323,10 @@ class Connection(ABC):
                 self._socket.close()
                 self._reader.close()
             self._socket = None
-            for request in self._requests.values():
-                request.hang_ups += not (self._closed or self._anew)
+            hung_up_over = not (self._closed or self._anew)
+            requests = self._under_way.hung_up() if hung_up_over else []
             self._anew = False
-            failed = [i for i, r in self._requests.items() if r.hang_ups >= _MOST_HANG_UPS]
-            requests = [self._requests.pop(request_id) for request_id in failed]
-            for request in requests:
-                request.answered = True
-        self._pause()
+        self._listener.paused()
         for request in requests:
             logger.warning("a %s failed: the store hung up over it twice", request.message.kind)
         self._fail(requests, f"it hung up twice over this request: {reason}")
@@ -452,77 +347,40 @@ class Connection(ABC):
                 return
             except StoreUnavailableError as error:
                 if time.monotonic() > impatient:
-                    self._fail(self._take_requests(), str(error))
+                    self._fail(self._take(), str(error))
                 if time.monotonic() > missed:
                     missed = time.monotonic() + _PATIENCE_SECONDS
-                    self._miss()
+                    self._listener.missed()
             _await(self._wanted, pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _take_requests(self) -> list[Request]:
-        """Take all requests, which are to fail. What they delete is deleted later all the same."""
+    def _take(self) -> list[Request]:
         with self._lock:
-            requests, self._requests = self._requests, {}
-            for request in requests.values():
-                request.answered = True
-                if isinstance(request.message, m.Delete):
-                    self._undeleted.update(request.message.object_ids)
-        return list(requests.values())
+            return self._under_way.take()
 
     def _fail(self, requests: Iterable[Request], reason: str) -> None:
         # A put may have counted: what it named stays pinned.
         for request in requests:
-            error = StoreUnavailableError(f"the store {self._name!r} does not answer: {reason}")
-            self._clear(request)
+            error = StoreUnavailableError(f"the store {self.name!r} does not answer: {reason}")
+            request.clear()
             with self._lock:
                 request.conclude(error=error)
 
-    # --- holds ---
-
-    def _confirmed(self, object_id: bytes, hold: Hold | None = None) -> Hold:
-        """Return what keeps an object that the store says is held. In the reading thread."""
-        with self._lock:
-            self._held[object_id] += 1
-        return self._holds.confirm(hold or Hold(), object_id)
+    # --- the releasing thread ---
 
     def _start_releasing(self) -> None:
-        threads.start(self._release, self._holds, name="zerrow-release")
+        threads.start(self._release, self.holds, name="zerrow-release")
 
     def _release(self, holds: Holds) -> None:
         while (ids := holds.collected()) is not None:
             with self._lock:
-                if self._closed or self._holds is not holds:
+                if self._closed or self.holds is not holds:
                     return
-                # Not what a restarted store could not hold again. It learns only of what is held.
-                known = Counter(ids) & self._held
-                self._held -= known
-                if known and self._socket is not None:
-                    message = m.Release(list(known.elements()))
+                released = holds.release(ids)
+                if released and self._socket is not None:
+                    message = m.Release(released)
                     self._send_frame(framing.pack(message.kind, 0, message))
-            self._unmap_gone()
-
-
-connections: "weakref.WeakSet[Connection]" = weakref.WeakSet()
-"""Those of this process."""
-
-
-def _before_fork() -> None:
-    for link in list(connections):
-        held = Counter(link._held)  # in one step: the lock may be another thread's for long
-        if link._pid == os.getpid() and not link._closed and held:
-            fork_guard.guard(link._name, held)
-
-
-def _in_child() -> None:
-    fork_guard.keep_guards()
-    # The parent's connection is the parent's alone: its end must be seen when the parent ends.
-    for link in list(connections):
-        if link._socket is not None:
-            link._socket.close()
-        link._begin()
-
-
-forks.register(before=_before_fork, in_parent=fork_guard.release_guards, in_child=_in_child)
+            self._listener.released()
 
 
 def _await(signal: "queue.SimpleQueue[None]", seconds: float) -> None:

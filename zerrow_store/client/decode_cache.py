@@ -4,13 +4,15 @@ A read has a token; its claims end by publication, by failure, by release, or wi
 What an answer hands out is held: whoever gets it makes a hold of it.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
-from zerrow_store.client.holds import Hold, Moved
-from zerrow_store.client.requests import Request, moved_places
+from zerrow_store.client.connection import Connection
+from zerrow_store.client.holds import Hold, Moved, moved_places
+from zerrow_store.client.pins import Pins
+from zerrow_store.client.publications import publish
+from zerrow_store.client.requests import Request
 from zerrow_store.native import _native
+from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import Unit
 from zerrow_store.protocol.replies import CacheOpened
@@ -63,22 +65,35 @@ class DecodedColumn:
         return m.Column(*column, e.own, e.foreign, e.message, counters)
 
 
-class DecodeCacheCalls(ABC):
-    """The part of `Client` that speaks to the cache."""
+class _Open(Request):
+    """Asks for parts; what the answer hands out is held."""
 
-    @abstractmethod
-    def _request(self, message: m.Request) -> Any: ...
+    message: m.CacheOpen
 
-    @abstractmethod
-    def _begin_publication(self, message: m.CachePublish) -> Request: ...
+    def __init__(self, message: m.CacheOpen, connection: Connection) -> None:
+        super().__init__(message)
+        self._connection = connection
 
-    @abstractmethod
-    def _wait(self, request: Request) -> Any: ...
+    def replied(self, reply: CacheOpened, frame: framing.Frame) -> CacheAnswer:
+        hits = []
+        for hit in reply.hits:
+            hold = self._connection.holds.confirm(hit.object_id)
+            moved = moved_places(hit.moves)
+            hits.append(CacheHit(hit.index, hit.message, hit.layout, hit.parts, moved, hold))
+        return CacheAnswer(hits, reply.granted, reply.later)
 
-    @abstractmethod
-    def _send_quietly(self, message: m.Request) -> None: ...
+    def undo(self) -> None:
+        self._connection.notify(m.CacheRelease(self.message.token))
 
-    def cache_open(
+
+class DecodeCache:
+    """The node's cache of decoded columns, as its readers ask it."""
+
+    def __init__(self, connection: Connection, pins: Pins) -> None:
+        self._connection = connection
+        self._pins = pins
+
+    def open(
         self,
         token: bytes,
         file: bytes,
@@ -91,16 +106,11 @@ class DecodeCacheCalls(ABC):
         most: how many units the caller wants to be given to decode at a time.
         Raises DecodeError when the one who decodes fails.
         """
-        request = m.CacheOpen(token, file, path, wanted, most)
-        opened: CacheOpened
-        opened, holds = self._request(request)
-        hits = [
-            CacheHit(hit.index, hit.message, hit.layout, hit.parts, moved_places(hit.moves), hold)
-            for hit, hold in zip(opened.hits, holds, strict=True)
-        ]
-        return CacheAnswer(hits, opened.granted, opened.later)
+        request = _Open(m.CacheOpen(token, file, path, wanted, most), self._connection)
+        answer: CacheAnswer = self._connection.wait(self._connection.send(request))
+        return answer
 
-    def cache_publish(
+    def publish(
         self, token: bytes, file: bytes, path: str, columns: list[DecodedColumn]
     ) -> list[Hold | None]:
         """Give decoded columns to the cache; returns a hold of each, None for what does not fit.
@@ -108,26 +118,28 @@ class DecodeCacheCalls(ABC):
         What the cache does not take is the caller's alone.
         """
         message = m.CachePublish(token, file, path, [column.message() for column in columns])
-        holds: list[Hold | None] = self._wait(self._begin_publication(message))
+        holds: list[Hold | None] = self._connection.wait(
+            publish(self._connection, self._pins, message)
+        )
         return holds
 
-    def cache_fail(
+    def fail(
         self, token: bytes, file: bytes, failed: list[tuple[Unit, list[int]]], error: Exception
     ) -> None:
         """Give up claims because decoding fails; whoever waits is told."""
         reason = (type(error).__name__, str(error))
-        self._send_quietly(m.CacheFail(token, file, failed, reason))
+        self._connection.notify(m.CacheFail(token, file, failed, reason))
 
-    def cache_release(self, token: bytes) -> None:
+    def release(self, token: bytes) -> None:
         """Give up a read's claims; the next who waits decodes."""
-        self._send_quietly(m.CacheRelease(token))
+        self._connection.notify(m.CacheRelease(token))
 
-    def cache_list(self) -> list[CacheEntry]:
-        """Return the cache's entries."""
-        entries: list[CacheEntry] = self._request(m.CacheList())
+    def entries(self) -> list[CacheEntry]:
+        """Return what is in the cache."""
+        entries: list[CacheEntry] = self._connection.request(m.CacheList())
         return entries
 
-    def cache_drop(self, path: str | None = None) -> int:
+    def drop(self, path: str | None = None) -> int:
         """Drop the entries of a file, or all; returns how many. Views of them stay."""
-        dropped: int = self._request(m.CacheDrop(path))
+        dropped: int = self._connection.request(m.CacheDrop(path))
         return dropped

@@ -1,4 +1,5 @@
-"""What a forked child inherits: views, which something has to hold for as long as the child lives.
+"""Forks of a process that is connected to stores: its views are the child's, too, and something has
+to hold them for as long as that lives.
 
 A view's hold is its process's connection, which is the parent's alone. So before a fork whose
 parent holds anything, a connection is made that holds the same and that only the child keeps: it
@@ -8,9 +9,14 @@ that is restarted: there, inherited views are held by the parent only.
 
 import contextlib
 import logging
+import os
 import socket
+import weakref
 from collections import Counter
+from typing import Protocol
 
+from zerrow_store import forks
+from zerrow_store.client.holds import Holds
 from zerrow_store.errors import ZerrowError
 from zerrow_store.protocol import framing, sockets
 from zerrow_store.protocol import messages as m
@@ -20,11 +26,29 @@ logger = logging.getLogger("zerrow_store")
 # A fork does not wait longer for a store that hangs.
 _PATIENCE_SECONDS = 5.0
 
+
+class Guarded(Protocol):
+    """A connection of the process `pid`, as a fork sees it."""
+
+    name: str
+    pid: int
+    holds: Holds
+
+    @property
+    def closed(self) -> bool: ...
+
+    def begin_in_child(self) -> None:
+        """Have nothing of the parent's."""
+
+
+connections: "weakref.WeakSet[Guarded]" = weakref.WeakSet()
+"""Those of this process."""
+
 _guards: list[socket.socket] = []
 _kept: list[socket.socket] = []
 
 
-def guard(name: str, held: Counter[bytes]) -> None:
+def _guard(name: str, held: Counter[bytes]) -> None:
     """Before the fork: make a connection to the store `name` that holds these objects."""
     connection = None
     try:
@@ -45,14 +69,25 @@ def guard(name: str, held: Counter[bytes]) -> None:
         _guards.append(connection)
 
 
-def release_guards() -> None:
-    """In the parent, after the fork: the guards are the child's."""
+def _release_guards() -> None:
+    """In the parent, after the fork: they are the child's."""
     while _guards:
         with contextlib.suppress(OSError):
             _guards.pop().close()
 
 
-def keep_guards() -> None:
-    """In the child, after the fork: they stay open until it ends."""
-    _kept.extend(_guards)
+def _before_fork() -> None:
+    for connection in list(connections):
+        held = connection.holds.counts()
+        if connection.pid == os.getpid() and not connection.closed and held:
+            _guard(connection.name, held)
+
+
+def _in_child() -> None:
+    _kept.extend(_guards)  # they stay open until it ends
     _guards.clear()
+    for connection in list(connections):
+        connection.begin_in_child()
+
+
+forks.register(before=_before_fork, in_parent=_release_guards, in_child=_in_child)

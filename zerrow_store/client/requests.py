@@ -1,42 +1,42 @@
-"""Requests to a node store under way, and what their senders wait for.
+"""Requests to a node store under way, and what their answers entail.
 
 A sender may be interrupted anywhere, by control-C or by Ray's cancellation, and so waits for a
 queue, which is C: Python's events and futures stay locked then. What an answer hands out is in
 `result` before the sender wakes: who no longer waits for it drops it by that.
 """
 
+import itertools
 import queue
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
-from zerrow_store.client.holds import Hold, Moved
+from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.fields import MAX_ID, Moves
+from zerrow_store.protocol.fields import MAX_ID
+
+_MOST_HANG_UPS = 2
 
 
-@dataclass(eq=False)
 class Request:
-    """A request under way. own: what is unpinned if it fails. fds: what is sent along.
+    """A request under way. Requests whose answers entail something are of classes of their own.
 
-    hold: what is confirmed by its answer. hang_ups: how often the store hung up over it. resent:
-    the store may have got it twice. existed: it had what this puts, before or by that. answered: it
-    is not under way any more. abandoned: nobody waits. concluded: `result` or `error` is there.
+    fds: what is sent along. hang_ups: how often the store hung up over it. resent: the store may
+    have got it twice. answered: it is not under way any more. abandoned: nobody waits. concluded:
+    `result` or `error` is there.
     """
 
-    message: m.Request
-    own: bytes = b""
-    fds: list[int] = field(default_factory=list)
-    hold: Hold | None = None
-    id: int = 0
-    hang_ups: int = 0
-    resent: bool = False
-    existed: bool = False
-    answered: bool = False
-    abandoned: bool = False
-    concluded: bool = False
-    result: Any = None
-    error: Exception | None = None
-    _over: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
+    def __init__(self, message: m.Request, fds: Iterable[int] = ()) -> None:
+        self.message = message
+        self.fds = list(fds)
+        self.id = 0
+        self.hang_ups = 0
+        self.resent = False
+        self.answered = False
+        self.abandoned = False
+        self.concluded = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def conclude(self, result: Any = None, error: Exception | None = None) -> None:
         """Say what came of it, once."""
@@ -51,13 +51,93 @@ class Request:
             raise self.error
         return self.result
 
+    # --- what an answer entails; called by the thread that reads it ---
 
-def offsets_of(pairs: bytes) -> bytes:
-    return b"".join(pairs[i : i + 8] for i in range(0, len(pairs), 16))
+    def replied(self, reply: Any, frame: framing.Frame) -> Any:
+        """Do what a reply entails; return what the sender gets."""
+        return reply
+
+    def refused(self, error: Exception) -> Any:
+        """Do what an error entails; return what the sender gets, or raise it."""
+        raise error
+
+    def undo(self) -> None:
+        """Take back what an answer has done for which nobody waits any more."""
+
+    def clear(self) -> None:
+        """Let go of what went along, when this is over, or was never sent."""
 
 
-def moved_places(moves: Moves) -> Moved:
-    return {(segment, offset): (file, at) for segment, offset, file, at in moves}
+class UnderWay:
+    """Requests that were sent, or will be when the store is there, and are not answered.
+
+    The caller has the connection's lock.
+    """
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+        self._requests: dict[int, Request] = {}
+        self._undeleted: set[bytes] = set()
+
+    def add(self, request: Request) -> bytes:
+        """Enter a request; return its frame. Raises ValueError, and enters nothing, if it is too
+        large.
+        """
+        message = request.message
+        request.id = next(self._ids)
+        frame = framing.pack(message.kind, request.id, message, len(request.fds))
+        if len(frame) > framing.MAX_REQUEST:
+            raise ValueError(f"a request has at most {framing.MAX_REQUEST:,} bytes")
+        self._requests[request.id] = request
+        return frame
+
+    def pop(self, request_id: int) -> Request:
+        """Take out the request that is answered."""
+        request = self._requests.pop(request_id)
+        request.answered = True
+        return request
+
+    def is_sent(self, request: Request) -> bool:
+        """Whether a request was entered, answered by now or not."""
+        return request.answered or request.id in self._requests
+
+    def again(self) -> list[tuple[bytes, list[int]]]:
+        """Return the frames and descriptors to send on a new connection: all requests, and the
+        deletions that no store has heard of.
+        """
+        if self._undeleted:
+            self.add(Request(m.Delete(list(self._undeleted), True)))
+            self._undeleted.clear()
+        frames = []
+        for request_id, request in self._requests.items():
+            request.resent = True
+            message = request.message
+            if isinstance(message, m.Delete):  # it may have been done before the crash
+                message = m.Delete(message.object_ids, True)
+            frame = framing.pack(message.kind, request_id, message, len(request.fds))
+            frames.append((frame, request.fds))
+        return frames
+
+    def hung_up(self) -> list[Request]:
+        """Count that the store hung up over all of them; take out those over which it did so twice
+        in a row.
+        """
+        for request in self._requests.values():
+            request.hang_ups += 1
+        failed = [i for i, r in self._requests.items() if r.hang_ups >= _MOST_HANG_UPS]
+        return [self.pop(request_id) for request_id in failed]
+
+    def take(self) -> list[Request]:
+        """Take out all, which are to fail. What they delete is deleted later all the same."""
+        requests = [self.pop(request_id) for request_id in list(self._requests)]
+        for request in requests:
+            if isinstance(request.message, m.Delete):
+                self._undeleted.update(request.message.object_ids)
+        return requests
+
+    def forget_deletions(self) -> None:
+        """The store has begun anew: there is nothing left to delete."""
+        self._undeleted.clear()
 
 
 def check_id(object_id: bytes) -> None:

@@ -124,7 +124,7 @@ class _Read:
         try:
             self._run(wanted, fetched)
         except BaseException:  # from any step: other readers wait for this one's claims
-            self._client.cache_release(self._token)
+            self._client.decode_cache.release(self._token)
             raise
 
     def _run(self, wanted: Wanted, fetched: Fetched) -> None:
@@ -132,7 +132,7 @@ class _Read:
         most = -(-len(missing) // self._turns)
         while missing:
             with self._progress(len(missing)):
-                answer = self._client.cache_open(
+                answer = self._client.decode_cache.open(
                     self._token, self._identity, self._file.path, missing, most
                 )
             granted = {missing[index][0]: parts for index, parts in answer.granted}
@@ -155,7 +155,7 @@ class _Read:
         except DecodeFailedError as failure:
             self._file.check_unchanged()
             for (unit, part), error in failure.errors.items():
-                self._client.cache_fail(self._token, self._identity, [(unit, [part])], error)
+                self._client.decode_cache.fail(self._token, self._identity, [(unit, [part])], error)
             raise next(iter(failure.errors.values())) from None
         self._file.check_unchanged()
         self._publish(decoded, time.monotonic() - started, fetched)
@@ -175,7 +175,7 @@ class _Read:
             for unit, message in encoded.items()
         ]
         try:
-            holds = self._client.cache_publish(
+            holds = self._client.decode_cache.publish(
                 self._token, self._identity, self._file.path, columns
             )
         except ZerrowError as error:
@@ -183,7 +183,7 @@ class _Read:
             _add(fetched, decoded)
             return
         if len(columns) < len(decoded):
-            self._client.cache_release(self._token)
+            self._client.decode_cache.release(self._token)
         taken = [(c, hold) for c, hold in zip(columns, holds, strict=True) if hold is not None]
         self._client.ensure_segments(
             {s for c, _ in taken for s in _native.message_segments(c.encoded.message)}

@@ -371,7 +371,7 @@ class Shutdown(Request):
 
 
 class CacheOpen(Request):
-    """See `CacheCalls.cache_open`."""
+    """See `DecodeCache.open`."""
 
     kind: ClassVar[str] = "cache_open"
     reply: ClassVar[Any] = replies.CacheOpened
@@ -401,7 +401,7 @@ class Column(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class CachePublish(Request):
-    """See `CacheCalls.cache_publish`."""
+    """See `DecodeCache.publish`."""
 
     kind: ClassVar[str] = "cache_publish"
     reply: ClassVar[Any] = list[bool]
@@ -417,7 +417,7 @@ class CachePublish(Request):
 
 
 class CacheFail(Request):
-    """See `CacheCalls.cache_fail`. error: its class's name, its text."""
+    """See `DecodeCache.fail`. error: its class's name, its text."""
 
     kind: ClassVar[str] = "cache_fail"
     token: bytes
@@ -427,21 +427,21 @@ class CacheFail(Request):
 
 
 class CacheRelease(Request):
-    """See `CacheCalls.cache_release`."""
+    """See `DecodeCache.release`."""
 
     kind: ClassVar[str] = "cache_release"
     token: bytes
 
 
 class CacheList(Request):
-    """See `CacheCalls.cache_list`."""
+    """See `DecodeCache.entries`."""
 
     kind: ClassVar[str] = "cache_list"
     reply: ClassVar[Any] = list[reports.CacheEntry]
 
 
 class CacheDrop(Request):
-    """See `CacheCalls.cache_drop`."""
+    """See `DecodeCache.drop`."""
 
     kind: ClassVar[str] = "cache_drop"
     reply: ClassVar[Any] = int

@@ -163,7 +163,7 @@ def make(store: str, security: Security, listener: socket.socket) -> Agent:
     logs.start(log.with_name(f"{log.stem}-transfer{log.suffix}"))
     logger.info("the transfer agent of the store %s is started", store)
     agent = Agent(client, security, listener)
-    client.neighbourhood = agent.neighbours
+    client.listen(agent.neighbours)
     return agent
 
 

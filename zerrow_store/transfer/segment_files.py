@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from zerrow_store.client.client import Allocations, Client, unpacked
-from zerrow_store.client.connection import Call
-from zerrow_store.client.holds import Hold
-from zerrow_store.client.requests import Request, moved_places
+from zerrow_store.client.connection import Connection
+from zerrow_store.client.holds import Hold, moved_places
+from zerrow_store.client.listener import Call
+from zerrow_store.client.requests import Request
+from zerrow_store.client.session import Session
 from zerrow_store.errors import ObjectLostError
+from zerrow_store.protocol import framing, notices
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol import notices
+from zerrow_store.protocol.replies import SentSegment
 
 
 class SegmentFile:
@@ -47,22 +50,81 @@ class Neighbourhood(Protocol):
         """The store is connected to; it was away, or is new. `watch`: see `FileClient`."""
 
 
+class OpenFiles:
+    """The segments that the store has sent, as `zerrow_store.client.segments.Segments`."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """See `Segments`."""
+        self._files: dict[bytes, SegmentFile] = {}
+
+    def get(self, segment_id: bytes) -> SegmentFile:
+        """Return a segment's file. Raises ObjectLostError if it has just gone."""
+        try:
+            return self._files[segment_id]
+        except KeyError:
+            raise ObjectLostError(f"segment {segment_id.hex()} has just gone") from None
+
+    def missing(self, segment_ids: Iterable[bytes]) -> set[bytes]:
+        """See `Segments`."""
+        return set(segment_ids) - self._files.keys()
+
+    def have(self, segment_id: bytes, fd: int, sent: SentSegment) -> None:
+        """See `Segments`."""
+        self._files[segment_id] = SegmentFile(os.dup(fd))
+
+    def forget(self, segment_id: bytes) -> None:
+        """See `Segments`."""
+        self._files.pop(segment_id, None)
+
+    def lose(self) -> None:
+        """Close them: a new store sends its own."""
+        self._files = {}
+
+    def tidy(self) -> None:
+        """Nothing of views: files end with who sends from them."""
+
+
+class _AgentSession(Session):
+    neighbourhood: Neighbourhood | None = None
+
+    def introduce(self, call: Call) -> None:
+        super().introduce(call)
+        if self.neighbourhood is not None:
+            self.neighbourhood.connected(lambda ids: call(m.Watch(ids)))
+
+    def note(self, notice: notices.Notice) -> None:
+        if isinstance(notice, notices.Removed):
+            if self.neighbourhood is not None:
+                self.neighbourhood.removed(notice.object_id)
+        elif isinstance(notice, notices.WhoseElsewhere):
+            if self.neighbourhood is not None:
+                self.neighbourhood.whose(notice.object_id, notice.carrier)
+            else:
+                self.connection.notify(m.Claim(notice.object_id, False, b""))
+        else:
+            super().note(notice)
+
+
 class FileClient(Client):
     """A connection to the store `name`. Raises StoreUnavailableError if none is running."""
 
-    _role = "agent"
-    neighbourhood: Neighbourhood | None = None
+    def __init__(self, name: str) -> None:
+        self._files = OpenFiles()
+        self._agent_session = _AgentSession(name, self._files, role="agent")
+        self._open(self._agent_session)
 
-    def _introduce(self, call: Call) -> None:
-        super()._introduce(call)
-        if self.neighbourhood is not None:
-            self.neighbourhood.connected(lambda ids: call(m.Watch(ids)))
+    def listen(self, neighbourhood: Neighbourhood) -> None:
+        """Have a neighbourhood told what the store says to the agent."""
+        self._agent_session.neighbourhood = neighbourhood
 
     def watch(self, object_ids: list[bytes]) -> list[bytes]:
         """Return which of these objects, or proxies, are not there. Of the others the neighbourhood
         is told when they go.
         """
-        found: list[bytes] = self._request(m.Watch(object_ids))
+        found: list[bytes] = self._connection.request(m.Watch(object_ids))
         return found
 
     def land(
@@ -78,28 +140,25 @@ class FileClient(Client):
         node: whose store says when it is to go; empty: this one, if it has a proxy; else the copy
         goes with its last hold. Raises ObjectExistsError if there is a copy.
         """
-        request = self._send(Request(m.Land(object_id, landed, moved, node)))
-        hold = self._held_now(request, object_id)
+        request = _Land(m.Land(object_id, landed, moved, node), self._connection)
+        # Where it counted already before a crash of the store, the answer and the hold are lost.
+        hold: Hold = self._connection.wait(self._connection.send(request)) or self.hold(object_id)
         hold.moved = moved_places(moved)
         return hold
 
     def owned_elsewhere(self) -> dict[bytes, list[bytes]]:
         """Return, by the owner's machine, the objects whose owners are on other machines."""
-        objects: dict[bytes, list[bytes]] = self._request(m.Elsewhere())
+        objects: dict[bytes, list[bytes]] = self._connection.request(m.Elsewhere())
         return objects
 
     def claim(self, object_id: bytes, node: bytes | None) -> None:
         """Say on which machine an object's owner is; None: on none."""
-        self._send_quietly(m.Claim(object_id, node is not None, node or b""))
+        self._connection.notify(m.Claim(object_id, node is not None, node or b""))
 
     def put_proxy(self, object_id: bytes, carrier: m.Carrier) -> None:
         """Enter a proxy of another machine's object. Raises NoOwnerError."""
         put = m.Put(object_id, b"", [], None, False, False, (0, 0, 0), carrier=carrier)
-        self._request(put)
-
-    def _begin(self) -> None:
-        super()._begin()
-        self._files: dict[bytes, SegmentFile] = {}
+        self._connection.request(put)
 
     def hold_all(self, object_id: bytes) -> tuple[Hold, Allocations, bytes]:
         """Return a hold of an object, its allocations (segment, offset, size), and whose store says
@@ -115,32 +174,15 @@ class FileClient(Client):
         """Return segments' files. Raises ObjectLostError for a segment that is gone."""
         wanted = set(segment_ids)
         self.ensure_segments(wanted)
-        try:
-            return {segment_id: self._files[segment_id] for segment_id in wanted}
-        except KeyError as error:
-            raise ObjectLostError(f"segment {error.args[0].hex()} has just gone") from None
+        return {segment_id: self._files.get(segment_id) for segment_id in wanted}
 
-    def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
-        """Open segments that are not open yet. Raises ObjectLostError for one that is gone."""
-        self._have_sent(set(segment_ids) - self._files.keys())
 
-    def _have_segment(self, segment_id: bytes, fd: int, size: int, *, sealed: bool) -> None:
-        self._files[segment_id] = SegmentFile(os.dup(fd))
+class _Land(Request):
+    message: m.Land
 
-    def _note(self, notice: notices.Notice) -> None:
-        if isinstance(notice, notices.Removed):
-            if self.neighbourhood is not None:
-                self.neighbourhood.removed(notice.object_id)
-        elif isinstance(notice, notices.WhoseElsewhere):
-            if self.neighbourhood is None:
-                self.claim(notice.object_id, None)
-            else:
-                self.neighbourhood.whose(notice.object_id, notice.carrier)
-        else:
-            if isinstance(notice, notices.SegmentGone):
-                self._files.pop(notice.segment_id, None)
-            super()._note(notice)
+    def __init__(self, message: m.Land, connection: Connection) -> None:
+        super().__init__(message)
+        self._connection = connection
 
-    def _lose(self) -> None:
-        self._files = {}
-        super()._lose()
+    def replied(self, reply: bool, frame: framing.Frame) -> Hold | None:
+        return self._connection.holds.confirm(self.message.object_id) if reply else None

@@ -1,0 +1,47 @@
+"""Requests whose answers hand out holds."""
+
+from zerrow_store.client.connection import Connection
+from zerrow_store.client.holds import Hold, moved_places
+from zerrow_store.client.requests import Request
+from zerrow_store.protocol import framing
+from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import Moves
+from zerrow_store.protocol.replies import Found
+
+
+class Holding:
+    """A hold that was asked for. `hold` is what keeps the object, from `confirm` on."""
+
+    def __init__(self, connection: Connection, request: Request, hold: Hold) -> None:
+        self._connection = connection
+        self._request = request
+        self.hold = hold
+
+    def confirm(self) -> None:
+        """Wait for the store. Raises ObjectNotFoundError: what was decoded is then not held."""
+        self._connection.wait(self._request)
+
+
+class GetRequest(Request):
+    message: m.Get
+
+    def __init__(self, message: m.Get, connection: Connection) -> None:
+        super().__init__(message)
+        self._connection = connection
+
+    def replied(self, reply: Found, frame: framing.Frame) -> tuple[Found, Hold]:
+        return reply, self._connection.holds.confirm(self.message.object_id)
+
+
+class HoldRequest(Request):
+    message: m.Hold
+
+    def __init__(self, message: m.Hold, connection: Connection) -> None:
+        super().__init__(message)
+        self.hold = Hold()
+        self._connection = connection
+
+    def replied(self, reply: Moves, frame: framing.Frame) -> Hold:
+        hold = self._connection.holds.confirm(self.message.object_id, self.hold)
+        hold.moved = moved_places(reply)
+        return hold
