@@ -72,11 +72,12 @@ import ctypes
 ubsan = ctypes.CDLL("$(g++ -print-file-name=libubsan.so)")
 ubsan.__sanitizer_set_report_path(b"$addresses/reports/ubsan")
 EOF
-# Left out is what counts the process's page faults, and what a control group charges it: both include
-# those of the sanitizer's own memory, an eighth of what is read and written.
-run "$addresses" libasan.so "$flags" "asan ubsan" tests/memory tests/sipc tests/node tests/transfer \
-    --deselect tests/memory/test_huge_pages.py::test_writing_and_reading_fault_once_for_each_huge_page \
-    --deselect tests/memory/test_confined_huge_pages.py::test_what_is_left_of_a_limit_is_used_in_small_pages
+# Left out, here and below, is what counts the process's page faults, and what a control group charges
+# it: both include those of the sanitizer's own memory. In the environment, as some tests run others.
+counting="--deselect tests/memory/test_huge_pages.py::test_writing_and_reading_fault_once_for_each_huge_page
+ --deselect tests/memory/test_confined_huge_pages.py::test_what_is_left_of_a_limit_is_used_in_small_pages"
+export PYTEST_ADDOPTS="$counting"
+run "$addresses" libasan.so "$flags" "asan ubsan" tests/memory tests/sipc tests/node tests/transfer
 
 threads=$root/build/sanitized-thread
 flags="-fsanitize=thread"
@@ -96,10 +97,11 @@ intercept_tls_get_addr=0:handle_segv=0:log_path=$threads/reports/tsan"
 #   the sanitizer's books;
 # - forks of a process with many threads, whose children start as many: see above;
 # - tests that see by its second thread that a server writes to disk: the sanitizer has one, too.
-run "$threads" libtsan.so "$flags" tsan tests/memory tests/sipc tests/node \
-    --deselect 'tests/memory/test_confined_huge_pages.py::test_nothing_is_left_of_a_child_that_is_killed[sendmsg]' \
-    --deselect tests/node/test_forks.py::test_a_fork_while_each_lock_is_held \
-    --deselect tests/node/test_eviction.py::test_kill_9_of_the_store_while_it_spills \
-    --deselect tests/node/test_eviction.py::test_kill_9_of_all_of_a_store_leaves_no_files
+export PYTEST_ADDOPTS="$counting
+ --deselect tests/memory/test_confined_huge_pages.py::test_nothing_is_left_of_a_child_that_is_killed[sendmsg
+ --deselect tests/node/test_forks.py::test_a_fork_while_each_lock_is_held
+ --deselect tests/node/test_eviction.py::test_kill_9_of_the_store_while_it_spills
+ --deselect tests/node/test_eviction.py::test_kill_9_of_all_of_a_store_leaves_no_files"
+run "$threads" libtsan.so "$flags" tsan tests/memory tests/sipc tests/node
 
 exit $status
