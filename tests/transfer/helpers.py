@@ -176,8 +176,7 @@ class Link:
                 near.close()
                 continue
             self._sockets += [near, far]
-            for pair in (near, far, False), (far, near, True):
-                self._start(self._forward, *pair)
+            self._start(self._join, near, far)
 
     def _connect(self) -> socket.socket:
         far = socket.socket()
@@ -188,6 +187,14 @@ class Link:
             far.close()
             raise
         return far
+
+    def _join(self, near: socket.socket, far: socket.socket) -> None:
+        there = threading.Thread(target=self._forward, args=[near, far, False])
+        there.start()
+        self._forward(far, near, True)
+        there.join()
+        for sock in (near, far):
+            sock.close()  # whoever still sends sees that nobody reads
 
     def _forward(self, source: socket.socket, target: socket.socket, limited: bool) -> None:
         with contextlib.suppress(OSError):

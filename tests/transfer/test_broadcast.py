@@ -421,6 +421,7 @@ def amid(there, here, copy, link, size):
     """
     wanted = there.publish(table(size))
     kept = copy.fetch(there.serve(), wanted)
+    wait_for_copy(there.serve(), wanted, copy.serve())  # or it would be the latest
     way = link(copy.serve(), limit=5 * MIB)
     pretend(there.serve(), wanted, way.location)
     fetching = Fetching(here, there.serve(), wanted)
