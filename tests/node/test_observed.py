@@ -69,7 +69,7 @@ def test_nobody_else_says_what_carries_an_object(store):
     stranger.put(table())  # it has a segment of its own
     request = m.Carried([b"object"], b"false")
     with pytest.raises(ProtocolError, match="who owns an object"):
-        stranger._request(request)
+        stranger._connection.request(request)
     with pytest.raises(StoreUnavailableError, match="who owns an object"):
         ask(store.name, request)
     assert {each.reference for each in ask(store.name, m.List())} == {b""}

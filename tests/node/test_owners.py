@@ -115,7 +115,7 @@ def test_what_nobody_owns_is_refused(store, producer, owners, known):
 def test_an_owner_may_let_go_before_it_is_heard_that_it_is_the_owner(store, producer):
     anna = owner(store, b"anna")
     anna.do("""
-        other = zerrow_store.connect(owning._name)
+        other = zerrow_store.connect(owning.name)
         def claims(object_id, reference):
             other.delete(object_id, missing_ok=True)
             return True
