@@ -113,6 +113,10 @@ def test_rows_are_filtered_sorted_cut_and_summed_up(name):
     named = ("--name", name, "--format", "json")
     rows = json.loads(run("objects", "--sort-by", "bytes", "--limit", "2", *named).stdout)
     assert [row["bytes"] for row in rows] == [held.nbytes, table(200_000).nbytes]
+    ids.append(client.put(table(), name="taxis"))
+    (row,) = json.loads(run("objects", "--filter", "name=taxis", *named).stdout)
+    assert row["object"] == ids.pop().hex()
+    client.delete_named("taxis")
     (row,) = json.loads(run("objects", "--filter", "holds=1", *named).stdout)
     assert row["bytes"] == held.nbytes
     rows = json.loads(

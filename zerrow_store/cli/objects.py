@@ -12,10 +12,10 @@ from zerrow_store.cli.stores import Answer, Selection
 from zerrow_store.protocol.reports import Copy, ObjectInfo
 
 OBJECTS = columns(
-    "node node_ip object object_ref bytes bytes_spilled age_seconds holds transient pid "
+    "node node_ip object object_ref name bytes bytes_spilled age_seconds holds transient pid "
     f"cached copy {' '.join(COLUMNS)}",
     sizes="bytes bytes_spilled",
-    detail=f"node_ip bytes_spilled pid cached copy {' '.join(COLUMNS)}",
+    detail=f"node_ip name bytes_spilled pid cached copy {' '.join(COLUMNS)}",
 )
 COPIES = columns(
     f"node node_ip age_seconds object object_ref pid copied {' '.join(COLUMNS)}",
@@ -57,6 +57,7 @@ def object_rows(selection: Selection) -> list[Row]:
             **answer.place,
             "object": info.object_id.hex(),
             **reference(answer, references.get(info.object_id, b"")),
+            "name": info.name or "",
             "bytes": info.nbytes,
             "bytes_spilled": info.bytes_spilled,
             "age_seconds": round(now - info.created, 1),
