@@ -229,6 +229,35 @@ def test_a_supervisor_that_cannot_start_a_server_tries_again(
         os.kill(pid, signal.SIGCONT)
 
 
+def test_a_supervisor_tries_no_more_when_the_watched_process_has_ended(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def fail(self: Supervisor, claimed: Any) -> Any:
+        tried.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    watched = subprocess.Popen(["sleep", "1000"])
+    supervisor = Supervisor(name, budget=1 << 30, watch_pid=watched.pid)
+    supervisor.start()
+    client = Client(name)
+    wait_until(lambda: client.stats().supervisors == 2)
+    client.close()
+    others = supervisors_of(name)
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(Supervisor, "_spawn", fail)
+    kill(servers_of(name)[0])
+    assert tried.wait(60)
+    watched.kill()
+    watched.wait()
+    supervisor.wait()
+    for pid in others:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not any(map(alive, others)))
+
+
 def test_a_server_that_cannot_start_a_supervisor_tries_again(standalone: str) -> None:
     client = Client(standalone)
     server, before = client.stats().pid, both_supervisors(standalone)

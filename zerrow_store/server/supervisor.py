@@ -114,7 +114,7 @@ class Supervisor:
         nowhere else. None at the deadline, or when the store's end is meant.
         """
         pause = 0.05
-        while time.monotonic() < deadline and not self._is_ending():
+        while time.monotonic() < deadline and not self._is_ending() and self._may_restart():
             try:
                 if (serving := self._adopt_or_spawn()) is not None:
                     return serving
@@ -263,7 +263,7 @@ class Supervisor:
         try:
             while True:
                 self._follow()
-                if self._is_ending() or not self._may_restart():
+                if self._is_ending():
                     return
                 serving = self._have_server(deadline=math.inf)
                 if serving is None:
@@ -314,6 +314,7 @@ class Supervisor:
         return self._stopping or (self._changes is not None and self._changes.ended)
 
     def _may_restart(self) -> bool:
+        """Whether the watched process runs: a server would end with it at once."""
         return self._watch_pid is None or Path(f"/proc/{self._watch_pid}").exists()
 
     def _close_shared(self) -> None:
