@@ -5,25 +5,23 @@ import json
 import pyarrow.parquet as pq
 
 import zerrow_store
-from tests.cli.test_cli import name, run
-from tests.decache.helpers import write
+from tests.helpers.python import zerrow
+from tests.helpers.readers import write
 from zerrow_store.decache import read_parquet
-
-__all__ = ["name"]  # a fixture
 
 
 def test_warm_list_and_drop(name, tmp_path):
     path = tmp_path / "f.parquet"
     table = write(path)
-    done = run("cache", "warm", str(path), "--columns", "c0,c2", "--name", name)
+    done = zerrow("cache", "warm", str(path), "--columns", "c0,c2", "--name", name)
     assert done.returncode == 0, done.stderr
     assert "2 columns, 200,000 rows, 3.1 MiB" in done.stdout
     # The process that decoded is gone; what it decoded is not.
     client = zerrow_store.connect(name)
     view = read_parquet(path, columns=["c0", "c2"], client=client)
     assert view.equals(table.select(["c0", "c2"]))
-    rows = json.loads(run("cache", "--name", name, "--format", "json").stdout)
-    again = json.loads(run("cache", "--format", "json", "--name", name, "list").stdout)
+    rows = json.loads(zerrow("cache", "--name", name, "--format", "json").stdout)
+    again = json.loads(zerrow("cache", "--format", "json", "--name", name, "list").stdout)
     for row in rows + again:
         del row["idle_seconds"]
     assert rows == again
@@ -33,11 +31,11 @@ def test_warm_list_and_drop(name, tmp_path):
     ]
     assert [(row["readers"], row["hits"]) for row in rows] == [(1, 1), (1, 1)]
     assert all(row["bytes"] > table.nbytes / 4 and row["seconds_saved"] >= 0 for row in rows)
-    header, line, _ = run("cache", "list", "--name", name).stdout.splitlines()
+    header, line, _ = zerrow("cache", "list", "--name", name).stdout.splitlines()
     assert header.split()[:3] == ["PATH", "COLUMN", "DECODED"]
     assert line.startswith(str(path))
-    assert "Dropped 2" in run("cache", "drop", str(path), "--name", name).stdout
-    assert json.loads(run("cache", "--name", name, "--format", "json").stdout) == []
+    assert "Dropped 2" in zerrow("cache", "drop", str(path), "--name", name).stdout
+    assert json.loads(zerrow("cache", "--name", name, "--format", "json").stdout) == []
     assert view.equals(table.select(["c0", "c2"]))
     client.close()
 
@@ -45,9 +43,9 @@ def test_warm_list_and_drop(name, tmp_path):
 def test_drop_all_and_what_is_not_there(name, tmp_path):
     path = tmp_path / "f.parquet"
     pq.write_table(write(tmp_path / "g.parquet"), path)
-    assert run("cache", "warm", f"{tmp_path}/*.parquet", "--name", name).returncode == 0
-    assert "Dropped 0" in run("cache", "drop", "nothing", "--name", name).stdout
-    assert "Dropped 8" in run("cache", "drop", "all", "--name", name).stdout
-    missing = run("cache", "warm", str(tmp_path / "missing"), "--name", name)
+    assert zerrow("cache", "warm", f"{tmp_path}/*.parquet", "--name", name).returncode == 0
+    assert "Dropped 0" in zerrow("cache", "drop", "nothing", "--name", name).stdout
+    assert "Dropped 8" in zerrow("cache", "drop", "all", "--name", name).stdout
+    missing = zerrow("cache", "warm", str(tmp_path / "missing"), "--name", name)
     assert missing.returncode == 1
     assert "missing" in missing.stderr

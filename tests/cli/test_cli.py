@@ -6,55 +6,40 @@ import resource
 import subprocess
 import sys
 import threading
-import uuid
 
 import pyarrow as pa
 import pytest
 import yaml
 
 import zerrow_store
-from tests.node.conftest import table
-from tests.node.helpers import processes, wait_until
+from tests.helpers.data import table
+from tests.helpers.processes import processes
+from tests.helpers.python import zerrow
+from tests.helpers.waiting import wait_until
 from zerrow_store.memory import huge_pages
 from zerrow_store.protocol import sockets
-
-
-def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "zerrow_store.cli.main", *arguments]
-    env = os.environ | environ
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-
-
-@pytest.fixture
-def name():
-    chosen = f"test-{uuid.uuid4().hex[:12]}"
-    started = run("start", "--name", chosen, "--memory", "512MiB")
-    assert started.returncode == 0, started.stderr
-    assert "512 MiB" in started.stdout
-    yield chosen
-    run("stop", "--name", chosen)
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
 def test_status_says_in_which_pages_arenas_are(name, mode):
     fields = ("status", "--name", name, "--format", "json")
-    shown = json.loads(run(*fields, ZERROW_HUGE_PAGES=mode).stdout)
+    shown = json.loads(zerrow(*fields, ZERROW_HUGE_PAGES=mode).stdout)
     found = mode == "auto" and huge_pages.probe().available
     assert shown["huge_pages"].startswith("2 MiB" if found else "none: ")
 
 
 def test_starting_twice_is_no_error(name):
-    again = run("start", "--name", name)
+    again = zerrow("start", "--name", name)
     assert again.returncode == 0
     assert "is running already" in again.stdout
 
 
 def test_server_and_supervisors_have_descriptors_for_all_segments(name):
-    run("stop", "--name", name)
+    zerrow("stop", "--name", name)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        assert run("start", "--name", name).returncode == 0
+        assert zerrow("start", "--name", name).returncode == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     client = zerrow_store.connect(name)
@@ -67,41 +52,41 @@ def test_server_and_supervisors_have_descriptors_for_all_segments(name):
 def test_status_and_objects(name):
     client = zerrow_store.connect(name)
     object_id = client.put(table())
-    shown = json.loads(run("status", "--name", name, "--format", "json").stdout)
+    shown = json.loads(zerrow("status", "--name", name, "--format", "json").stdout)
     assert shown["objects"] == 1
     assert shown["bytes_stored"] == table().nbytes
     assert shown["budget"] == 512 << 20
-    assert "budget:" in run("status", "--name", name).stdout
-    (row,) = json.loads(run("objects", "--name", name, "--format", "json").stdout)
+    assert "budget:" in zerrow("status", "--name", name).stdout
+    (row,) = json.loads(zerrow("objects", "--name", name, "--format", "json").stdout)
     assert (row["object"], row["bytes"]) == (object_id.hex(), table().nbytes)
-    header, line = run("objects", "--name", name).stdout.splitlines()
+    header, line = zerrow("objects", "--name", name).stdout.splitlines()
     assert header.split()[:2] == ["OBJECT", "BYTES"]
     assert line.startswith(object_id.hex())
     client.close()
 
 
 def test_memory_and_evictions(name, tmp_path, monkeypatch):
-    run("stop", "--name", name)
+    zerrow("stop", "--name", name)
     monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
-    assert run("start", "--name", name, "--memory", "8MiB").returncode == 0
+    assert zerrow("start", "--name", name, "--memory", "8MiB").returncode == 0
     client = zerrow_store.connect(name)
     ids = [client.put(table()) for _ in range(16)]
-    memory = json.loads(run("memory", "--name", name, "--format", "json").stdout)
+    memory = json.loads(zerrow("memory", "--name", name, "--format", "json").stdout)
     assert memory["budget"] == 8 << 20
     assert memory["objects_idle"] + memory["spilled"] == 16 * table().nbytes
-    rows = json.loads(run("evictions", "--name", name, "--format", "json").stdout)
+    rows = json.loads(zerrow("evictions", "--name", name, "--format", "json").stdout)
     assert {(row["way"], row["returned"]) for row in rows} == {("spill", False)}
     # The store may go on evicting between one command and the next.
     assert 0 < memory["spilled"] <= sum(row["bytes"] for row in rows) <= 16 * table().nbytes
     assert all(row["expected_seconds"] > 0 and row["seconds"] > 0 for row in rows)
-    header, *lines = run("evictions", "--name", name).stdout.splitlines()
+    header, *lines = zerrow("evictions", "--name", name).stdout.splitlines()
     assert "EXPECTED SECONDS" in header
     assert len(lines) >= len(rows)
-    assert "spilled:" in run("memory", "--name", name).stdout
-    rows = json.loads(run("memory", "--by-segment", "--name", name, "--format", "json").stdout)
+    assert "spilled:" in zerrow("memory", "--name", name).stdout
+    rows = json.loads(zerrow("memory", "--by-segment", "--name", name, "--format", "json").stdout)
     assert sum(row["spilled"] + row["objects_idle"] for row in rows) == 16 * table().nbytes
     assert {row["pid"] for row in rows} == {0, os.getpid()}
-    assert "OBJECTS IDLE" in run("memory", "--by-segment", "--name", name).stdout
+    assert "OBJECTS IDLE" in zerrow("memory", "--by-segment", "--name", name).stdout
     client.delete(ids)
     client.close()
 
@@ -111,19 +96,19 @@ def test_rows_are_filtered_sorted_cut_and_summed_up(name):
     held = client.get(client.put(table(rows=300_000)))
     ids = [client.put(table(rows=100_000 * n)) for n in (1, 2)]
     named = ("--name", name, "--format", "json")
-    rows = json.loads(run("objects", "--sort-by", "bytes", "--limit", "2", *named).stdout)
+    rows = json.loads(zerrow("objects", "--sort-by", "bytes", "--limit", "2", *named).stdout)
     assert [row["bytes"] for row in rows] == [held.nbytes, table(200_000).nbytes]
     ids.append(client.put(table(), name="taxis"))
-    (row,) = json.loads(run("objects", "--filter", "name=taxis", *named).stdout)
+    (row,) = json.loads(zerrow("objects", "--filter", "name=taxis", *named).stdout)
     assert row["object"] == ids.pop().hex()
     client.delete_named("taxis")
-    (row,) = json.loads(run("objects", "--filter", "holds=1", *named).stdout)
+    (row,) = json.loads(zerrow("objects", "--filter", "holds=1", *named).stdout)
     assert row["bytes"] == held.nbytes
     rows = json.loads(
-        run("objects", "--filter", "bytes<2MiB", "--filter", "holds=0", *named).stdout
+        zerrow("objects", "--filter", "bytes<2MiB", "--filter", "holds=0", *named).stdout
     )
     assert [row["object"] for row in rows] == [ids[0].hex()]
-    (group,) = json.loads(run("memory", "--group-by", "process", *named).stdout)
+    (group,) = json.loads(zerrow("memory", "--group-by", "process", *named).stdout)
     assert group == {
         "pid": os.getpid(),
         "objects": 3,
@@ -132,10 +117,10 @@ def test_rows_are_filtered_sorted_cut_and_summed_up(name):
         "idle": table(300_000).nbytes,
         "bytes_spilled": 0,
     }
-    header, line = run("objects", "--detail", "--limit", "1", "--name", name).stdout.splitlines()
+    header, line = zerrow("objects", "--detail", "--limit", "1", "--name", name).stdout.splitlines()
     assert "PID" in header
     assert str(os.getpid()) in line
-    shown = yaml.safe_load(run("status", "--name", name, "--format", "yaml").stdout)
+    shown = yaml.safe_load(zerrow("status", "--name", name, "--format", "yaml").stdout)
     assert (shown["name"], shown["objects"]) == (name, 3)
     client.close()
 
@@ -145,7 +130,7 @@ def test_copies(name):
     client.put(table())
     outside = pa.Array.from_buffers(pa.int64(), 1 << 18, [None, pa.py_buffer(bytes(2 << 20))])
     object_id = client.put(outside)
-    (row,) = json.loads(run("copies", "--name", name, "--format", "json").stdout)
+    (row,) = json.loads(zerrow("copies", "--name", name, "--format", "json").stdout)
     assert (row["object"], row["pid"]) == (object_id.hex(), os.getpid())
     assert row["copied"] == 2 << 20
     client.close()
@@ -153,7 +138,7 @@ def test_copies(name):
 
 @pytest.mark.parametrize("command", ["status", "objects", "stop"])
 def test_without_a_store_the_error_says_what_to_do(command):
-    done = run(command, "--name", "no-such-store")
+    done = zerrow(command, "--name", "no-such-store")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "no store named 'no-such-store' is running" in done.stderr
@@ -161,11 +146,11 @@ def test_without_a_store_the_error_says_what_to_do(command):
 
 
 def test_wrong_arguments():
-    assert run("start", "--memory", "lots").returncode == 2
-    assert run("fly").returncode == 2
+    assert zerrow("start", "--memory", "lots").returncode == 2
+    assert zerrow("fly").returncode == 2
     both = ("--by-segment", "--group-by", "process")
-    assert run("memory", "--name", "no-such-store", *both).returncode == 2
-    assert run("objects", "--format", "xml").returncode == 2
+    assert zerrow("memory", "--name", "no-such-store", *both).returncode == 2
+    assert zerrow("objects", "--format", "xml").returncode == 2
 
 
 def test_wrong_questions_say_what_is_right(name):
@@ -175,7 +160,7 @@ def test_wrong_questions_say_what_is_right(name):
         (["memory", "--group-by", "job"], "--group-by process"),
         (["status", "--node", "here"], "of a cluster"),
     ]:
-        done = run(*asked, "--name", name)
+        done = zerrow(*asked, "--name", name)
         assert (done.returncode, done.stdout) == (1, "")
         assert reason in done.stderr
         assert "Traceback" not in done.stderr
@@ -193,22 +178,22 @@ def test_a_reader_that_has_enough_is_no_error_to_tell(name):
 
 
 def test_doctor():
-    done = run("doctor", "--format", "json")
+    done = zerrow("doctor", "--format", "json")
     checks = {row["check"]: row for row in json.loads(done.stdout)}
     assert done.returncode == 0
     assert checks["memfd"]["ok"]
     assert checks["capture of Arrow"]["ok"]
     assert not checks["kernelzero"]["ok"] or checks["kernelzero"]["finding"] == "available"
-    assert "CHECK" in run("doctor").stdout
+    assert "CHECK" in zerrow("doctor").stdout
 
 
 def test_doctor_says_where_the_logs_are(name, tmp_path):
-    run("stop", "--name", name)
+    zerrow("stop", "--name", name)
     log = tmp_path / "store.log"
-    assert run("start", "--name", name, "--log", str(log)).returncode == 0
+    assert zerrow("start", "--name", name, "--log", str(log)).returncode == 0
     with sockets.listen(f"{name}-other") as of_another_version:
         threading.Thread(target=lambda: of_another_version.accept()[0].close()).start()
-        checks = json.loads(run("doctor", "--format", "json").stdout)
+        checks = json.loads(zerrow("doctor", "--format", "json").stdout)
     (finding,) = [row["finding"] for row in checks if row["check"] == "logs"]
     assert f"store {name}: {log}" in finding
     assert f"{name}-other.log perhaps" in finding

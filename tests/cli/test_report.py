@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 import zerrow_store
-from tests.capabilities import needs_chromium
-from tests.cli.test_cli import name, run
-from tests.decache.helpers import write
-from tests.node.helpers import wait_until
+from tests.helpers.capabilities import needs_chromium
+from tests.helpers.python import zerrow
+from tests.helpers.readers import write
+from tests.helpers.waiting import wait_until
 from zerrow_store.cli.report.charts import Line, over_time
 from zerrow_store.cli.report.page import page, rows_table
 from zerrow_store.cli.rows import columns
@@ -23,17 +23,15 @@ from zerrow_store.client.observe import ask
 from zerrow_store.decache import read_parquet
 from zerrow_store.protocol import messages as m
 
-__all__ = ["name"]  # a fixture
-
 _VOID = {"meta"}
 
 
 @pytest.fixture
 def report(name, tmp_path, monkeypatch):
     """A report of a store that has shared, copied, spilled and cached."""
-    run("stop", "--name", name)
+    zerrow("stop", "--name", name)
     monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
-    assert run("start", "--name", name, "--memory", "32MiB").returncode == 0
+    assert zerrow("start", "--name", name, "--memory", "32MiB").returncode == 0
     client = zerrow_store.connect(name)
     outside = pa.Array.from_buffers(pa.int64(), 1 << 18, [None, pa.py_buffer(bytes(2 << 20))])
     client.put(outside)
@@ -45,7 +43,7 @@ def report(name, tmp_path, monkeypatch):
         read_parquet(path, columns=["c0"], client=client)
     wait_until(lambda: len(ask(name, m.History())) > 1)
     written = tmp_path / "report.html"
-    done = run("report", str(written), "--name", name)
+    done = zerrow("report", str(written), "--name", name)
     assert done.returncode == 0, done.stderr
     assert str(written) in done.stdout
     yield written

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import name, run
+from tests.helpers.python import zerrow
 from zerrow_store.cli import stores
 from zerrow_store.cli.objects import object_rows
 from zerrow_store.cli.origins import add_origins
@@ -12,8 +12,6 @@ from zerrow_store.cli.rows import Wanted
 from zerrow_store.cli.stores import Node, Origin, local_store, select
 from zerrow_store.errors import ObjectLostError, StoreUnavailableError
 from zerrow_store.protocol.reports import ObjectInfo
-
-__all__ = ["name"]  # a fixture
 
 NODES = [Node(f"{digit}a" * 28, f"10.0.0.{digit}", f"host{digit}") for digit in range(1, 4)]
 LISTED = [ObjectInfo(b"\x01", 10, 1.0, 0, False, 0, b"\x07", 5, False, False)]
@@ -143,6 +141,6 @@ def test_the_store_of_this_machine(name, monkeypatch):
 
 
 def test_an_address_that_is_said_is_no_guess():
-    done = run("status", RAY_ADDRESS="127.0.0.1:9")
+    done = zerrow("status", RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 1
     assert "no Ray answers" in done.stderr

@@ -10,11 +10,9 @@ import time
 import pytest
 
 import zerrow_store
-from tests.cli.test_cli import name, run
-from tests.node.conftest import table
-from tests.node.helpers import kill
-
-__all__ = ["name"]  # a fixture
+from tests.helpers.data import table
+from tests.helpers.processes import kill
+from tests.helpers.python import zerrow
 
 _CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -82,7 +80,7 @@ def test_it_follows_what_happens_until_control_c(name, terminal):
 
 def test_it_says_so_when_the_store_ends(name, terminal):
     terminal.read_until(rb"of 512 MiB")
-    run("stop", "--name", name)
+    zerrow("stop", "--name", name)
     terminal.read_until(rb"no store named")
     assert terminal.interrupt() == 0
 
@@ -98,6 +96,6 @@ def test_it_goes_on_with_a_server_that_is_started_again(name, terminal):
 
 
 def test_without_a_terminal_it_says_what_else_there_is(name):
-    done = run("top", "--name", name)
+    done = zerrow("top", "--name", name)
     assert done.returncode == 2
     assert "zerrow status" in done.stderr

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.capabilities import needs_sandboxes
-from tests.clusters.pod import MASKED_EQ, run
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.pods import MASKED_EQ, run
 from zerrow_store.memfd import create_memfd
 from zerrow_store.sandbox.seccomp import Filter
 

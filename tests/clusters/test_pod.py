@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.capabilities import needs_sandboxes
-from tests.clusters.pod import pod_view, refuse_what_containers_may_not, run
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.pods import pod_view, refuse_what_containers_may_not, run
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "tests" / "install" / "job.py"

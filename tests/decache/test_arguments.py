@@ -1,6 +1,5 @@
 """The readers take what pyarrow's take, with the same meaning."""
 
-import base64
 import inspect
 import json
 
@@ -9,10 +8,9 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.json
 import pyarrow.parquet as pq
-import pyarrow.parquet.encryption as pe
 import pytest
 
-from tests.decache.conftest import assert_reads_like_pyarrow, assert_same
+from tests.helpers.parquet import assert_reads_like_pyarrow, assert_same, write_encrypted
 from zerrow_store import decache
 
 PYARROWS = [p for p in inspect.signature(pq.read_table).parameters if p != "use_legacy_dataset"]
@@ -110,27 +108,6 @@ def test_encrypted_files_are_read_with_their_keys(client, tmp_path, table, layou
         got = decache.read_parquet(source, client=client, decryption_properties=properties)
         assert_same(got, pq.read_table(source, decryption_properties=properties))
     assert client.cache_list() == []
-
-
-def write_encrypted(table, path):
-    """Write a file with all columns encrypted; returns what decrypts it."""
-
-    class Kms(pe.KmsClient):
-        def wrap_key(self, key, _):
-            return base64.b64encode(key)
-
-        def unwrap_key(self, key, _):
-            return base64.b64decode(key)
-
-    factory = pe.CryptoFactory(lambda _: Kms())
-    connection = pe.KmsConnectionConfig()
-    config = pe.EncryptionConfiguration(
-        footer_key="key", uniform_encryption=True, double_wrapping=False
-    )
-    keys = factory.file_encryption_properties(connection, config)
-    with pq.ParquetWriter(path, table.schema, encryption_properties=keys) as writer:
-        writer.write_table(table)
-    return factory.file_decryption_properties(connection)
 
 
 def test_a_pool_of_the_callers_own_is_used(client, tmp_path):

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from tests.decache.helpers import Reader, digest, write
-from tests.node.helpers import kill, wait_until
+from tests.helpers.processes import kill
+from tests.helpers.readers import Reader, digest, write
+from tests.helpers.waiting import wait_until
 
 ROUNDS = 8
 

@@ -4,7 +4,6 @@ import datetime
 import os
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -12,51 +11,9 @@ import pyarrow.tests
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests import arrow_strategies
-from tests.decache.conftest import assert_reads_like_pyarrow, assert_same, write_any
+from tests.helpers import arrow_strategies
+from tests.helpers.parquet import SHIPPED, assert_reads_like_pyarrow, assert_same, mixed, write_any
 from zerrow_store.decache import read_parquet
-
-SHIPPED = sorted((Path(pyarrow.tests.__file__).parent / "data" / "parquet").glob("*.parquet"))
-
-
-def mixed(rows: int = 1000) -> pa.Table:
-    """A table of many types, with nulls and nesting."""
-    rng = np.random.default_rng(0)
-    nulls = rng.random(rows) < 0.2
-    text = [f"text {i % 17}" for i in range(rows)]
-    start = datetime.datetime(2020, 1, 1)
-    return pa.table(
-        {
-            "i": pa.array(np.arange(rows)),
-            "f": pa.array(rng.random(rows), mask=nulls),
-            "s": pa.array(text, mask=nulls),
-            "large": pa.array(text, pa.large_string()),
-            "view": pa.array(text, pa.string_view()),
-            "b": pa.array([t.encode() for t in text], mask=nulls),
-            "flag": pa.array(nulls),
-            "d": pa.array(rng.integers(0, 10**6, rows)).cast(pa.decimal128(21, 2)),
-            "day": pa.array([start.date()] * rows),
-            "t": pa.array([start + datetime.timedelta(hours=i) for i in range(rows)]),
-            "zoned": pa.array([start] * rows, pa.timestamp("us", "Europe/Rome")),
-            "nothing": pa.nulls(rows),
-            "dict": pa.array(text).dictionary_encode(),
-            "list": pa.array([[i, None] if i % 3 else None for i in range(rows)]),
-            "fixed": pa.array([[i, i + 1] for i in range(rows)], pa.list_(pa.int32(), 2)),
-            "map": pa.array([[("k", i)] if i % 5 else [] for i in range(rows)], MAP),
-            "struct": pa.array(
-                [
-                    {"a": i, "b": {"c": text[i], "d": None if i % 7 else i}} if i % 4 else None
-                    for i in range(rows)
-                ]
-            ),
-            "deep": pa.array([[{"u": i, "v": [text[i]]}] for i in range(rows)]),
-            "with.dot": pa.array(np.arange(rows)),
-        },
-        metadata={"made": "by a test"},
-    )
-
-
-MAP = pa.map_(pa.string(), pa.int32())
 
 
 @pytest.fixture

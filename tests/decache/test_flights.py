@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.decache.helpers import Reader, digest, write
-from tests.node.helpers import kill, wait_until
+from tests.helpers.processes import kill
+from tests.helpers.readers import Reader, digest, write
+from tests.helpers.waiting import wait_until
 from zerrow_store.decache import read_parquet
 
 

@@ -11,8 +11,8 @@ import pyarrow.tests
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests import arrow_strategies
-from tests.decache.conftest import assert_same, outcome
+from tests.helpers import arrow_strategies
+from tests.helpers.parquet import assert_same, outcome
 from zerrow_store.decache import read_csv, read_feather, read_ipc, read_json
 
 SHIPPED = sorted((Path(pyarrow.tests.__file__).parent / "data" / "feather").glob("*.feather"))

@@ -12,10 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests import arrow_strategies
-from tests.decache.conftest import assert_same, outcome, write_any
-from tests.decache.test_arguments import write_encrypted
-from tests.decache.test_equality import SHIPPED, mixed
+from tests.helpers import arrow_strategies
+from tests.helpers.parquet import SHIPPED, assert_same, mixed, outcome, write_any, write_encrypted
 from zerrow_store.decache import parquet, parquet_read
 from zerrow_store.decache.fragments import CachedFragment
 from zerrow_store.decache.parquet_file import Decoder

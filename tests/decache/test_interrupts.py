@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.interrupts import steps
+from tests.helpers.interrupts import steps
 from zerrow_store.client.client import Client
 from zerrow_store.decache import read_parquet
 

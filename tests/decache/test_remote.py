@@ -13,8 +13,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from tests.decache.remote_files import CREDENTIALS, HttpFiles, s3_server
-from tests.node.helpers import Store
+from tests.helpers.remote_files import CREDENTIALS, HttpFiles, s3_server
+from tests.helpers.stores import Store
 from zerrow_store import read_csv, read_feather, read_json, read_parquet, scan
 from zerrow_store.client.client import Client
 from zerrow_store.decache.parquet_file import Decoder

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tests.node.helpers import Store
+from tests.helpers.stores import Store
 from zerrow_store import scan
 from zerrow_store.client.client import Client
 

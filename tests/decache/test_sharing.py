@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import zerrow_store
-from tests.decache.helpers import Reader, digest, write
-from tests.node.helpers import Store, wait_until
+from tests.helpers.readers import Reader, digest, write
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store.decache import read_parquet
 
 

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tests.decache.conftest import assert_reads_like_pyarrow, assert_same
+from tests.helpers.parquet import assert_reads_like_pyarrow, assert_same
 from zerrow_store.decache import read_parquet
 
 TABLES = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"]

@@ -16,9 +16,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from tests.decache.conftest import outcome
-from tests.decache.helpers import Reader, digest, write
-from tests.node.helpers import Store, wait_until
+from tests.helpers.parquet import outcome
+from tests.helpers.readers import Reader, digest, write
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store.decache import read_parquet
 from zerrow_store.decache.files import LocalFile
 from zerrow_store.errors import StoreFullError

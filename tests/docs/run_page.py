@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.docs.pages import examples
+from tests.helpers.pages import examples
 
 
 def main(page: Path, prelude: Path) -> None:
@@ -35,7 +35,7 @@ def _have_ray(code: str) -> None:
     import ray
 
     import zerrow_ray
-    from tests.ray.conftest import RAY_OPTIONS, start_patiently
+    from tests.helpers.rays import RAY_OPTIONS, start_patiently
 
     if not isinstance(ray.init, functools.partial):
         start_patiently(pytest.MonkeyPatch())  # to the end of this process

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, examples, not_run
-from tests.node.helpers import Store
+from tests.helpers.pages import DOCS, ROOT, examples, not_run
+from tests.helpers.stores import Store
 
 README = ROOT / "README.md"
 

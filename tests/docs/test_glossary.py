@@ -2,7 +2,7 @@
 
 import re
 
-from tests.docs.pages import DOCS, ROOT, rows, spans
+from tests.helpers.pages import DOCS, ROOT, rows, spans
 
 _ELSEWHERE = ("integrations/", "docs/", "kmod/")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, rows, spans
+from tests.helpers.pages import DOCS, ROOT, rows, spans
 
 GUIDE = DOCS / "guide.md"
 KERNELZERO = ROOT / "kmod" / "README.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, spans
+from tests.helpers.pages import DOCS, ROOT, spans
 
 PAGES = [ROOT / "README.md", ROOT / "kmod" / "README.md", *sorted(DOCS.glob("*.md"))]
 _FOLDERS = ("zerrow_store", "integrations", "kmod", "tests", "benchmarks", "tools", "docs")

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, examples
-from tests.node.helpers import Store, wait_until
-from tests.node.test_spill import disk
-
-__all__ = ["disk"]  # a fixture
+from tests.helpers.pages import DOCS, examples
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 
 _BUDGET = 64 << 20
 

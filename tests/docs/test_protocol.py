@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.docs.pages import ROOT
+from tests.helpers.pages import ROOT
 from zerrow_store import protocol
 
 

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.docs.pages import DOCS, rows, spans
+from tests.helpers.pages import DOCS, rows, spans
 from zerrow_ray import ray_compat
 
 _PAGE = DOCS / "ray-internals.md"

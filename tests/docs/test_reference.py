@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.docs.pages import DOCS
+from tests.helpers.pages import DOCS
 
 PUBLIC = ("zerrow_ray", "zerrow_ray.dag", "zerrow_ray.data", "zerrow_store", "zerrow_store.sandbox")
 

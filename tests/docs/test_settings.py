@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.docs.pages import DOCS, ROOT, rows, spans
+from tests.helpers.pages import DOCS, ROOT, rows, spans
 
 _OURS = re.compile(r"ZERROW_[A-Z]+(_[A-Z]+)*")
 _READS = {"get", "getenv", "pop", "setdefault"}

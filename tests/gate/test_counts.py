@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.gate.operations import ENVIRON, MARKS, REPEAT
-from tests.node.helpers import Store
+from tests.helpers.stores import Store
 
 COUNTS = Path(__file__).with_name("counts.json")
 CALLS = ("sendto", "sendmsg", "mmap", "munmap", "mprotect", "madvise", "ftruncate", "fallocate")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.memory.helpers import run_python
+from tests.helpers.python import run_python
 from zerrow_store.cli.doctor import examine
 from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import kernelzero

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.python import run_python
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MOVING = {
@@ -57,11 +59,7 @@ def test_conformance(emulation: dict[str, str], tests: list[str]) -> None:
 
 
 def run(code: str, environ: dict[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + code], env=environ, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_python(PRELUDE + code, **environ)
 
 
 PRELUDE = """

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.kernelzero.conftest import (
+from tests.helpers.moved_memory import (
     PAGE,
-    descriptors,
     mappings_of_moved_files,
+    moved_descriptors,
     publish,
     through,
 )
-from tests.sipc.conftest import edges, moved
+from tests.helpers.publishing import edges, moved
 from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("moving")
@@ -68,12 +68,12 @@ def test_freed_memory_is_anonymous_again_and_zero_when_asked_for() -> None:
 def test_files_are_closed_with_the_last_that_needs_them() -> None:
     data = array()
     encoded = publish(data)
-    assert len(descriptors()) == _native.deanon_stats()["files"] == 1
+    assert len(moved_descriptors()) == _native.deanon_stats()["files"] == 1
     segment = encoded.foreign[0][0]
     del encoded
-    assert len(descriptors()) == 1
+    assert len(moved_descriptors()) == 1
     del data
-    assert descriptors() == []
+    assert moved_descriptors() == []
     assert _native.moved_files([segment], 10) == []
     assert _native.deanon_stats() == {"tracked": 0, "moved": 0, "files": 0, "not_returned": 0}
 
@@ -187,7 +187,7 @@ def test_what_came_from_many_publications_is_partly_copied() -> None:
     assert 90 < len(encoded.foreign) < 100
     assert through(encoded).equals(table)
     _native.unpin(b"".join(encoded.own[i : i + 8] for i in range(0, len(encoded.own), 16)))
-    assert len(single) == len(descriptors())
+    assert len(single) == len(moved_descriptors())
 
 
 @pytest.mark.parametrize("left", [-1, 0])

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.kernelzero.conftest import PAGE, mappings_of_moved_files, publish, through
+from tests.helpers.moved_memory import PAGE, mappings_of_moved_files, publish, through
 from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("moving")

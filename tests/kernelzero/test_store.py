@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import zerrow_store
-from tests.node.conftest import client, eventually, name, supervisor, table
+from tests.helpers.data import table
+from tests.helpers.waiting import eventually
 from zerrow_store.native import _native
 
-__all__ = ["client", "name", "supervisor"]
 pytestmark = pytest.mark.usefixtures("moving")
 
 
@@ -46,7 +46,7 @@ def test_it_goes_with_the_object_and_its_owner(client) -> None:
     object_id = client.put(data)
     assert client.stats().segments == 1
     client.delete(object_id)
-    eventually(lambda: client.stats().segments == 0, "the store has let go of the file")
+    eventually(lambda: client.stats().segments == 0, "the store has let go of the file", seconds=20)
     assert _native.deanon_stats()["files"] == 1
     # The owner has it still, and can publish it again.
     again = client.put(data)
@@ -55,14 +55,14 @@ def test_it_goes_with_the_object_and_its_owner(client) -> None:
     assert _native.deanon_stats()["files"] == 0
     assert client.get(again).equals(table())
     client.delete(again)
-    eventually(lambda: client.stats().segments == 0, "the store has let go of the file")
+    eventually(lambda: client.stats().segments == 0, "the store has let go of the file", seconds=20)
 
 
 def test_a_put_that_is_refused_leaves_nothing(client) -> None:
     first = client.put(table(), object_id=b"mine")
     with pytest.raises(Exception, match="exists already"):
         client.put(table(start=5), object_id=first)
-    eventually(lambda: client.stats().segments == 1, "the second's file is gone")
+    eventually(lambda: client.stats().segments == 1, "the second's file is gone", seconds=20)
     gc.collect()
     assert _native.deanon_stats()["files"] == 0
 
@@ -141,5 +141,7 @@ def test_decoded_columns_are_moved_into_the_cache(client, name, tmp_path) -> Non
     assert int(subprocess.check_output(command)) == ROWS
     assert all(entry.hits == 1 for entry in client.cache_list())
     client.cache_drop()
-    eventually(lambda: client.stats().segments == 0, "the store has let go of the files")
+    eventually(
+        lambda: client.stats().segments == 0, "the store has let go of the files", seconds=20
+    )
     assert _native.deanon_stats()["files"] == 0

@@ -18,7 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.memory.helpers import file_bytes, peek, poke, resident, run_python
+from tests.helpers.arena import file_bytes, peek, poke, resident
+from tests.helpers.python import run_python
 from zerrow_store.native import _native
 
 probe = _native.ArenaProbe

@@ -17,7 +17,7 @@ import pyarrow.json as json
 import pyarrow.parquet as pq
 import pytest
 
-from tests.memory.helpers import run_python
+from tests.helpers.python import run_python
 from zerrow_store import memory
 from zerrow_store.native import _native
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.memory.helpers import run_python
+from tests.helpers.python import run_python
 from zerrow_store.config import MemoryConfig, machine_memory
 from zerrow_store.sizes import format_size, parse_size
 

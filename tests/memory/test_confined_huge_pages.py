@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.memory.huge import ORDINARY, needs_huge_pages, needs_root, run
+from tests.helpers.huge_pages import ORDINARY, needs_huge_pages, needs_root, run
 from zerrow_store.errors import SandboxUnavailableError
 from zerrow_store.sandbox.cgroups import Cgroup, hierarchies
 

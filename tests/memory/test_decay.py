@@ -1,8 +1,10 @@
 """Memory goes back to the kernel: by itself after a while, beyond a bound at once."""
 
+import textwrap
+
 import pytest
 
-from tests.memory.helpers import run_python
+from tests.helpers.python import run_python
 
 PRELUDE = """
 import os, time
@@ -20,8 +22,6 @@ MIB = 1 << 20
 
 
 def run(code: str, **environ: str) -> None:
-    import textwrap
-
     run_python(PRELUDE + textwrap.dedent(code), **environ)
 
 

@@ -1,6 +1,8 @@
 """fork: a child neither writes its parent's arena nor sees it change."""
 
-from tests.memory.helpers import run_python
+import textwrap
+
+from tests.helpers.python import run_python
 
 # Each runs in a process of its own, because the test runner's has threads.
 PRELUDE = """
@@ -34,8 +36,6 @@ def settle():
 
 
 def run(code: str) -> None:
-    import textwrap
-
     run_python(PRELUDE + textwrap.dedent(code))
 
 

@@ -5,7 +5,7 @@ What is said of a process comes from the kernel: its mappings, its files' blocks
 
 import pytest
 
-from tests.memory.huge import ORDINARY, needs_huge_pages, needs_root, run, run_forbidden
+from tests.helpers.huge_pages import ORDINARY, needs_huge_pages, needs_root, run, run_forbidden
 from zerrow_store.cli.doctor import examine
 from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import huge_pages

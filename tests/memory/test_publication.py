@@ -5,7 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from tests.memory.helpers import file_bytes, run_python
+from tests.helpers.arena import file_bytes
+from tests.helpers.python import run_python
 from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("captured")

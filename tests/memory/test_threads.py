@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.memory.helpers import peek, poke
+from tests.helpers.arena import peek, poke
 from zerrow_store.native import _native
 
 probe = _native.ArenaProbe

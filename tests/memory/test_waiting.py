@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.memory.helpers import run_python
+from tests.helpers.python import run_python
 
 
 @pytest.fixture(params=["scanned", "read"])

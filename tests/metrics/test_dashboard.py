@@ -1,28 +1,15 @@
 """The Grafana dashboard: queries ask for what is exported, and panels lie where they fit."""
 
 import json
-import re
-from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import run
+from tests.helpers.prometheus import names_in, queries
+from tests.helpers.python import zerrow
 from zerrow_store.metrics.dashboard import PREFIXES, dashboard
 from zerrow_store.metrics.figures import METRICS
 
 ONLY_RAY = {"zerrow_fallbacks_total"}  # of processes; tests/ray/test_metrics.py sees it exported
-
-
-def names_in(text: str) -> set[str]:
-    """Metrics' names in a query."""
-    return set(re.findall(r"[a-z_]*zerrow_[a-z_]+", text))
-
-
-def queries(made: dict[str, Any]) -> list[str]:
-    """All that it asks Prometheus."""
-    asked = [t["expr"] for panel in made["panels"] for t in panel.get("targets", [])]
-    variables = [each["query"] for each in made["templating"]["list"]]
-    return asked + [each["query"] for each in variables if isinstance(each, dict)]
 
 
 @pytest.mark.parametrize("source", PREFIXES)
@@ -64,4 +51,4 @@ def test_panels_are_told_apart_and_do_not_overlap(source: str) -> None:
 
 @pytest.mark.parametrize("source", PREFIXES)
 def test_the_command_prints_it(source: str) -> None:
-    assert json.loads(run("dashboard", source).stdout) == dashboard(source)
+    assert json.loads(zerrow("dashboard", source).stdout) == dashboard(source)

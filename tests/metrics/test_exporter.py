@@ -12,19 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.test_cli import run
-from tests.metrics.helpers import Scraped, parse, scrape, value
-from tests.node.helpers import Store, kill, wait_until
-from tests.node.test_spill import NBYTES, disk, make, small
-from tests.transfer.conftest import here, machine, there
-from tests.transfer.helpers import MIB, table
+from tests.helpers.data import MIB, table_of
+from tests.helpers.processes import kill
+from tests.helpers.prometheus import Scraped, parse, scrape, value
+from tests.helpers.python import zerrow
+from tests.helpers.small_store import NBYTES, make
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store.client.observe import observe
 from zerrow_store.decache import read_parquet
 from zerrow_store.errors import StoreFullError, StoreUnavailableError
 from zerrow_store.metrics.figures import METRICS, has_begun
 from zerrow_store.sandbox import SandboxStats
-
-__all__ = ["disk", "here", "machine", "small", "there"]  # fixtures
 
 Endpoint = Callable[[str], Callable[[], Scraped]]
 
@@ -141,7 +140,7 @@ def test_the_cache_of_decoded_columns(store: Store, endpoint: Endpoint, tmp_path
 
 def test_what_goes_between_machines(there, here, endpoint: Endpoint) -> None:
     at_home, elsewhere = endpoint(here.name), endpoint(there.name)
-    wanted = there.publish(table(70 * MIB))
+    wanted = there.publish(table_of(70 * MIB))
     arrived = here.fetch(there.serve(), wanted)
     assert arrived.nbytes == 70 * MIB
     wait_until(lambda: value(at_home(), "zerrow_received_objects_total") == 1)
@@ -165,7 +164,7 @@ def test_the_endpoint_outlives_the_store(store: Store, endpoint: Endpoint) -> No
 
 
 def test_the_command_prints_them(store: Store) -> None:
-    done = run("metrics", "--name", store.name)
+    done = zerrow("metrics", "--name", store.name)
     assert value(parse(done.stdout), "zerrow_objects") == 0
     assert {name for name, _ in parse(done.stdout)} == {
         "zerrow_up",
@@ -175,7 +174,7 @@ def test_the_command_prints_them(store: Store) -> None:
 
 def test_the_command_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('no prometheus_client')")
-    done = run("metrics", PYTHONPATH=str(tmp_path))
+    done = zerrow("metrics", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr == (
         "zerrow: no prometheus_client: install prometheus-client, or zerrow-store[metrics]\n"

@@ -40,7 +40,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
 import zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS, store_pids, supervisor_pids
+from tests.helpers.rays import RAY_OPTIONS, store_pids, supervisor_pids
 from zerrow_ray.ray_compat import raylet_pid
 from zerrow_ray.session import current_session
 from zerrow_store.errors import StoreUnavailableError, ZerrowError

@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store
-from tests.sandbox.conftest import below, groups, sandboxes
+from tests.helpers.processes import descendants
+from tests.helpers.sandboxes import groups, sandboxes
+from tests.helpers.stores import Store
 from zerrow_store import memory, sandbox
 from zerrow_store.client.client import Client
 from zerrow_store.errors import SandboxError
@@ -74,13 +75,13 @@ def call(number: int, table: pa.Table, client: Client) -> None:
 
 def held(store: Store) -> Figures:
     """Return what is held now; memory in KiB, of the resident kind in `..._rss`."""
-    inside = [zygote for started in sandboxes() for zygote in below(started)[:1]]
+    inside = [zygote for started in sandboxes() for zygote in descendants(started)[:1]]
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "segments": len(_native.mapped_segments()),
         "mappings": len(Path("/proc/self/maps").read_text().splitlines()),
         "threads": len(os.listdir("/proc/self/task")),
-        "processes": len(below(os.getpid())),
+        "processes": len(descendants(os.getpid())),
         "groups": len(groups()),
         "pinned": _native.arena_stats()["pinned"],
         "store_objects": store.connected().stats().objects,

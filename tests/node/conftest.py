@@ -1,22 +1,25 @@
-"""A store of each test's own, with its supervisor in this process."""
+"""Stores, servers and connections that are made in another way than the tests' usual one."""
 
 import os
-import time
+import socket
+import subprocess
+import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-import zerrow_store
-from tests import arrow_strategies
-from zerrow_store.native import _native
-from zerrow_store.server.supervisor import Supervisor
-
-BUDGET = 1 << 30
+from tests.helpers import arrow_strategies
+from tests.helpers.data import table
+from tests.helpers.peers import Peer
+from tests.helpers.processes import processes
+from tests.helpers.stores import is_there
+from tests.helpers.waiting import wait_until
+from zerrow_store.client.client import Client
+from zerrow_store.server.connection import Connection
+from zerrow_store.server.server import Server
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -27,46 +30,60 @@ def _extension_type() -> Iterator[None]:
 
 
 @pytest.fixture
-def name() -> str:
-    return f"test-{uuid.uuid4().hex[:12]}"
+def standalone() -> Iterator[str]:
+    """A store with a supervisor of its own, as `zerrow start` makes it."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    command = [sys.executable, "-m", "zerrow_store.server.supervisor", "--name", name]
+    supervisor = subprocess.Popen([*command, "--budget", str(1 << 30)], start_new_session=True)
+    wait_until(lambda: is_there(name))
+    yield name
+    if is_there(name):
+        client = Client(name)
+        client.shutdown()
+        client.close()
+    supervisor.wait()
+    wait_until(lambda: not processes("--name", name))
+    assert f"-{name}" not in Path("/proc/net/unix").read_text()
 
 
 @pytest.fixture
-def supervisor(name: str, tmp_path: Path) -> Iterator[Supervisor]:
-    running = Supervisor(name, budget=BUDGET, log=tmp_path / "log", watch_pid=os.getpid())
-    running.start()
-    yield running
-    running.stop()
+def bystander(client):
+    """A client with data, which has to be there and right in the end."""
+    object_id = client.put(table())
+    yield client
+    assert client.get(object_id).equals(table())
+    (info,) = client.list()
+    assert info.object_id == object_id
 
 
 @pytest.fixture
-def client(name: str, supervisor: Supervisor) -> Iterator[zerrow_store.Client]:
-    connected = zerrow_store.connect(name)
-    yield connected
-    connected.close()
+def peer(name, bystander):
+    raw = Peer(name)
+    yield raw
+    raw.close()
 
 
-def table(rows: int = 100_000, start: int = 0) -> pa.Table:
-    """A table of two int64 columns, born in the arena."""
-    base = pa.array(range(start, start + rows), pa.int64())
-    return pa.table({"x": base, "y": pc.multiply(base, 2)})
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    listener = socket.socket()
+    made = Server(
+        "unit",
+        budget=1 << 20,
+        eviction="adaptive",
+        log=tmp_path / "log",
+        watched=os.getpid(),
+        listener=listener,
+    )
+    yield made
+    for connection in list(made._connections._open):
+        made._drop(connection)
+    listener.close()
 
 
-def eventually(condition: Callable[[], Any], what: str) -> None:
-    """Wait until `condition()` holds; a watchdog ends the wait with what was awaited."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.01)
-
-
-def pinned() -> int:
-    return _native.arena_stats()["pinned"]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+@pytest.fixture
+def connected(server: Server) -> Iterator[tuple[Connection, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    connection = server._connected(theirs)
+    connection.greeted = True
+    yield connection, ours
+    ours.close()

@@ -17,42 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.conftest import table
-from tests.node.helpers import (
-    Store,
-    Worker,
-    alive,
-    both_supervisors,
-    kill,
-    servers_of,
-    supervisors_of,
-    wait_until,
-)
-from tests.node.test_ends import standalone
+from tests.helpers.data import table
+from tests.helpers.processes import alive, kill
+from tests.helpers.python import Worker
+from tests.helpers.stores import Away, Store, both_supervisors, servers_of, supervisors_of
+from tests.helpers.waiting import wait_until
 from zerrow_store import Client, ObjectNotFoundError, StoreUnavailableError, connect, threads
 from zerrow_store.client import connection
 from zerrow_store.server.supervisor import Supervisor
-
-__all__ = ["standalone"]  # a fixture
-
-
-class Away:
-    """A store whose server is killed, and whose supervisors are stopped until `back`."""
-
-    def __init__(self, name: str) -> None:
-        self.supervisors = both_supervisors(name)
-        self.server = Client(name).stats().pid
-        for pid in self.supervisors:
-            os.kill(pid, signal.SIGSTOP)
-        kill(self.server)
-
-    def back(self) -> None:
-        for pid in self.supervisors:
-            os.kill(pid, signal.SIGCONT)
-
-    def for_good(self) -> None:
-        for pid in self.supervisors:
-            kill(pid)
 
 
 def answers(client: Client) -> bool:

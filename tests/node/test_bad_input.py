@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.node.conftest import table
-from tests.node.helpers import Store
+from tests.helpers.data import table
+from tests.helpers.stores import Store
 from zerrow_store import Client, StoreUnavailableError
 from zerrow_store.client import connection
 from zerrow_store.native import _native

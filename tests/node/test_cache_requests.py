@@ -9,11 +9,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.node.test_hostile import Peer, bystander, peer
+from tests.helpers.peers import Peer
 from zerrow_store.protocol import events, framing
 from zerrow_store.server.object_table import ObjectTable
-
-__all__ = ["bystander", "peer"]  # fixtures
 
 FILES = [b"one", b"two", b"three"]
 PATHS = ["/a", "/b"]

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store, alive, kill, wait_until
+from tests.helpers.processes import alive, kill
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectNotFoundError
 from zerrow_store.native import _native
 

@@ -9,15 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.memory.huge import needs_huge_pages
-from tests.node.conftest import eventually, pinned
-from tests.node.helpers import Store, mappings
-from tests.node.test_spill import disk, small
+from tests.helpers.arena import pinned
+from tests.helpers.huge_pages import needs_huge_pages
+from tests.helpers.processes import mappings
+from tests.helpers.stores import Store
+from tests.helpers.waiting import eventually
 from zerrow_store.client.client import Client
 from zerrow_store.client.copy_on_write import writable
 from zerrow_store.native import _native
-
-__all__ = ["disk", "small"]  # fixtures
 
 ROWS = 1_000_000
 
@@ -122,8 +121,8 @@ def test_the_bytes_stay_as_long_as_they_are_shown(store: Store) -> None:
     assert (numbers(memory) == 5).all()
     assert client.stats().bytes_stored > 0
     del memory, junk
-    eventually(lambda: client.stats().bytes_stored == 0, "the object is freed")
-    eventually(lambda: pinned() == before[0], "it is unpinned")
+    eventually(lambda: client.stats().bytes_stored == 0, "the object is freed", seconds=20)
+    eventually(lambda: pinned() == before[0], "it is unpinned", seconds=20)
 
 
 def test_many_columns_of_another_process(store: Store) -> None:

@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.helpers import (
-    alive,
-    both_supervisors,
-    kill,
-    processes,
-    servers_of,
-    supervisors_of,
-    wait_until,
-)
+from tests.helpers.processes import alive, kill, processes
+from tests.helpers.stores import both_supervisors, servers_of, supervisors_of
+from tests.helpers.waiting import wait_until
 from zerrow_store.client.client import Client
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.server.companion import Lasting

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.node.test_hostile import memfd
-from tests.node.test_requests import connected, server
+from tests.helpers.peers import memfd
 from zerrow_store.errors import (
     NoOwnerError,
     ObjectExistsError,
@@ -24,8 +23,6 @@ from zerrow_store.protocol.places import NO_PROCESS
 from zerrow_store.server import effects
 from zerrow_store.server.connection import Call, Connection
 from zerrow_store.server.server import Server
-
-__all__ = ["connected", "server"]  # fixtures
 
 SEGMENT, SEALED = b"s" * 16, b"z" * 16
 SIZE = 1 << 20

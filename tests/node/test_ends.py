@@ -6,24 +6,15 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import (
-    Store,
-    alive,
-    both_supervisors,
-    kill,
-    memory_files,
-    processes,
-    supervisors_of,
-    wait_until,
-)
-from zerrow_store import Client, StoreUnavailableError, connect
+from tests.helpers.processes import alive, kill, memory_files, processes
+from tests.helpers.stores import Store, both_supervisors, is_there, supervisors_of
+from tests.helpers.waiting import wait_until
+from zerrow_store import Client, connect
 from zerrow_store.server.supervisor import Supervisor
 
 ROWS = 2_000_000
@@ -121,31 +112,6 @@ def test_puts_go_on_while_the_server_is_killed_again_and_again(store: Store) -> 
     wait_until(lambda: worker.do(code) == 0)
 
 
-@pytest.fixture
-def standalone() -> Iterator[str]:
-    """A store with a supervisor of its own, as `zerrow start` makes it."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    command = [sys.executable, "-m", "zerrow_store.server.supervisor", "--name", name]
-    supervisor = subprocess.Popen([*command, "--budget", str(1 << 30)], start_new_session=True)
-    wait_until(lambda: _answers(name))
-    yield name
-    if _answers(name):
-        client = Client(name)
-        client.shutdown()
-        client.close()
-    supervisor.wait()
-    wait_until(lambda: not processes("--name", name))
-    assert f"-{name}" not in Path("/proc/net/unix").read_text()
-
-
-def _answers(name: str) -> bool:
-    try:
-        Client(name).close()
-    except StoreUnavailableError:
-        return False
-    return True
-
-
 def test_a_server_starts_new_supervisors_which_can_start_a_new_server(standalone: str) -> None:
     client = connect(standalone)
     object_id = client.put(pa.table({"x": pc.add(pa.array(range(5000)), 1)}))
@@ -186,7 +152,7 @@ def test_all_killed_at_once_is_the_end(standalone: str) -> None:
         os.kill(pid, signal.SIGSTOP)  # it must not see the others' end
     for pid in pids:
         kill(pid)
-    assert not _answers(standalone)
+    assert not is_there(standalone)
 
 
 def test_a_supervisor_that_was_left_behind_starts_no_server(standalone: str) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.node import test_requests
-from tests.node.test_hostile import memfd
-from tests.node.test_requests import malformed
+from tests.helpers import requests
+from tests.helpers.peers import memfd
 from zerrow_store.errors import InternalError, ObjectNotFoundError, ProtocolError, StoreFullError
 from zerrow_store.protocol import events, framing, messages
 from zerrow_store.protocol.wire_errors import decode_error, describe
@@ -86,7 +85,7 @@ def test_what_is_malformed_changes_nothing_and_what_is_well_formed_counts(replic
     for kind, body in WELL_FORMED.items():
         before, known = state(replica), dict(replica.descriptors)
         refused = 0
-        for wrong in (*malformed(body), None, b""):
+        for wrong in (*requests.malformed(body), None, b""):
             if is_good(kind, wrong):  # after all, as None for a message
                 continue
             came = frame(kind, wrong)
@@ -166,7 +165,7 @@ REPLIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", REPLIES)
 def test_a_reply_that_is_malformed_is_an_error(kind: str) -> None:
-    request = messages.decode(kind, raw(test_requests.WELL_FORMED[kind]))
+    request = messages.decode(kind, raw(requests.WELL_FORMED[kind]))
     good = REPLIES[kind]
     decoded = messages.decode_reply(request, raw(good))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(decoded)) == good

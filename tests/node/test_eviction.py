@@ -16,15 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.node.helpers import Store, Worker, kill, spilled_files, supervisors_of, wait_until
-from tests.node.test_spill import BUDGET, NBYTES, disk, make
+from tests.helpers.processes import kill, spilled_files
+from tests.helpers.python import Worker
+from tests.helpers.small_store import BUDGET, NBYTES, make
+from tests.helpers.stores import Store, supervisors_of
+from tests.helpers.waiting import wait_until
 from zerrow_store.client.client import Client
 from zerrow_store.decache import read_parquet
 from zerrow_store.errors import ObjectLostError, StoreFullError
 from zerrow_store.native import _native
 from zerrow_store.protocol.sockets import running_stores
-
-__all__ = ["disk"]  # a fixture
 
 Make = Callable[[str], Store]
 
@@ -470,7 +471,7 @@ def test_kill_9_of_the_store_while_it_spills(store: Make, disk: Path) -> None:
     for round_ in range(2):
         producer, killed = spilling.worker(), disk / f"killed{round_}"
         producer.start(f"""
-            from tests.node.test_spill import make
+            from tests.helpers.small_store import make
             ids = []
             while len(ids) < 12 or not os.path.exists({str(killed)!r}):
                 ids.append(client.put(make({len(ids)} + len(ids))))
@@ -499,7 +500,7 @@ def test_kill_9_of_all_of_a_store_leaves_no_files(name: str, disk: Path) -> None
             producer = Worker()
             producer.do(f"import zerrow_store; client = zerrow_store.connect({name!r})")
             producer.start("""
-                from tests.node.test_spill import make
+                from tests.helpers.small_store import make
                 while True:
                     client.put(make(0))
             """)

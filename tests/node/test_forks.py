@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import zerrow_store
-from tests.node.helpers import Store
+from tests.helpers.stores import Store
 from zerrow_store import forks
 
 PACKAGE = Path(zerrow_store.__file__).parent

@@ -9,13 +9,13 @@ import socket
 import struct
 
 import msgpack
-import msgspec
 import pytest
 
-from tests.node.conftest import table
+from tests.helpers.data import table
+from tests.helpers.peers import HELLO, Peer, memfd
 from zerrow_store.errors import ProtocolError
 from zerrow_store.native import _native
-from zerrow_store.protocol import framing, sockets
+from zerrow_store.protocol import framing
 
 REQUESTS = [
     "hello",
@@ -29,64 +29,6 @@ REQUESTS = [
     "list",
     "stats",
 ]
-HELLO = [framing.PROTOCOL_VERSION, "client", b""]
-
-
-@pytest.fixture
-def bystander(client):
-    """A client with data, which has to be there and right in the end."""
-    object_id = client.put(table())
-    yield client
-    assert client.get(object_id).equals(table())
-    (info,) = client.list()
-    assert info.object_id == object_id
-
-
-class Peer:
-    """A raw connection."""
-
-    def __init__(self, name: str, greet: bool = True) -> None:
-        self.socket = sockets.connect(name)
-        self.socket.settimeout(10)
-        self.reader = framing.FrameReader()
-        self.descriptors = []
-        if greet:
-            assert self.ask("hello", HELLO)[0] == "reply"
-
-    def ask(self, kind, body, fds=()):
-        try:
-            framing.send(self.socket, framing.pack(kind, 1, body, len(fds)), fds)
-        except BrokenPipeError:
-            return None
-        return self.answer()
-
-    def refused(self, kind, body, fds=()):
-        """Whether the store refuses a request, and only that: the connection goes on."""
-        answer = self.ask(kind, body, fds)
-        goes_on = self.ask("stats", [])
-        return (answer[0], answer[2][0], goes_on[0]) == ("error", "ProtocolError", "reply")
-
-    def answer(self):
-        """The next frame, or None when the store hung up."""
-        try:
-            while (frame := self.reader.next()) is None:
-                if not self.reader.feed(self.socket):
-                    return None
-        except ConnectionResetError:
-            return None
-        self.descriptors += frame.descriptors
-        return frame.kind, frame.request_id, msgspec.msgpack.decode(frame.raw)
-
-    def close(self) -> None:
-        self.reader.close()
-        self.socket.close()
-
-
-@pytest.fixture
-def peer(name, bystander):
-    raw = Peer(name)
-    yield raw
-    raw.close()
 
 
 @pytest.mark.parametrize(
@@ -166,13 +108,6 @@ def test_random_bytes(name, bystander):
             raw.socket.sendall(rng.randbytes(rng.randrange(1, 5000)))
         raw.close()
     assert bystander.stats().objects == 1
-
-
-def memfd(size: int, seals: int = fcntl.F_SEAL_SHRINK) -> int:
-    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
 
 
 @pytest.mark.parametrize("what", ["unsealed", "size", "pipe", "file", "none", "id"])

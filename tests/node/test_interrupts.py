@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.interrupts import steps
-from tests.node.conftest import eventually
+from tests.helpers.interrupts import steps
+from tests.helpers.waiting import eventually
 from zerrow_store.client.client import Client
 from zerrow_store.errors import ObjectExistsError
 from zerrow_store.native import _native
@@ -53,7 +53,9 @@ def test_what_was_put_stays_as_it_was(
         assert client.get(kept)["x"].unique().to_pylist() == [number]
         client.delete(kept)
         del written_since
-        eventually(lambda: client.stats().objects == 0, "nothing is left of an interrupted put")
+        eventually(
+            lambda: client.stats().objects == 0, "nothing is left of an interrupted put", seconds=20
+        )
 
 
 def test_an_object_whose_id_was_taken_stays(client: Client) -> None:
@@ -85,7 +87,11 @@ def test_no_hold_is_left(client: Client, operation: Callable[[Client, bytes], No
         with interrupt:
             operation(client, object_id)
         gc.collect()
-        eventually(lambda: client.list()[0].holds == 0, "no hold is left of an interrupted request")
+        eventually(
+            lambda: client.list()[0].holds == 0,
+            "no hold is left of an interrupted request",
+            seconds=20,
+        )
     assert client.get(object_id)["x"].unique().to_pylist() == [7]
 
 

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 import zerrow_store
-from tests.node.conftest import alive, eventually, pinned, table
-from tests.node.helpers import both_supervisors, memory_files, supervisors_of
+from tests.helpers.arena import pinned
+from tests.helpers.data import table
+from tests.helpers.processes import alive, memory_files
+from tests.helpers.python import zerrow
+from tests.helpers.stores import both_supervisors, supervisors_of
+from tests.helpers.waiting import eventually
 
 PRODUCER = """
 import sys, time, zerrow_store, pyarrow as pa
-from tests.node.conftest import table
+from tests.helpers.data import table
 client = zerrow_store.connect(sys.argv[1])
 client.put(table(), object_id=b"made")
 unpublished = table(5_000_000)
@@ -63,12 +67,14 @@ def test_a_dead_producers_objects_stay_and_the_rest_is_given_back(client, name):
     before = memory_file_bytes(server)
     kill(producer)
     eventually(
-        lambda: memory_file_bytes(server) < before - 70_000_000, "unpublished memory is given back"
+        lambda: memory_file_bytes(server) < before - 70_000_000,
+        "unpublished memory is given back",
+        seconds=20,
     )
     assert client.get(b"made").equals(table())
     segments = client.stats().segments
     client.delete(b"made")
-    eventually(lambda: client.stats().segments == segments - 1, "the segment is gone")
+    eventually(lambda: client.stats().segments == segments - 1, "the segment is gone", seconds=20)
 
 
 def test_a_dead_consumers_holds_end(client, name):
@@ -77,7 +83,7 @@ def test_a_dead_consumers_holds_end(client, name):
     client.delete(b"held")
     assert client.stats().bytes_stored == table().nbytes
     kill(consumer)
-    eventually(lambda: client.stats().bytes_stored == 0, "its holds have ended")
+    eventually(lambda: client.stats().bytes_stored == 0, "its holds have ended", seconds=20)
 
 
 def test_the_server_dies_and_nothing_is_lost(client, name):
@@ -89,7 +95,7 @@ def test_the_server_dies_and_nothing_is_lost(client, name):
     client.delete(hidden)
     pid = client.stats().pid
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: client.stats().pid != pid, "the store is back")
+    eventually(lambda: client.stats().pid != pid, "the store is back", seconds=20)
     assert view.equals(table())
     assert hidden_view.equals(table(start=3))
     assert client.get(object_id).equals(table())
@@ -99,8 +105,8 @@ def test_the_server_dies_and_nothing_is_lost(client, name):
     assert client.get(client.put(table(start=7))).equals(table(start=7))
     del view, hidden_view
     client.delete([info.object_id for info in client.list()])
-    eventually(lambda: client.stats().bytes_stored == 0, "all is freed")
-    eventually(lambda: pinned() == before, "all is unpinned")
+    eventually(lambda: client.stats().bytes_stored == 0, "all is freed", seconds=20)
+    eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
 
 
 def test_again_and_again(client):
@@ -117,13 +123,8 @@ def supervisor_of(name: str) -> int | None:
     return next(iter(supervisors_of(name)), None)
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "zerrow_store.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 def test_a_store_without_its_supervisor_gets_a_new_one(name):
-    assert run("start", "--name", name, "--memory", "1GiB").returncode == 0
+    assert zerrow("start", "--name", name, "--memory", "1GiB").returncode == 0
     client = zerrow_store.connect(name)
     object_id = client.put(table())
     server = client.stats().pid
@@ -136,8 +137,10 @@ def test_a_store_without_its_supervisor_gets_a_new_one(name):
     os.kill(server, signal.SIGKILL)
     assert client.get(object_id).equals(table())
     last = client.stats().pid
-    assert run("stop", "--name", name).returncode == 0
-    eventually(lambda: not alive(last) and supervisor_of(name) is None, "both have ended")
+    assert zerrow("stop", "--name", name).returncode == 0
+    eventually(
+        lambda: not alive(last) and supervisor_of(name) is None, "both have ended", seconds=20
+    )
     assert name not in Path("/proc/net/unix").read_text()
     with pytest.raises(zerrow_store.StoreUnavailableError):
         zerrow_store.connect(name)

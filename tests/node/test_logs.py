@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.helpers import kill, wait_until
+from tests.helpers.processes import kill
+from tests.helpers.waiting import wait_until
 from zerrow_store import connect, logs
 from zerrow_store.protocol import sockets
 from zerrow_store.server.supervisor import Supervisor

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.helpers import Store, memory_files
+from tests.helpers.processes import memory_files
+from tests.helpers.stores import Store
 from zerrow_store.native import _native
 from zerrow_store.protocol.reports import SegmentMemory
 

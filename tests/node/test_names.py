@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.node.conftest import eventually, pinned, table
-from tests.node.helpers import Store, kill, supervisors_of
-from tests.node.test_spill import disk, make, small
+from tests.helpers.arena import pinned
+from tests.helpers.data import table
+from tests.helpers.processes import kill
+from tests.helpers.small_store import make
+from tests.helpers.stores import Store, supervisors_of
+from tests.helpers.waiting import eventually
 from zerrow_store.errors import ObjectExistsError, ObjectNotFoundError, StoreFullError
-
-__all__ = ["disk", "small"]  # fixtures
 
 ROWS = 100_000
 NBYTES = table().nbytes
@@ -58,12 +59,14 @@ def test_a_second_put_replaces_the_object(client) -> None:
     assert view.equals(table())
     assert client.stats().bytes_stored == 2 * NBYTES
     del view
-    eventually(lambda: client.stats().bytes_stored == NBYTES, "the first one is freed")
+    eventually(lambda: client.stats().bytes_stored == NBYTES, "the first one is freed", seconds=20)
     client.put(table(start=2), name="prices")
-    eventually(lambda: client.stats().bytes_stored == NBYTES, "the second one is freed at once")
+    eventually(
+        lambda: client.stats().bytes_stored == NBYTES, "the second one is freed at once", seconds=20
+    )
     client.delete_named("prices")
-    eventually(lambda: client.stats().bytes_stored == 0, "nothing is left")
-    eventually(lambda: pinned() == before, "all is unpinned")
+    eventually(lambda: client.stats().bytes_stored == 0, "nothing is left", seconds=20)
+    eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
 
 
 def test_a_put_that_fails_leaves_what_has_the_name(client) -> None:
@@ -83,7 +86,7 @@ def test_what_is_no_name(client, wrong) -> None:
         with pytest.raises((TypeError, ValueError)):
             action()
     assert client.list() == []
-    eventually(lambda: pinned() == before, "nothing stays pinned")
+    eventually(lambda: pinned() == before, "nothing stays pinned", seconds=20)
 
 
 def test_any_text_is_a_name(client) -> None:
@@ -123,7 +126,7 @@ def test_names_outlive_a_crash_of_the_server(store: Store) -> None:
     client.delete_named("deleted")
     server = store.server_pid()
     os.kill(server, signal.SIGKILL)
-    eventually(lambda: client.stats().pid != server, "the store is back")
+    eventually(lambda: client.stats().pid != server, "the store is back", seconds=20)
     assert client.get_named("kept").equals(table())
     assert client.get_named("replaced").equals(table(start=2))
     with pytest.raises(ObjectNotFoundError):
@@ -131,7 +134,9 @@ def test_names_outlive_a_crash_of_the_server(store: Store) -> None:
     assert view.equals(table(start=1))
     client.put(table(start=4), name="kept")
     del view
-    eventually(lambda: client.stats().bytes_stored == 2 * NBYTES, "what was replaced is freed")
+    eventually(
+        lambda: client.stats().bytes_stored == 2 * NBYTES, "what was replaced is freed", seconds=20
+    )
     assert sorted(info.name for info in client.list()) == ["kept", "replaced"]
 
 
@@ -140,15 +145,17 @@ def test_names_reach_a_supervisor_that_comes_later(store: Store) -> None:
     client.put(table(), name="kept")
     view = client.get_named("kept")
     client.put(table(start=1), name="kept")
-    eventually(store.is_complete, "the second supervisor is there")
+    eventually(store.is_complete, "the second supervisor is there", seconds=20)
     for spare in supervisors_of(store.name):
         kill(spare)
     eventually(
-        lambda: supervisors_of(store.name) and store.is_complete(), "there is another supervisor"
+        lambda: supervisors_of(store.name) and store.is_complete(),
+        "there is another supervisor",
+        seconds=20,
     )
     server = store.server_pid()
     kill(server)
-    eventually(lambda: client.stats().pid != server, "the store is back")
+    eventually(lambda: client.stats().pid != server, "the store is back", seconds=20)
     assert client.get_named("kept").equals(table(start=1))
     assert view.equals(table())
 

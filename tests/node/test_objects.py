@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import zerrow_store
-from tests import arrow_strategies
-from tests.node.conftest import BUDGET, eventually, pinned, table
-from tests.sipc.conftest import MOVING
+from tests.helpers import arrow_strategies
+from tests.helpers.arena import pinned
+from tests.helpers.data import table
+from tests.helpers.publishing import MOVING
+from tests.helpers.waiting import eventually
 from zerrow_store.client.connection import Connection
 from zerrow_store.native import _native
 from zerrow_store.server.supervisor import Supervisor
@@ -30,7 +32,7 @@ def test_round_trip_and_listing(client):
     assert (info.object_id, info.nbytes) == (object_id, data.nbytes)
     stats = client.stats()
     assert (stats.objects, stats.bytes_stored) == (1, data.nbytes)
-    assert (stats.bytes_shared + stats.bytes_copied, stats.budget) == (data.nbytes, BUDGET)
+    assert (stats.bytes_shared + stats.bytes_copied, stats.budget) == (data.nbytes, 1 << 30)
     assert stats.bytes_copied <= EDGES * 2  # one buffer in each column
 
 
@@ -77,7 +79,7 @@ def test_an_object_never_changes(client):
         client.put(table(start=5), object_id=object_id)
     assert client.get(b"mine").equals(table())
     client.delete(b"mine")
-    eventually(lambda: pinned() == before, "all is unpinned")
+    eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
 
 
 def test_a_put_that_does_not_fit_says_so_and_leaves_nothing(name):
@@ -92,7 +94,7 @@ def test_a_put_that_does_not_fit_says_so_and_leaves_nothing(name):
     assert caught.value.budget == 1 << 20
     assert client.get(kept).equals(table(10_000))
     client.delete(kept)
-    eventually(lambda: pinned() == before, "all is unpinned")
+    eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
     client.close()
     small.stop()
 
@@ -106,8 +108,8 @@ def test_a_view_alone_keeps_the_bytes(client):
     np.testing.assert_array_equal(view, np.arange(10, 15))
     del view
     gc.collect()
-    eventually(lambda: client.stats().bytes_stored == 0, "the bytes are freed")
-    eventually(lambda: pinned() == before, "all is unpinned")
+    eventually(lambda: client.stats().bytes_stored == 0, "the bytes are freed", seconds=20)
+    eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
 
 
 def test_resharing_one_column_keeps_just_that_column(client):
@@ -116,7 +118,9 @@ def test_resharing_one_column_keeps_just_that_column(client):
     assert client.stats().bytes_stored == table().nbytes
     client.delete(whole)
     gc.collect()
-    eventually(lambda: client.stats().bytes_stored == table()["x"].nbytes, "one column is left")
+    eventually(
+        lambda: client.stats().bytes_stored == table()["x"].nbytes, "one column is left", seconds=20
+    )
     assert client.get(part)["x"].equals(table()["x"])
 
 
@@ -130,7 +134,7 @@ def test_putting_twice_stores_once_and_frees_once(client):
     third = client.put(data)
     client.delete([second, third])
     gc.collect()
-    eventually(lambda: pinned() == before, "all is unpinned")
+    eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
     assert client.get(client.put(data)).equals(data)
 
 
@@ -142,14 +146,18 @@ def test_transient_and_owned_objects(client, name):
     assert view.equals(table())
     assert client.stats().objects == 1
     del view
-    eventually(lambda: client.stats().objects == 0, "the transient object is gone")
+    eventually(lambda: client.stats().objects == 0, "the transient object is gone", seconds=20)
     child = os.fork()
     if child == 0:
         mine = _native.encode(table())
         client.publish(b"owned", mine, mine.message, owned=True)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    eventually(lambda: client.stats().bytes_stored == 0, "the owned object went with its process")
+    eventually(
+        lambda: client.stats().bytes_stored == 0,
+        "the owned object went with its process",
+        seconds=20,
+    )
 
 
 def test_a_forked_child_has_a_connection_of_its_own(client):
@@ -182,7 +190,7 @@ def test_threads_share_a_client(client):
         thread.join()
     assert not wrong
     gc.collect()
-    eventually(lambda: client.stats().bytes_stored == 0, "all is freed")
+    eventually(lambda: client.stats().bytes_stored == 0, "all is freed", seconds=20)
 
 
 def test_thousands_of_objects_leave_nothing(client):
@@ -197,14 +205,14 @@ def test_thousands_of_objects_leave_nothing(client):
             client.get(object_id)
             client.delete(object_id)
 
-    eventually(lambda: client.stats().supervisors == 2, "both supervisors are there")
+    eventually(lambda: client.stats().supervisors == 2, "both supervisors are there", seconds=20)
     cycle(100)
     gc.collect()
     before, pins = usage(), pinned()
     cycle(3_000)
     gc.collect()
-    eventually(lambda: client.stats().bytes_stored == 0, "all is freed")
-    eventually(lambda: pinned() <= pins, "all is unpinned")
+    eventually(lambda: client.stats().bytes_stored == 0, "all is freed", seconds=20)
+    eventually(lambda: pinned() <= pins, "all is unpinned", seconds=20)
     own, servers, maps = usage()
     # Something of earlier tests may have been on its way out before.
     assert own <= before[0]
@@ -235,6 +243,6 @@ def test_a_transient_object_is_held_whose_answer_was_lost(client, monkeypatch):
     monkeypatch.setattr(Connection, "send", sent_again)
     again = client.publish_transient(b"transient", _native.encode(table()))
     del kept
-    eventually(lambda: client.list()[0].holds == 1, "the first hold is gone")
+    eventually(lambda: client.list()[0].holds == 1, "the first hold is gone", seconds=20)
     del again
-    eventually(lambda: client.stats().objects == 0, "the object is gone")
+    eventually(lambda: client.stats().objects == 0, "the object is gone", seconds=20)

@@ -6,9 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.node.conftest import eventually, table
-from tests.node.helpers import Store, kill, wait_until
-from tests.node.test_owners import owner
+from tests.helpers.data import table
+from tests.helpers.owners import owner
+from tests.helpers.processes import kill
+from tests.helpers.stores import Store
+from tests.helpers.waiting import eventually, wait_until
 from zerrow_store.client.observe import ask
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.protocol import messages as m
@@ -119,6 +121,6 @@ def test_the_history_ends_with_now(store):
     assert sample.bytes_stored == stats.bytes_stored == table().nbytes
     assert (sample.bytes_shared, sample.bytes_copied) == (stats.bytes_shared, stats.bytes_copied)
     assert sample.resident >= sample.bytes_stored
-    eventually(lambda: len(ask(store.name, m.History())) > 1, "a sample was taken")
+    eventually(lambda: len(ask(store.name, m.History())) > 1, "a sample was taken", seconds=20)
     times = [each.when for each in ask(store.name, m.History())]
     assert times == sorted(times)

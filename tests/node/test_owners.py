@@ -6,42 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.node.conftest import eventually, table
-from tests.node.helpers import Store, Worker, kill, wait_until
+from tests.helpers.data import table
+from tests.helpers.owners import PUBLISH, owner
+from tests.helpers.processes import kill
+from tests.helpers.python import Worker
+from tests.helpers.stores import Store
+from tests.helpers.waiting import eventually, wait_until
 from zerrow_store.client.client import Client
 from zerrow_store.errors import NoOwnerError
 from zerrow_store.native import _native
 from zerrow_store.protocol.messages import Carrier
 
 BUDGET = 64 << 20
-PUBLISH = """
-    from zerrow_store.native import _native
-    from zerrow_store.protocol.messages import Carrier
-    rows = pa.array(range(100_000), pa.int64())
-    def publish(object_id, reference, owner_id=b""):
-        data = pa.table({"x": pc.add(rows, 1)})
-        try:
-            client.publish(object_id, _native.encode(data), carrier=Carrier(reference, owner_id))
-        except zerrow_store.errors.NoOwnerError:
-            return False
-        return True
-"""
-OWNER = """
-    import zerrow_store
-    from zerrow_store.client.client import Client
-    class Owner:
-        id = {id!r}
-        def __init__(self):
-            self.asked, self.adopted = [], []
-        def claims(self, object_id, reference):
-            self.asked.append((object_id, reference))
-            return reference.startswith(self.id)
-        def adopts(self, object_id, reference):
-            self.adopted.append((object_id, reference))
-    zerrow_store.memory.start()
-    owner = Owner()
-    owning = Client({name!r}, owner=owner)
-"""
 
 
 @pytest.fixture
@@ -55,12 +31,6 @@ def store(name: str) -> Iterator[Store]:
 def producer(store: Store) -> Worker:
     worker = store.worker()
     worker.do(PUBLISH)
-    return worker
-
-
-def owner(store: Store, owner_id: bytes) -> Worker:
-    worker = store.worker()
-    worker.do(OWNER.format(id=owner_id, name=store.name))
     return worker
 
 
@@ -87,7 +57,7 @@ def test_an_object_outlives_its_producer_and_ends_with_its_owner(store, producer
     for object_id in (b"known", b"claimed"):
         client.hold(object_id)
     anna.kill()
-    eventually(lambda: stored(store) == 0, "the owner's objects are gone")
+    eventually(lambda: stored(store) == 0, "the owner's objects are gone", seconds=20)
 
 
 def test_the_owner_is_found_and_asked_first_from_then_on(store, producer):
@@ -171,7 +141,7 @@ def test_a_producer_that_ends_while_its_object_is_asked_about(store, producer):
     wait_until(lambda: anna.do("owner.asked") or stored(store) == 0)
     # Where she was quicker than the news of its end it is hers, as any other.
     anna.do("owning.delete(b'object', missing_ok=True)")
-    eventually(lambda: stored(store) == 0, "nothing of it is left")
+    eventually(lambda: stored(store) == 0, "nothing of it is left", seconds=20)
 
 
 def test_a_store_that_was_started_again_tells_owners_once_more(store, producer):
@@ -183,7 +153,7 @@ def test_a_store_that_was_started_again_tells_owners_once_more(store, producer):
     wait_until(lambda: anna.do("owner.adopted") == [(b"object", b"item")])
     assert producer.do("publish(b'claimed', b'anna 1')")
     anna.do("owning.delete([b'object', b'claimed'])")
-    eventually(lambda: stored(store) == 0, "the objects are gone")
+    eventually(lambda: stored(store) == 0, "the objects are gone", seconds=20)
 
 
 def test_what_is_published_again_is_there_already_whoever_owns_it(store, producer):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.helpers import Store, spilled_files, wait_until
-from tests.node.test_spill import BUDGET, NBYTES, disk, make
+from tests.helpers.processes import spilled_files
+from tests.helpers.small_store import BUDGET, NBYTES, make
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store import _disk
 from zerrow_store.budget import HIGH_WATERMARK
-
-__all__ = ["disk"]  # a fixture
 
 WINDOW = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,7 +71,7 @@ def test_what_is_written_does_not_stay(tmp_path: Path) -> None:
 def test_what_was_read_stays_as_far_as_there_is_room(store: Store) -> None:
     # Another process makes them: this one may have other tests' memory.
     client, producer = store.connected(), store.worker()
-    producer.do("from tests.node.test_spill import make")
+    producer.do("from tests.helpers.small_store import make")
     ids = producer.do("[client.put(make(n)) for n in range(32)]")
     assert cached_of(store) <= NBYTES
     for n, object_id in enumerate(ids):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store
+from tests.helpers.stores import Store
 
 ROWS = 100_000
 

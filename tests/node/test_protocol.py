@@ -2,7 +2,6 @@
 
 import array
 import contextlib
-import fcntl
 import os
 import resource
 import socket
@@ -18,47 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.node.helpers import Store, descriptors, wait_until
+from tests.helpers.peers import SEGMENT, Raw, memfd, shared_file, unharmed
+from tests.helpers.processes import descriptors
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol import events, framing, sockets
 from zerrow_store.server.object_table import ObjectTable
 
 KINDS = ["hello", "attach", "put", "get", "hold", "release", "segments", "delete", "list", "stats"]
-SEGMENT = b"s" * 16
-
-
-class Raw:
-    """A connection that says what the test wants it to say."""
-
-    def __init__(self, name: str, *, greet: bool = True) -> None:
-        self.socket = sockets.connect(name)
-        self.reader = framing.FrameReader()
-        if greet:
-            assert self.ask("hello", [framing.PROTOCOL_VERSION, "client", b""])[0] == "reply"
-
-    def ask(self, kind: str, body: Any, fds: list[int] | None = None) -> tuple[str, Any]:
-        """Send a request; returns (kind, body) of what comes back, ("end", None) if it hangs up."""
-        return self.raw(framing.pack(kind, 1, body, len(fds or ())), fds)
-
-    def refused(self, kind: str, body: Any, fds: list[int] | None = None) -> bool:
-        """Whether the store refuses a request, and only that: the connection goes on."""
-        answer, error = self.ask(kind, body, fds)
-        goes_on, _ = self.ask("stats", [])
-        return (answer, goes_on) == ("error", "reply") and error[0] == "ProtocolError"
-
-    def raw(self, data: bytes, fds: list[int] | None = None) -> tuple[str, Any]:
-        try:
-            framing.send(self.socket, data, fds or ())
-            while (frame := self.reader.read(self.socket)).kind not in ("reply", "error"):
-                frame.close()
-        except OSError:
-            return "end", None
-        frame.close()
-        return frame.kind, msgspec.msgpack.decode(frame.raw)
-
-    def close(self) -> None:
-        self.socket.close()
-        self.reader.close()
 
 
 @pytest.fixture
@@ -66,29 +33,6 @@ def raw(store: Store) -> Iterator[Raw]:
     made = Raw(store.name)
     yield made
     made.close()
-
-
-@contextlib.contextmanager
-def unharmed(store: Store) -> Iterator[None]:
-    """Somebody else's object is there before and after, and the server is the same process."""
-    client = store.connected()
-    table = pa.table({"x": pc.add(pa.array(range(5000)), 1)})
-    object_id = client.put(table)
-    before = client.stats()
-    yield
-    assert client.get(object_id).equals(table)
-    after = client.stats()
-    assert (after.pid, after.bytes_stored) == (before.pid, before.bytes_stored)
-    client.delete(object_id)
-    # The view of it ends in a thread of its own: the next example is not to see it.
-    wait_until(lambda: client.stats().bytes_stored == before.bytes_stored - table.nbytes)
-
-
-def memfd(size: int = 1 << 20, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW) -> int:
-    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
 
 
 _JUNK = st.recursive(
@@ -163,14 +107,6 @@ def test_a_hello_comes_first_and_names_the_version(store: Store) -> None:
     assert old.ask("stats", [])[0] == "end"
     early.close()
     old.close()
-
-
-def shared_file(mode: int) -> int:
-    """Make a file that takes no seals, as those in huge pages."""
-    fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, mode)
-    os.ftruncate(fd, 1 << 20)
-    os.fchmod(fd, mode)
-    return fd
 
 
 def test_only_proper_shared_memory_is_a_segment(store: Store, tmp_path: Any) -> None:

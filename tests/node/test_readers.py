@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store, Worker, kill, wait_until
-from tests.node.test_absence import Away
-from tests.node.test_ends import standalone
+from tests.helpers.processes import kill
+from tests.helpers.python import Worker
+from tests.helpers.stores import Away, Store
+from tests.helpers.waiting import wait_until
 from zerrow_store import Client, StoreFullError
 from zerrow_store.processes import start_time
 from zerrow_store.protocol import events
@@ -21,8 +22,6 @@ from zerrow_store.server import readers
 from zerrow_store.server.effects import Effects
 from zerrow_store.server.readers import Readers
 from zerrow_store.server.state import State
-
-__all__ = ["standalone"]  # a fixture
 
 ROWS = 2_000_000
 BUDGET = 128 << 20

@@ -9,45 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store, kill, spilled_files, wait_until
-from tests.node.test_protocol import SEGMENT, Raw, shared_file
+from tests.helpers.arena import resident
+from tests.helpers.peers import SEGMENT, Raw, shared_file
+from tests.helpers.processes import kill, spilled_files
+from tests.helpers.small_store import BUDGET, NBYTES, ROWS, make
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import StoreFullError
-from zerrow_store.native import _native
 from zerrow_store.server.effects import Effects
 from zerrow_store.server.spill import Spiller
 from zerrow_store.server.state import State
-
-BUDGET = 64 << 20
-ROWS = 1 << 20
-NBYTES = 8 * ROWS
-
-
-@pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory for spilled files; ext4 or the like, as the tests' own directory is."""
-    monkeypatch.setenv("ZERROW_SPILL_DIR", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def small(disk: Path) -> Iterator[Store]:
-    """A store that holds eight tables."""
-    store = Store(f"spill-{os.getpid()}-{os.urandom(4).hex()}", budget=BUDGET)
-    yield store
-    store.stop()
-
-
-def make(n: int) -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(range(1000)), n).take(pa.array([7] * ROWS))})
-
-
-def resident() -> int:
-    """What this process's arena has in memory."""
-    return os.fstat(_native.arena_segment()[1]).st_blocks * 512
 
 
 def test_many_times_the_budget_fits_and_comes_back_equal(small: Store) -> None:

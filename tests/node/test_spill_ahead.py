@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.node.helpers import Store, wait_until
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 from zerrow_store.client.client import Client
 from zerrow_store.errors import StoreFullError
 

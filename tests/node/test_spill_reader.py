@@ -13,13 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.node.helpers import Store, spilled_files
-from tests.node.test_spill import BUDGET, NBYTES, disk, make
+from tests.helpers.processes import spilled_files
+from tests.helpers.small_store import BUDGET, NBYTES, make
+from tests.helpers.stores import Store
 from zerrow_store import _disk
 from zerrow_store.client.client import Client
 from zerrow_store.errors import ObjectLostError
-
-__all__ = ["disk"]  # a fixture
 
 
 @pytest.fixture

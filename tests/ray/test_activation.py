@@ -11,7 +11,8 @@ import ray
 import ray.cloudpickle
 
 import zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS, Moved, total
+from tests.helpers.python import run_python
+from tests.helpers.rays import RAY_OPTIONS, Moved, total
 from zerrow_ray import ray_compat
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -189,7 +190,7 @@ assert zerrow_ray.stats().total.bytes_shared >= {8 * ROWS}
 print("done")
 """
     hook = "def hook():\n    import os\n    os.environ['HOOKED'] = 'yes'\n"
-    assert "done" in run(hook + script)
+    assert "done" in run_python(hook + script, timeout=200)
 
 
 def test_a_worker_without_the_plugin_loads_what_is_exported():
@@ -216,19 +217,7 @@ assert ray.get(A.remote().f.remote()) == 7
 assert zerrow_ray.stats().total.bytes_shared == 0
 print("done")
 """
-    assert "done" in run(script)
-
-
-def run(script: str, **variables: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=os.environ | variables,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert "done" in run_python(script, timeout=200)
 
 
 def test_an_unfit_ray_is_used_without_the_plugin():
@@ -242,7 +231,7 @@ import zerrow_ray
 from zerrow_ray import ray_compat
 print(ray_compat.missing())
 """
-    assert eval(run(script)) == [
+    assert eval(run_python(script, timeout=200)) == [
         "ray._private.worker:Worker.put_object",
         "ray._private.worker:Worker.record_task_log_end",
     ]
@@ -306,7 +295,7 @@ assert len(ray.get(f.remote())) == {ROWS}
 print(zerrow_ray.stats().total.bytes_shared)
 """
     submitted = {"runtime_env": {"worker_process_setup_hook": "zerrow_ray.worker_setup"}}
-    printed = run(script, RAY_JOB_CONFIG_JSON_ENV_VAR=json.dumps(submitted))
+    printed = run_python(script, timeout=200, RAY_JOB_CONFIG_JSON_ENV_VAR=json.dumps(submitted))
     assert int(printed) >= 8 * ROWS
 
 

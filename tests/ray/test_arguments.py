@@ -4,21 +4,15 @@ import gc
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import ray
 
-from tests.ray.conftest import eventually, total
+from tests.helpers.rays import ROWS, make, total
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-ROWS = 1_000_000
 CALLS = 100
-
-
-def make() -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), 0)})
 
 
 def rows(value) -> int:

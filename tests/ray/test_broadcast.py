@@ -8,10 +8,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 import zerrow_ray
-from tests.node.helpers import processes
-from tests.ray.conftest import eventually
-from tests.ray.test_nodes import location_of
-from tests.transfer.helpers import MIB, table
+from tests.helpers.data import MIB, table_of
+from tests.helpers.processes import processes
+from tests.helpers.rays import location_of
+from tests.helpers.waiting import eventually
 from zerrow_ray.config import store_name
 
 RECEIVERS = 4
@@ -22,7 +22,7 @@ SIZE = 32 * MIB
 class Keeper:
     def keep(self, kept: pa.Table) -> bool:
         self.kept = kept
-        return kept.equals(table(SIZE))
+        return kept.equals(table_of(SIZE))
 
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
@@ -53,7 +53,7 @@ def test_a_broadcast(nodes):
     keepers = [Keeper.remote() for _ in range(RECEIVERS)]
     assert len(set(ray.get([keeper.node.remote() for keeper in keepers]))) == RECEIVERS
     here = ray.get_runtime_context().get_node_id()
-    ref = ray.put(table(SIZE))
+    ref = ray.put(table_of(SIZE))
     eventually(lambda: location_of(here), "this node's agent serves")
     (agent,) = processes("zerrow_ray.agent", store_name(here))
     before = written(agent)

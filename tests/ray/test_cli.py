@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -17,7 +16,8 @@ import yaml
 from ray.cluster_utils import Cluster
 
 import zerrow_ray
-from tests.ray.conftest import eventually
+from tests.helpers.rays import ROWS, make
+from tests.helpers.waiting import eventually
 from zerrow_ray.cli import cluster as of_ray
 from zerrow_ray.cli.call_sites import of_frames, of_traceback
 from zerrow_ray.cli.cluster import RayCluster, find
@@ -29,13 +29,8 @@ from zerrow_store.cli.stores import Node
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.protocol.sockets import running_stores
 
-ROWS = 1_000_000
 NBYTES = 8 * ROWS
 RECORDED = ("RAY_record_ref_creation_sites", "RAY_record_task_actor_creation_sites")
-
-
-def make(n: int = 0) -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
 
 
 @ray.remote

@@ -13,7 +13,7 @@ import ray
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests import arrow_strategies
+from tests.helpers import arrow_strategies
 from zerrow_ray import compact
 
 REPEATS = 3000

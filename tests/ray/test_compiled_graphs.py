@@ -10,15 +10,9 @@ import pytest
 import ray
 from ray.dag import InputNode
 
-from tests.ray.conftest import total
+from tests.helpers.rays import ROWS, make, total
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-ROWS = 1_000_000
-
-
-def make() -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), 0)})
 
 
 @ray.remote

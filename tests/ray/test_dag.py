@@ -17,8 +17,9 @@ import ray
 from ray.dag import InputNode, MultiOutputNode
 
 import zerrow_ray
-from tests.capabilities import needs_graphviz, needs_sandboxes
-from tests.ray.conftest import eventually, total
+from tests.helpers.capabilities import needs_graphviz, needs_sandboxes
+from tests.helpers.rays import total
+from tests.helpers.waiting import eventually
 from zerrow_ray import dag
 from zerrow_ray.dag.stores import shared_budget
 from zerrow_ray.jobs import jobs_that_run_dags

@@ -1,6 +1,6 @@
 """What steps report that they needed."""
 
-from tests.memory.helpers import run_python
+from tests.helpers.python import run_python
 
 
 def test_memory_that_was_kept_counts_as_allocated_again() -> None:

@@ -26,7 +26,7 @@ from ray.data.datasource import Partitioning
 from ray.data.expressions import col
 
 import zerrow_ray
-from tests.ray.conftest import Moved, total
+from tests.helpers.rays import Moved, total
 from zerrow_ray.reading import node_client
 
 pytestmark = [

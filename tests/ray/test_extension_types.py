@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from tests.arrow_strategies import PointType
-from tests.ray.conftest import Moved
+from tests.helpers.arrow_strategies import PointType
+from tests.helpers.rays import Moved
 from zerrow_ray import config
 from zerrow_ray.extension_types import is_lost_in_schemas
 

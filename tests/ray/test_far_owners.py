@@ -3,25 +3,17 @@
 import os
 import signal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 import zerrow_ray
-from tests.node.helpers import kill, processes
-from tests.ray.conftest import eventually
-from tests.ray.test_nodes import agents, location_of
+from tests.helpers.processes import kill, processes
+from tests.helpers.rays import agents, location_of, make
+from tests.helpers.waiting import eventually
 from zerrow_ray.config import store_name
 from zerrow_store.client.client import Client
-
-ROWS = 1_000_000
-
-
-def make(n: int) -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
 
 
 @ray.remote(resources={"other": 1})

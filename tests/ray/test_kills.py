@@ -9,20 +9,13 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import ray
 
-from tests.ray.conftest import RAY_OPTIONS, eventually, store_pids, supervisor_pids, total
-
-ROWS = 1_000_000
-
-
-def make(n: int = 0) -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
+from tests.helpers.rays import RAY_OPTIONS, ROWS, make, store_pids, supervisor_pids, total
+from tests.helpers.waiting import eventually
 
 
 @ray.remote
@@ -146,7 +139,7 @@ def f(t):
     return t.append_column("y", t["x"])
 out = f.remote(ref)
 ray.get(out)
-from tests.ray.conftest import store_pids
+from tests.helpers.rays import store_pids
 import psutil
 node = ray.get_runtime_context().get_node_id()
 assert node in open("/proc/net/unix").read()

@@ -11,16 +11,11 @@ import pyarrow.compute as pc
 import pytest
 import ray
 
-from tests.ray.conftest import eventually, store_pids, total
+from tests.helpers.rays import ROWS, make, store_pids, total
+from tests.helpers.waiting import eventually
 from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-ROWS = 1_000_000
-
-
-def make() -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), 0)})
 
 
 @ray.remote

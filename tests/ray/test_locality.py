@@ -11,8 +11,8 @@ from ray.cluster_utils import Cluster
 from ray.experimental import get_local_object_locations
 
 import zerrow_ray
-from tests.ray.conftest import eventually
-from tests.ray.test_nodes import location_of
+from tests.helpers.rays import location_of
+from tests.helpers.waiting import eventually
 
 MB = 1_000_000
 

@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 import zerrow_ray
-from tests.metrics.helpers import Scraped, scrape, value
-from tests.metrics.test_dashboard import names_in, queries
-from tests.node.helpers import kill, processes
-from tests.ray.conftest import RAY_OPTIONS, store_pids
+from tests.helpers.processes import kill, processes
+from tests.helpers.prometheus import Scraped, names_in, queries, scrape, value
+from tests.helpers.rays import RAY_OPTIONS, ROWS, make, store_pids
 from zerrow_ray import metrics
 from zerrow_ray.config import store_name
 from zerrow_store.client.observe import observe
@@ -28,13 +25,8 @@ needs_rays_endpoint = pytest.mark.skipif(
     importlib.util.find_spec("opencensus") is None,
     reason="Ray serves no metrics without what ray[default] installs: make test-metrics",
 )
-ROWS = 1_000_000
 NBYTES = 8 * ROWS
 BUDGET = 1 << 30
-
-
-def make(n: int = 0) -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
 
 
 @ray.remote

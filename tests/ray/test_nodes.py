@@ -10,15 +10,14 @@ import pyarrow.compute as pc
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray.experimental.internal_kv import _internal_kv_get
 
 import zerrow_ray
-from tests.capabilities import needs_openssl
-from tests.node.helpers import kill, processes
-from tests.ray.conftest import eventually
-from tests.transfer.test_tls import Authority
+from tests.helpers.capabilities import needs_openssl
+from tests.helpers.certificates import Authority
+from tests.helpers.processes import kill, processes
+from tests.helpers.rays import agents, location_of, on
+from tests.helpers.waiting import eventually
 from zerrow_ray import transfers
-from zerrow_ray.cluster import location_key
 from zerrow_ray.config import store_name
 from zerrow_store.errors import ProtocolError
 from zerrow_store.transfer.channel import connect
@@ -74,24 +73,8 @@ def two_nodes():
     cluster.shutdown()
 
 
-def on(task, where):
-    return task.options(resources={where: 1})
-
-
 def stored(node_id):
     return zerrow_ray.stats().nodes[node_id].bytes_stored
-
-
-def agents():
-    """The pids of this cluster's transfer agents."""
-    stores = [store_name(node["NodeID"]) for node in ray.nodes()]
-    return [pid for store in stores for pid in processes("zerrow_ray.agent", store)]
-
-
-def location_of(node_id):
-    """Where a node's agent serves; None as long as it does not."""
-    location = _internal_kv_get(location_key(node_id))
-    return None if location is None else location.decode()
 
 
 def test_fetched_once_and_kept_as_long_as_the_reference(two_nodes):
@@ -216,7 +199,8 @@ def test_an_agent_that_has_not_been_replaced_yet_is_waited_for(two_nodes, monkey
 ENCRYPTED = """
 import pyarrow as pa, ray, zerrow_ray
 from ray.cluster_utils import Cluster
-from tests.ray.test_nodes import born, location_of, make, on
+from tests.helpers.rays import location_of, on
+from tests.ray.test_nodes import born, make
 from ray.experimental.internal_kv import _internal_kv_get
 from zerrow_ray import cluster as nodes
 from zerrow_store.transfer.channel import connect

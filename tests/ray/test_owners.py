@@ -7,21 +7,14 @@ import sys
 import textwrap
 import threading
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import ray
 
-from tests.ray.conftest import eventually, total
+from tests.helpers.rays import make, total
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-ROWS = 1_000_000
-
-
-def make(n: int) -> pa.Table:
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), n)})
 
 
 def first(table: pa.Table) -> int:
@@ -179,7 +172,8 @@ def test_a_task_that_is_run_again_returns_the_same(nothing_is_left, tmp_path):
 
 KILLED = """
     import os, signal, time, ray, zerrow_ray
-    from tests.ray.conftest import RAY_OPTIONS, eventually, supervisor_pids, total
+    from tests.helpers.rays import RAY_OPTIONS, supervisor_pids, total
+    from tests.helpers.waiting import eventually
     from tests.ray.test_owners import first, one
     zerrow_ray.init(**RAY_OPTIONS)
     refs = [one.remote(n) for n in range(4)]
@@ -201,7 +195,7 @@ def test_lifetimes_do_not_depend_on_the_supervisors():
 
 SHUT_DOWN = """
     import os, threading, ray, zerrow_ray
-    from tests.ray.conftest import RAY_OPTIONS
+    from tests.helpers.rays import RAY_OPTIONS
     from zerrow_ray import ownership
     from zerrow_ray.session import current_session
 
@@ -233,7 +227,7 @@ def test_ray_is_shut_down_while_owners_are_asked():
 
 SHUT_DOWN_AMID = """
     import logging, os, threading, time, ray, zerrow_ray
-    from tests.ray.conftest import RAY_OPTIONS
+    from tests.helpers.rays import RAY_OPTIONS
     from zerrow_ray import ownership, ray_compat, session, store
 
     zerrow_ray.init(**RAY_OPTIONS)
@@ -267,7 +261,7 @@ def test_ray_is_shut_down_while_a_thread_connects_or_starts_the_store(whose):
 
 LEFT = """
     import os, ray, zerrow_ray
-    from tests.ray.conftest import RAY_OPTIONS
+    from tests.helpers.rays import RAY_OPTIONS
     from zerrow_ray import session, store
 
     zerrow_ray.init(**RAY_OPTIONS)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.ray.test_usage import run_driver
+from tests.helpers.python import run_python
 
 FUNCTIONS = """
 import contextlib, os, time
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, ray, zerrow_ray
-from tests.node.helpers import spilled_files
-from tests.ray.conftest import RAY_OPTIONS
+from tests.helpers.processes import spilled_files
+from tests.helpers.rays import RAY_OPTIONS
 from zerrow_ray import dag
 from zerrow_ray.session import current_session
 
@@ -100,7 +100,7 @@ def test_short_of_memory_everything_is_equal(tmp_path: Path, percent: int) -> No
     (disk := tmp_path / "disk").mkdir()
     (flags := tmp_path / "flags").mkdir()
     memory = str(NEEDED * percent // 100)
-    out = run_driver(EQUAL, ZERROW_MEMORY=memory, ZERROW_SPILL_DIR=str(disk), FLAGS=str(flags))
+    out = run_python(EQUAL, ZERROW_MEMORY=memory, ZERROW_SPILL_DIR=str(disk), FLAGS=str(flags))
     # The lines before are Ray's, of tasks that failed at first.
     assert int(out.split()[-1]) > 0 or percent == 100
     assert list(disk.iterdir()) == []
@@ -161,4 +161,4 @@ assert ray.get(of_any_duration.remote(3)) == table(3)
 def test_a_spoiled_disk_is_an_error_and_what_can_be_made_again_is(tmp_path: Path) -> None:
     (disk := tmp_path / "disk").mkdir()
     (flags := tmp_path / "flags").mkdir()
-    run_driver(SPOILED, ZERROW_MEMORY="64MiB", ZERROW_SPILL_DIR=str(disk), FLAGS=str(flags))
+    run_python(SPOILED, ZERROW_MEMORY="64MiB", ZERROW_SPILL_DIR=str(disk), FLAGS=str(flags))

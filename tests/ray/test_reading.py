@@ -11,7 +11,8 @@ import pytest
 import ray
 
 import zerrow_ray
-from tests.ray.conftest import Moved, eventually, total
+from tests.helpers.rays import Moved, total
+from tests.helpers.waiting import eventually
 from zerrow_ray.reading import node_client
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from tests.ray.conftest import Moved, eventually, total
+from tests.helpers.rays import Moved, total
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

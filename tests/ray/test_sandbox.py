@@ -14,8 +14,9 @@ import ray
 from ray.exceptions import RayTaskError
 
 import zerrow_ray
-from tests.capabilities import needs_sandboxes
-from tests.ray.conftest import eventually, total
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.rays import total
+from tests.helpers.waiting import eventually
 from zerrow_ray.config import store_name
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
 from zerrow_store.protocol import sockets

@@ -11,9 +11,11 @@ import ray
 from ray.exceptions import RayError, TaskCancelledError, WorkerCrashedError
 
 import zerrow_ray
-from tests.capabilities import needs_sandboxes
-from tests.ray.conftest import eventually, total
-from tests.sandbox.conftest import below, groups
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.processes import descendants
+from tests.helpers.rays import total
+from tests.helpers.sandboxes import groups
+from tests.helpers.waiting import eventually
 from zerrow_store.sandbox import cgroups
 
 pytestmark = [needs_sandboxes, pytest.mark.usefixtures("cluster")]
@@ -80,7 +82,7 @@ def test_cancelled(force: bool, big: pa.Table) -> None:
     table = ray.put(big)
     task = blocks.remote(name, table)
     worker = _started(name)
-    inside = below(worker)
+    inside = descendants(worker)
     assert len(inside) >= 4
     call = [pid for pid in inside if _namespace(pid) == _namespace(_children(name)[0])]
     assert len(call) >= 2
@@ -107,7 +109,7 @@ def test_cancelled(force: bool, big: pa.Table) -> None:
 def test_its_worker_is_killed(big: pa.Table) -> None:
     task = blocks.remote("killed", big)
     worker = _started("killed")
-    inside = below(worker)
+    inside = descendants(worker)
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(RayError):
         ray.get(task)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.ray.conftest import eventually
-from tests.ray.test_usage import run_driver
+from tests.helpers.python import run_python
+from tests.helpers.waiting import eventually
 
 PIPELINE = """
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, ray, zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS
+from tests.helpers.rays import RAY_OPTIONS
 zerrow_ray.init(**RAY_OPTIONS)
 ROWS = 2_000_000
 
@@ -66,14 +66,14 @@ print(zerrow_ray.stats().total.bytes_spilled)
 
 
 def test_a_pipeline_of_several_times_the_memory(tmp_path: Path) -> None:
-    out = run_driver(PIPELINE, ZERROW_MEMORY="128MiB", ZERROW_SPILL_DIR=str(tmp_path))
+    out = run_python(PIPELINE, ZERROW_MEMORY="128MiB", ZERROW_SPILL_DIR=str(tmp_path))
     assert out.split() == ["0"]
     assert list(tmp_path.iterdir()) == []
 
 
 SETTINGS = """
 import ray, zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS
+from tests.helpers.rays import RAY_OPTIONS
 from zerrow_ray.settings import announced
 with zerrow_ray.init(memory="256MiB", eviction="lru", **RAY_OPTIONS):
     (node,) = zerrow_ray.stats().nodes.values()
@@ -89,12 +89,12 @@ for wrong in ({"eviction": "magic"}, {"memory": "much"}, {"memory": 0}):
 
 
 def test_a_driver_says_what_stores_may_hold_and_what_goes() -> None:
-    assert run_driver(SETTINGS).split() == [str(256 << 20), "lru", "lru"]
+    assert run_python(SETTINGS).split() == [str(256 << 20), "lru", "lru"]
 
 
 def test_it_does_where_the_environment_switches_the_plugin_on_too() -> None:
     hook = "zerrow_ray.runtime_env_hook"
-    out = run_driver(SETTINGS, RAY_RUNTIME_ENV_HOOK=hook)
+    out = run_python(SETTINGS, RAY_RUNTIME_ENV_HOOK=hook)
     assert out.split() == [str(256 << 20), "lru", "lru"]
 
 
@@ -102,7 +102,7 @@ IN_A_GROUP = """
 import os, sys
 open(os.environ["GROUP"] + "/cgroup.procs", "w").write(str(os.getpid()))
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, ray, zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS
+from tests.helpers.rays import RAY_OPTIONS
 zerrow_ray.init(**{**RAY_OPTIONS, "num_cpus": 2, "object_store_memory": 100 << 20})
 ROWS = 16_000_000
 
@@ -146,7 +146,7 @@ def test_the_limit_of_a_cgroup_is_never_hit(tmp_path: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        out = run_driver(
+        out = run_python(
             IN_A_GROUP, GROUP=str(group), ZERROW_MEMORY="512MiB", ZERROW_SPILL_DIR=str(tmp_path)
         )
         kills = (group / "memory.oom_control").read_text()

@@ -6,7 +6,8 @@ import pyarrow as pa
 import ray
 
 import zerrow_ray
-from tests.ray.conftest import RAY_OPTIONS, eventually
+from tests.helpers.rays import RAY_OPTIONS
+from tests.helpers.waiting import eventually
 from zerrow_store import StoreStats
 from zerrow_store.protocol.reports import CacheStats, SandboxStats, TransferStats
 

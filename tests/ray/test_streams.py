@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from tests.ray.conftest import eventually, total
+from tests.helpers.rays import total
+from tests.helpers.waiting import eventually
 from zerrow_ray import ownership
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -267,7 +268,8 @@ def test_items_are_freed_while_the_stream_goes_on():
 
 KILLED = """
 import os, time, ray, zerrow_ray
-from tests.ray.conftest import eventually, total
+from tests.helpers.rays import total
+from tests.helpers.waiting import eventually
 from tests.ray.test_streams import make, read_later
 
 @ray.remote(max_retries=0)

@@ -5,7 +5,7 @@ import pytest
 import ray
 from hypothesis import HealthCheck, given, settings
 
-from tests import arrow_strategies
+from tests.helpers import arrow_strategies
 from zerrow_ray import config
 
 pytestmark = pytest.mark.usefixtures("cluster", "everything_by_reference")

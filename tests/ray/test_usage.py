@@ -4,9 +4,6 @@ import asyncio
 import dataclasses
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +12,8 @@ import pytest
 import ray
 
 import zerrow_ray
-from tests.ray.conftest import Moved, total
+from tests.helpers.python import run_python
+from tests.helpers.rays import Moved, total
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -203,18 +201,6 @@ def test_fork_in_a_worker():
     assert pc.sum(table["x"]).as_py() == SUM + ROWS
 
 
-def run_driver(code: str, **environment: str) -> str:
-    """Run a driver of its own; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 DRIVER = """
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, ray, zerrow_ray
 {init}
@@ -236,7 +222,7 @@ def cluster_address() -> str:
 
 def test_second_driver_on_the_cluster():
     held = ray.put(make())
-    out = run_driver(DRIVER.format(init=f"zerrow_ray.init(address={cluster_address()!r})"))
+    out = run_python(DRIVER.format(init=f"zerrow_ray.init(address={cluster_address()!r})"))
     shared, copied = map(int, out.split())
     assert shared >= 2 * 8 * ROWS
     assert copied == 0
@@ -244,7 +230,7 @@ def test_second_driver_on_the_cluster():
 
 
 def test_environment_variable_and_no_change_of_code():
-    out = run_driver(
+    out = run_python(
         DRIVER.format(init=f"ray.init(address={cluster_address()!r})"),
         RAY_RUNTIME_ENV_HOOK="zerrow_ray.runtime_env_hook",
     )
@@ -255,7 +241,7 @@ def test_environment_variable_and_no_change_of_code():
 
 def test_registered_after_init_workers_without_the_hook():
     init = f"ray.init(address={cluster_address()!r}); zerrow_ray.register()"
-    shared, copied = map(int, run_driver(DRIVER.format(init=init)).split())
+    shared, copied = map(int, run_python(DRIVER.format(init=init)).split())
     assert shared >= 8 * ROWS
     assert copied == 0
 
@@ -269,7 +255,7 @@ def test_own_setup_hook_runs_first():
     zerrow_ray.init(address={cluster_address()!r}, runtime_env=env)
     print(ray.get(ray.remote(lambda: os.environ["MY_HOOK"]).remote()))
     """
-    assert run_driver(code).strip() == "ran"
+    assert run_python(code).strip() == "ran"
 
 
 def test_without_a_store_tables_take_rays_own_path():
@@ -281,7 +267,7 @@ def test_without_a_store_tables_take_rays_own_path():
     print(zerrow_ray.stats().total.bytes_stored)
     """
     before = total()["bytes_stored"]
-    assert int(run_driver(code, ZERROW_THRESHOLD="1TiB")) == before
+    assert int(run_python(code, ZERROW_THRESHOLD="1TiB")) == before
 
 
 def test_stats_add_up():
@@ -297,7 +283,7 @@ def test_stats_add_up():
 def test_what_does_not_fit_takes_rays_own_path_with_one_warning():
     code = """
     import logging, numpy as np, pyarrow as pa, ray, zerrow_ray
-    from tests.ray.conftest import RAY_OPTIONS
+    from tests.helpers.rays import RAY_OPTIONS
     warnings = []
     handler = logging.Handler()
     handler.emit = lambda record: warnings.append(record.getMessage())
@@ -312,5 +298,5 @@ def test_what_does_not_fit_takes_rays_own_path_with_one_warning():
     (warning,) = warnings
     print(warning)
     """
-    out = run_driver(code, ZERROW_MEMORY="16MiB")
+    out = run_python(code, ZERROW_MEMORY="16MiB")
     assert "StoreFullError: the store is full: 80,000,000 bytes needed, 0 of 16,777,216" in out

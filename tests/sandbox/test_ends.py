@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.capabilities import needs_sandboxes
-from tests.sandbox.conftest import below, eventually, groups, where
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.processes import descendants
+from tests.helpers.sandboxes import groups, where
+from tests.helpers.waiting import eventually
 from zerrow_store import sandbox
 from zerrow_store.cli.main import main
 from zerrow_store.errors import SandboxError, SandboxUnavailableError
@@ -153,7 +155,7 @@ def test_a_host_that_is_killed_takes_its_sandboxes_along(tmp_path: Path) -> None
     host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
     assert host.stdout.readline() == "working\n"
-    inside = below(host.pid)
+    inside = descendants(host.pid)
     assert len(inside) >= 4
     host.send_signal(signal.SIGKILL)
     host.wait()

@@ -20,97 +20,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.capabilities import needs_sandboxes
-from tests.node.helpers import MEMORY_FILES
-from tests.sandbox.conftest import eventually, groups, sandboxes, where
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.escapes import (
+    attempt,
+    marked,
+    memory_has,
+    ptrace,
+    reopen_all,
+    write_by_mprotect,
+    write_by_process_memory,
+    write_by_process_vm,
+)
+from tests.helpers.sandboxes import groups, sandboxes, where
+from tests.helpers.waiting import eventually
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError, SandboxMemoryError, SandboxTimeoutError
 
 pytestmark = needs_sandboxes
 
 
-def attempt(function: Any, *arguments: Any) -> str:
-    """Return "done", or the name of the errno."""
-    try:
-        function(*arguments)
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return "done"
-
-
 # --- writing into an input ---
-
-
-def _write_by_mprotect(t: pa.Table) -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    page = t["x"].chunk(0).buffers()[1].address & ~4095
-    if libc.mprotect(page, 4096, 3) != 0:
-        return errno.errorcode[ctypes.get_errno()]
-    return "done"
-
-
-def _write_by_process_memory(t: pa.Table) -> str:
-    address = t["x"].chunk(0).buffers()[1].address
-
-    def write() -> None:
-        with open("/proc/self/mem", "r+b", 0) as memory:
-            memory.seek(address)
-            memory.write(bytes(8))
-
-    return attempt(write)
-
-
-def _write_by_process_vm(t: pa.Table) -> str:
-    return _process_vm_writev(t["x"].chunk(0).buffers()[1].address)
-
-
-def _process_vm_writev(address: int) -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
-    data = ctypes.create_string_buffer(8)
-    local = (ctypes.c_void_p * 2)(ctypes.addressof(data), 8)
-    remote = (ctypes.c_void_p * 2)(address, 8)
-    if libc.process_vm_writev(os.getpid(), local, 1, remote, 1, 0) < 0:
-        return errno.errorcode[ctypes.get_errno()]
-    return "done"
-
-
-def _ptrace(*_: Any) -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(60)
-        os._exit(0)
-    try:
-        attached = libc.ptrace(16, pid, 0, 0)  # PTRACE_ATTACH
-        return "done" if attached == 0 else errno.errorcode[ctypes.get_errno()]
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-
-
-def _reopen_all(t: pa.Table) -> set[str]:
-    """Reopen the files of all mappings and descriptors for writing, and write."""
-    found = set()
-    for folder in ("/proc/self/map_files", "/proc/self/fd"):
-        for name in os.listdir(folder):
-            path = f"{folder}/{name}"
-            try:
-                if "memfd:zerrow-input" in os.readlink(path):
-                    fd = os.open(path, os.O_RDWR)
-                    found.add(attempt(os.pwrite, fd, bytes(8), 0))
-            except OSError as error:
-                found.add(errno.errorcode[error.errno or 0])
-    return found
 
 
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (_write_by_mprotect, "EACCES"),
-        (_write_by_process_memory, "EIO"),
-        (_write_by_process_vm, "EPERM"),
-        (_ptrace, "EPERM"),
+        (write_by_mprotect, "EACCES"),
+        (write_by_process_memory, "EIO"),
+        (write_by_process_vm, "EPERM"),
+        (ptrace, "EPERM"),
     ],
 )
 def test_an_input_is_not_written(table: pa.Table, write: Any, reason: str) -> None:
@@ -121,7 +59,7 @@ def test_an_input_is_not_written(table: pa.Table, write: Any, reason: str) -> No
 
 
 def test_an_input_is_not_reopened_for_writing(table: pa.Table) -> None:
-    assert "done" not in sandbox.run(_reopen_all, table)
+    assert "done" not in sandbox.run(reopen_all, table)
 
 
 def test_a_descriptor_that_is_kept_cannot_write(table: pa.Table) -> None:
@@ -139,34 +77,11 @@ def test_a_descriptor_that_is_kept_cannot_write(table: pa.Table) -> None:
 # --- reading what was not given ---
 
 
-def _memory_has(marker: bytes, writable: bool = False) -> bool:
-    """Whether the marker (given reversed) is in any file that this process has mapped read-only,
-    or that it has mapped writable."""
-    marker = marker[::-1]
-    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
-        for line in maps.readlines():
-            words = line.split()
-            if not any(name in line for name in MEMORY_FILES) or words[1] != (
-                "rw-s" if writable else "r--s"
-            ):
-                continue
-            start, end = (int(part, 16) for part in words[0].split("-"))
-            for at in range(start, end, 1 << 20):
-                memory.seek(at)
-                if marker in memory.read(min(1 << 20, end - at)):
-                    return True
-    return False
-
-
-def _table_of(marker: bytes) -> pa.Table:
-    return pa.table({"m": pc.binary_join_element_wise(pa.array([marker] * 20_000), b"", b"")})
-
-
 def test_another_table_is_not_seen() -> None:
     secret, given = os.urandom(12).hex().encode(), os.urandom(12).hex().encode()
-    hidden, shown = _table_of(secret), _table_of(given)
-    assert not sandbox.run(lambda t, m: _memory_has(m), shown, secret[::-1])
-    assert sandbox.run(lambda t, m: _memory_has(m), shown, given[::-1])
+    hidden, shown = marked(secret), marked(given)
+    assert not sandbox.run(lambda t, m: memory_has(m), shown, secret[::-1])
+    assert sandbox.run(lambda t, m: memory_has(m), shown, given[::-1])
     assert hidden.num_rows == 20_000
 
 
@@ -175,8 +90,8 @@ def test_the_rows_beside_a_slice_are_not_seen(kind: pa.DataType) -> None:
     secret, given = os.urandom(12).hex(), os.urandom(12).hex()
     plain = pa.array([secret] * 10_000 + [given] * 10_000).cast(kind)
     part = pa.table({"m": plain})[10_000:]
-    assert not sandbox.run(lambda t, m: _memory_has(m), part, secret[::-1].encode())
-    assert sandbox.run(lambda t, m: _memory_has(m), part, given[::-1].encode())
+    assert not sandbox.run(lambda t, m: memory_has(m), part, secret[::-1].encode())
+    assert sandbox.run(lambda t, m: memory_has(m), part, given[::-1].encode())
 
 
 def test_an_output_shows_nothing_but_itself() -> None:
@@ -192,7 +107,7 @@ def test_an_output_shows_nothing_but_itself() -> None:
     table = sandbox.run(compute, secret, memory="128MiB")
     copied = sandbox.stats().bytes_copied
     roomy = {"memory": "1GiB"}  # looking at a file of holes fills them
-    assert not sandbox.run(lambda t, m: _memory_has(m), table, secret[::-1].encode(), **roomy)
+    assert not sandbox.run(lambda t, m: memory_has(m), table, secret[::-1].encode(), **roomy)
     assert sandbox.stats().bytes_copied == copied
 
 

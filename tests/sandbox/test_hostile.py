@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.capabilities import needs_sandboxes
-from tests.sandbox.conftest import descriptors, eventually, mapped
-from tests.sipc.xxh64 import xxh64
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.processes import descriptors
+from tests.helpers.sandboxes import mapped
+from tests.helpers.waiting import eventually
+from tests.helpers.xxh64 import xxh64
 from zerrow_store import sandbox
 from zerrow_store.errors import SandboxError
 from zerrow_store.native import _native

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from tests.capabilities import needs_sandboxes
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.sandboxes import where
 from tests.nightly import sandbox_calls
-from tests.sandbox.conftest import where
 from zerrow_store import sandbox
 
 pytestmark = needs_sandboxes

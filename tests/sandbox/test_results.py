@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests import arrow_strategies
-from tests.capabilities import needs_sandboxes
-from tests.sipc.test_round_trip import EXAMPLES
+from tests.helpers import arrow_strategies
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.examples import EXAMPLES
 from zerrow_store import sandbox
 from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.errors import SandboxError

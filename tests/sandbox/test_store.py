@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.capabilities import needs_sandboxes
-from tests.node.helpers import Store
-from tests.sandbox.conftest import eventually
+from tests.helpers.capabilities import needs_sandboxes
+from tests.helpers.stores import Store
+from tests.helpers.waiting import eventually
 from zerrow_store import sandbox
 
 pytestmark = needs_sandboxes

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.capabilities import needs_sandboxes
-from tests.sandbox import test_escapes as escapes
+from tests.helpers import escapes
+from tests.helpers.capabilities import needs_sandboxes
 from zerrow_store import sandbox
 
 
@@ -47,10 +47,10 @@ def _table() -> pa.Table:
 @pytest.mark.parametrize(
     "write",
     [
-        escapes._write_by_mprotect,
-        escapes._write_by_process_memory,
-        escapes._write_by_process_vm,
-        escapes._ptrace,
+        escapes.write_by_mprotect,
+        escapes.write_by_process_memory,
+        escapes.write_by_process_vm,
+        escapes.ptrace,
     ],
 )
 def test_writing(write: Any) -> None:
@@ -63,7 +63,7 @@ def test_reopening_a_file_that_is_not_sealed() -> None:
         os.ftruncate(fd, 4096)
         reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
         os.close(fd)
-        done = "done" in escapes._reopen_all(pa.table({}))
+        done = "done" in escapes.reopen_all(pa.table({}))
         return done and os.pread(reading, 8, 0) == bytes(8)
 
     assert _unconfined(attempt)
@@ -72,8 +72,8 @@ def test_reopening_a_file_that_is_not_sealed() -> None:
 def test_seeing_another_table() -> None:
     """In the arena of a process, all of its tables are seen."""
     marker = os.urandom(12).hex().encode()
-    hidden = escapes._table_of(marker)
-    assert escapes._memory_has(marker[::-1], writable=True)
+    hidden = escapes.marked(marker)
+    assert escapes.memory_has(marker[::-1], writable=True)
     assert hidden.num_rows == 20_000
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
-from tests.sipc.test_round_trip import EXAMPLES
-from tests.sipc.xxh64 import seal
+from tests.helpers.examples import EXAMPLES
+from tests.helpers.xxh64 import seal
 from zerrow_store.native import _native
 
 EXTREMES = [-1, -2, -3, -4, 0, 1, 2, 7, 255, 1 << 20, 1 << 31, 1 << 32, (1 << 62) + 1]

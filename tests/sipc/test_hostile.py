@@ -10,10 +10,10 @@ import sys
 import pyarrow as pa
 import pytest
 
-from tests.sipc.conftest import Publisher
+from tests.helpers.examples import EXAMPLES
+from tests.helpers.publishing import Publisher
+from tests.helpers.xxh64 import seal, xxh64
 from tests.sipc.fuzz import with_words
-from tests.sipc.test_round_trip import EXAMPLES
-from tests.sipc.xxh64 import seal, xxh64
 from zerrow_store.native import _native
 
 HEADER = struct.Struct("<4sHHQQQQQQ")

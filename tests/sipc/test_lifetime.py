@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.sipc.conftest import Publisher
+from tests.helpers.publishing import Publisher
 from zerrow_store.native import _native
 
 

@@ -1,18 +1,10 @@
 """Encoding where the arena is full, where nothing is captured, and after a fork."""
 
-import subprocess
-import sys
-import textwrap
+from tests.helpers.python import run_python
 
 
 def run(script: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "done\n"
+    assert run_python(script, warnings="error") == "done\n"
 
 
 def test_a_copy_that_does_not_fit_is_a_memory_error() -> None:

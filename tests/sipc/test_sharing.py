@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.sipc.conftest import Publisher, capture_numpy, edges, ranges, stored
+from tests.helpers.publishing import Publisher, capture_numpy, edges, ranges, stored
 from zerrow_store.native import _native
 
 ROWS = 100_000

@@ -1,36 +1,11 @@
-"""Two machines of each test's own; nothing is left of them afterwards."""
+"""Links and senders of each test's own, which end with it."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.transfer.helpers import Liar, Link, Machine
-
-
-@pytest.fixture
-def machine() -> Iterator[Callable[..., Machine]]:
-    """Makes machines."""
-    made: list[Machine] = []
-
-    def make(*arguments: object, **options: object) -> Machine:
-        made.append(Machine(*arguments, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.stop()
-
-
-@pytest.fixture
-def there(machine: Callable[..., Machine]) -> Machine:
-    """Where objects are."""
-    return machine()
-
-
-@pytest.fixture
-def here(machine: Callable[..., Machine]) -> Machine:
-    """Where they are wanted."""
-    return machine()
+from tests.helpers.links import Liar, Link
+from tests.helpers.machines import Machine
 
 
 @pytest.fixture

@@ -8,18 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.node.helpers import kill, wait_until
-from tests.transfer.helpers import (
-    MIB,
-    SECURITY,
-    Machine,
-    decoded,
-    open_client,
-    receiver_of,
-    table,
-)
-from tests.transfer.test_deaths import Fetching
-from tests.transfer.test_hostile import BEHAVIOURS, refusal
+from tests.helpers.data import MIB, table_of
+from tests.helpers.links import BEHAVIOURS, refusal
+from tests.helpers.machines import SECURITY, Fetching, Machine, decoded, open_client, receiver_of
+from tests.helpers.processes import kill
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectLostError, StoreFullError
 from zerrow_store.transfer import channel, messages, tracker
 from zerrow_store.transfer.channel import Channel, connect
@@ -79,13 +72,13 @@ def sender(there):
 
 def test_the_source_sends_two_copies_to_eight_machines(there, machine, link):
     way = link()
-    wanted = there.publish(table(SIZE))
+    wanted = there.publish(table_of(SIZE))
     machines = [machine() for _ in range(8)]
     for each in machines:
         each.serve()
     with ThreadPoolExecutor(8) as pool:
         arrived = list(pool.map(lambda each: each.fetch(way.location, wanted), machines))
-    assert all(each.equals(table(SIZE)) for each in arrived)
+    assert all(each.equals(table_of(SIZE)) for each in arrived)
     assert way.forwarded < 2 * SIZE + MIB
     del arrived
     for each in machines:
@@ -96,7 +89,7 @@ def test_the_source_sends_two_copies_to_eight_machines(there, machine, link):
 def test_copies_that_nobody_reads_any_more_are_kept_for_those_who_wait(there, machine, link):
     """A task may be done with a table before the next machine has begun to read it there."""
     way = link()
-    wanted = there.publish(table(SIZE))
+    wanted = there.publish(table_of(SIZE))
     machines = [machine() for _ in range(6)]
     for each in machines:
         each.serve()
@@ -111,19 +104,19 @@ def test_copies_that_nobody_reads_any_more_are_kept_for_those_who_wait(there, ma
 def test_one_machine_after_the_other(there, machine, link):
     """The first copy is read by all others, as long as it is there."""
     way = link()
-    wanted = there.publish(table(SIZE))
+    wanted = there.publish(table_of(SIZE))
     arrived = []
     for each in [machine() for _ in range(4)]:
         location = each.serve()
         arrived.append(each.fetch(way.location, wanted))
         wait_for_copy(way.location, wanted, location)
-    assert all(each.equals(table(SIZE)) for each in arrived)
+    assert all(each.equals(table_of(SIZE)) for each in arrived)
     assert way.forwarded < SIZE + MIB
 
 
 def test_who_serves_nowhere_is_told_of_copies_and_is_none(there, here, copy):
-    source, wanted = there.serve(), there.publish(table(SIZE))
-    assert here.fetch(source, wanted).equals(table(SIZE))
+    source, wanted = there.serve(), there.publish(table_of(SIZE))
+    assert here.fetch(source, wanted).equals(table_of(SIZE))
     assert place(source, wanted) == ""
     kept = copy.fetch(source, wanted)
     wait_for_copy(source, wanted, copy.serve())
@@ -132,9 +125,9 @@ def test_who_serves_nowhere_is_told_of_copies_and_is_none(there, here, copy):
 
 def test_small_objects_are_not_asked_for_first(there, here, link):
     way = link()
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     here.serve()
-    assert here.fetch(way.location, wanted).equals(table(MIB))
+    assert here.fetch(way.location, wanted).equals(table_of(MIB))
     assert way.connections == 1
     assert place(way.location, wanted) == ""
 
@@ -144,15 +137,15 @@ def test_small_objects_are_not_asked_for_first(there, here, link):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_copy_that_was_killed_before(there, here, copy, size):
-    source, wanted = there.serve(), there.publish(table(size))
+    source, wanted = there.serve(), there.publish(table_of(size))
     kept, gone = copy.fetch(source, wanted), copy.serve()
     wait_for_copy(source, wanted, gone)
     kill(copy.agent())
     assert place(source, wanted) == gone
     here.serve()
     arrived = here.fetch(source, wanted)
-    assert arrived.equals(table(size))
-    assert kept.equals(table(size))
+    assert arrived.equals(table_of(size))
+    assert kept.equals(table_of(size))
     wait_for_copy(source, wanted, here.serve())
 
 
@@ -161,7 +154,7 @@ def test_a_copy_that_is_killed_amid_a_transfer(there, here, copy, link, size):
     fetching, way, _ = amid(there, here, copy, link, size)
     kill(copy.agent())
     way.set_limit(None)
-    assert fetching.result().equals(table(size))
+    assert fetching.result().equals(table_of(size))
     wait_until(lambda: here.connected().stats().objects == 1)
     assert place(there.serve(), fetching.wanted) == ""
     del fetching
@@ -173,7 +166,7 @@ def test_a_source_that_is_killed_while_a_copy_is_read(there, here, copy, link, s
     fetching, way, _ = amid(there, here, copy, link, size)
     kill(there.agent())
     way.set_limit(None)
-    assert fetching.result().equals(table(size))
+    assert fetching.result().equals(table_of(size))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -193,7 +186,7 @@ def test_a_receiver_that_is_killed_while_it_reads_a_copy(there, here, copy, link
     kill(here.agent())
     way.set_limit(None)
     arrived = fetching.result()
-    assert arrived.equals(table(size))
+    assert arrived.equals(table_of(size))
     wait_until(lambda: here.connected().stats().objects == 1)
     del arrived, fetching, kept
     wait_until(here.is_empty)
@@ -205,24 +198,24 @@ def test_a_copy_that_is_let_go_of_amid_a_transfer_stays_until_its_end(there, her
     fetching, way, kept = amid(there, here, copy, link, SIZE)
     del kept
     way.set_limit(None)
-    assert fetching.result().equals(table(SIZE))
+    assert fetching.result().equals(table_of(SIZE))
     assert way.forwarded >= SIZE
     wait_until(copy.is_empty)
 
 
 def test_a_copy_that_is_gone(there, here, copy, link):
     way = link()
-    wanted = there.publish(table(SIZE))
+    wanted = there.publish(table_of(SIZE))
     assert copy.fetch(way.location, wanted).num_rows
     wait_until(copy.is_empty)
     wait_for_copy(way.location, wanted, copy.serve())
     sent = way.forwarded
-    assert here.fetch(way.location, wanted).equals(table(SIZE))
+    assert here.fetch(way.location, wanted).equals(table_of(SIZE))
     assert way.forwarded >= sent + SIZE
 
 
 def test_who_asks_again_has_no_copy(there, copy):
-    source, wanted = there.serve(), there.publish(table(SIZE))
+    source, wanted = there.serve(), there.publish(table_of(SIZE))
     assert copy.fetch(source, wanted).num_rows
     wait_until(copy.is_empty)
     wait_for_copy(source, wanted, copy.serve())
@@ -231,14 +224,14 @@ def test_who_asks_again_has_no_copy(there, copy):
 
 
 def test_what_was_deleted_at_its_source_is_not_to_be_had(there, here, copy):
-    source, wanted = there.serve(), there.publish(table(SIZE))
+    source, wanted = there.serve(), there.publish(table_of(SIZE))
     kept = copy.fetch(source, wanted)
     there.connected().delete(wanted.object_id)
     with pytest.raises(ObjectLostError, match=wanted.object_id.hex()):
         here.fetch(source, wanted)
     wait_until(here.is_empty)
     wait_until(there.is_empty)
-    assert kept.equals(table(SIZE))
+    assert kept.equals(table_of(SIZE))
     del kept
     wait_until(copy.is_empty)
 
@@ -248,11 +241,11 @@ def test_a_receiver_that_is_full_stops_no_other(here, there, copy, machine, link
     small = machine(budget=8 * MIB)
     for each in (small, here):
         each.serve()
-    wanted = there.publish(table(SIZE))
+    wanted = there.publish(table_of(SIZE))
     fetching = [Fetching(each, way.location, wanted) for each in (small, copy, here)]
     full, *arrived = [each.result() for each in fetching]
     assert isinstance(full, StoreFullError)
-    assert all(each.equals(table(SIZE)) for each in arrived)
+    assert all(each.equals(table_of(SIZE)) for each in arrived)
     wait_until(small.is_empty)
 
 
@@ -263,7 +256,7 @@ def test_a_receiver_that_is_full_stops_no_other(here, there, copy, machine, link
 @pytest.mark.parametrize("size", [SIZE, 40 * MIB], ids=["one connection", "several"])
 def test_a_copy_that_lies_does_no_harm(there, here, liar, monkeypatch, behave, size):
     monkeypatch.setattr(channel, "SILENCE_SECONDS", 1)
-    source, wanted = there.serve(), there.publish(table(size))
+    source, wanted = there.serve(), there.publish(table_of(size))
     lying = liar(behave)
     pretend(source, wanted, lying.location)
     landed = receiver_of(here).fetch(source, wanted.object_id, wanted.allocations)
@@ -271,7 +264,7 @@ def test_a_copy_that_lies_does_no_harm(there, here, liar, monkeypatch, behave, s
     client = here.connected()
     hold = client.hold(landed.object_id)
     client.ensure_places(landed.places, hold)
-    assert decoded(wanted, landed.places, hold).equals(table(size))
+    assert decoded(wanted, landed.places, hold).equals(table_of(size))
     assert place(source, wanted) == ""
     del landed, hold
     wait_until(here.is_empty)
@@ -321,11 +314,11 @@ def test_a_source_that_lies_about_copies_does_no_harm(here, liar, monkeypatch, t
 def test_who_says_nothing_any_more_keeps_nobody_waiting(there, here, sender, monkeypatch):
     """Two that were told to read at the source, and neither read nor hang up."""
     monkeypatch.setattr(channel, "SILENCE_SECONDS", 1)
-    wanted = there.publish(table(SIZE))
+    wanted = there.publish(table_of(SIZE))
     silent = [seek(sender.location, wanted) for _ in range(2)]
     for peer in silent:
         assert peer.receive(messages.PLACE) == messages.At("")
-    assert here.fetch(sender.location, wanted).equals(table(SIZE))
+    assert here.fetch(sender.location, wanted).equals(table_of(SIZE))
     for peer in silent:
         peer.close()
 
@@ -333,7 +326,7 @@ def test_who_says_nothing_any_more_keeps_nobody_waiting(there, here, sender, mon
 def test_who_waits_is_told_so_and_has_the_next_turn(there, sender, monkeypatch):
     """A turn ends with its connection."""
     monkeypatch.setattr(tracker, "WORKING_SECONDS", 0.05)
-    wanted = there.publish(table(SIZE))
+    wanted = there.publish(table_of(SIZE))
     first, second = (seek(sender.location, wanted) for _ in range(2))
     for each in (first, second):
         assert each.receive(messages.PLACE) == messages.At("")
@@ -351,18 +344,18 @@ def test_who_waits_is_told_so_and_has_the_next_turn(there, sender, monkeypatch):
 
 @pytest.mark.parametrize("said", [messages.At(""), messages.Refused("no")])
 def test_who_answers_with_something_else_is_hung_up_on(there, here, said):
-    source, wanted = there.serve(), there.publish(table(SIZE))
+    source, wanted = there.serve(), there.publish(table_of(SIZE))
     with seek(source, wanted) as peer:
         assert peer.receive(messages.PLACE) == messages.At("")
         peer.send(said)
         with pytest.raises(OSError, match=r"hung up|reset"):
             peer.receive(messages.PLACE)
-    assert here.fetch(source, wanted).equals(table(SIZE))
+    assert here.fetch(source, wanted).equals(table_of(SIZE))
 
 
 def test_only_an_objects_own_allocations_are_sent_of_a_copy(there, copy):
-    source, wanted = there.serve(), there.publish(table(SIZE))
-    _, other = copy.land(source, there.publish(table(MIB))), copy.publish(table(MIB))
+    source, wanted = there.serve(), there.publish(table_of(SIZE))
+    _, other = copy.land(source, there.publish(table_of(MIB))), copy.publish(table_of(MIB))
     places, hold = copy.land(source, wanted)
     ((segment, offset, size),) = wanted.allocations
     ((own_segment, own_offset),) = places
@@ -385,7 +378,7 @@ def test_only_an_objects_own_allocations_are_sent_of_a_copy(there, copy):
 
 
 def test_nothing_is_kept_of_what_nobody_has_a_copy_of(there, sender):
-    wanted = there.publish(table(8))
+    wanted = there.publish(table_of(8))
     with seek(sender.location, wanted) as peer:
         assert peer.receive(messages.PLACE) == messages.At("")
     with seek(sender.location, wanted, "a copy") as peer:
@@ -395,7 +388,7 @@ def test_nothing_is_kept_of_what_nobody_has_a_copy_of(there, sender):
 
 
 def test_what_is_known_of_objects_that_are_gone_is_forgotten(there, sender):
-    objects = [there.publish(table(8, n)) for n in range(300)]
+    objects = [there.publish(table_of(8, n)) for n in range(300)]
     most = 0
     for wanted in objects:
         pretend(sender.location, wanted, "a copy")
@@ -405,7 +398,7 @@ def test_what_is_known_of_objects_that_are_gone_is_forgotten(there, sender):
 
 
 def test_copies_on_machines_that_have_left_are_forgotten(there, sender):
-    wanted, other = there.publish(table(8)), there.publish(table(8, 1))
+    wanted, other = there.publish(table_of(8)), there.publish(table_of(8, 1))
     pretend(sender.location, wanted, "has left")
     pretend(sender.location, other, "stays")
     sender.tracker.retain({"stays"})
@@ -419,7 +412,7 @@ def amid(there, here, copy, link, size):
 
     Returns (the fetch, the link, what keeps the copy).
     """
-    wanted = there.publish(table(size))
+    wanted = there.publish(table_of(size))
     kept = copy.fetch(there.serve(), wanted)
     wait_for_copy(there.serve(), wanted, copy.serve())  # or it would be the latest
     way = link(copy.serve(), limit=5 * MIB)

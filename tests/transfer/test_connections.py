@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
-from tests.node.helpers import kill, wait_until
-from tests.transfer.helpers import MIB, SECURITY, open_client, receiver_of, table
+from tests.helpers.data import MIB, table_of
+from tests.helpers.machines import SECURITY, open_client, receiver_of
+from tests.helpers.processes import kill
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.transfer import agent, connections, local, messages, sender
 from zerrow_store.transfer.channel import Channel, connect
@@ -19,30 +21,30 @@ from zerrow_store.transfer.segment_files import FileClient
 def test_objects_come_over_the_same_connection(there, here, link):
     way = link()
     for n in range(20):
-        wanted = there.publish(table(MIB, n))
-        assert here.fetch(way.location, wanted).equals(table(MIB, n))
+        wanted = there.publish(table_of(MIB, n))
+        assert here.fetch(way.location, wanted).equals(table_of(MIB, n))
     assert way.connections == 1
 
 
 def test_what_has_arrived_is_let_go_of(there, here, link):
     """The connection stays, the object does not."""
     way = link()
-    first, second = there.publish(table(MIB)), there.publish(table(MIB, 1))
+    first, second = there.publish(table_of(MIB)), there.publish(table_of(MIB, 1))
     here.fetch(way.location, first)
     there.connected().delete(first.object_id)
     wait_until(lambda: there.connected().stats().objects == 1)
-    assert here.fetch(way.location, second).equals(table(MIB, 1))
+    assert here.fetch(way.location, second).equals(table_of(MIB, 1))
     assert way.connections == 1
 
 
 def test_a_refused_object_costs_no_other(there, here, link):
     way = link()
-    gone, wanted = there.publish(table(MIB)), there.publish(table(MIB, 1))
+    gone, wanted = there.publish(table_of(MIB)), there.publish(table_of(MIB, 1))
     there.connected().delete(gone.object_id)
     for _ in range(3):
         with pytest.raises(ObjectLostError):
             here.fetch(way.location, gone)
-    assert here.fetch(way.location, wanted).equals(table(MIB, 1))
+    assert here.fetch(way.location, wanted).equals(table_of(MIB, 1))
 
 
 @pytest.mark.parametrize("size", [MIB, 40 * MIB])
@@ -53,7 +55,7 @@ def test_one_that_was_closed_is_replaced(there, here, link, monkeypatch, seen, s
     receiver = receiver_of(here)
 
     def fetch(start):
-        wanted = there.publish(table(size, start))
+        wanted = there.publish(table_of(size, start))
         return receiver.fetch(way.location, wanted.object_id, wanted.allocations)
 
     assert fetch(0)
@@ -66,10 +68,10 @@ def test_one_that_was_closed_is_replaced(there, here, link, monkeypatch, seen, s
 
 
 def test_a_sender_that_was_killed_is_replaced(there, here):
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     assert here.fetch(there.serve(), wanted).num_rows
     kill(there.agent())
-    assert here.fetch(there.serve(), wanted).equals(table(MIB))
+    assert here.fetch(there.serve(), wanted).equals(table_of(MIB))
 
 
 def test_one_with_something_left_is_not_used_again():
@@ -103,7 +105,7 @@ def test_a_sender_ends_one_that_is_idle(there, monkeypatch):
     monkeypatch.setattr(sender, "_IDLE_SECONDS", 0.05)
     client = open_client(there, FileClient)
     location = sender.Sender(client, SECURITY, "127.0.0.1", Followers(client)).location
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     with connect(location, SECURITY) as channel:
         for _ in range(2):
             pieces = [(s, o, size, 0, size) for s, o, size in wanted.allocations]
@@ -121,12 +123,12 @@ def test_a_sender_ends_one_that_is_idle(there, monkeypatch):
 
 def test_the_agent_is_asked_over_one_connection(there, here, monkeypatch):
     connect_to, opened = local._connect, []
-    location, wanted = there.serve(), [there.publish(table(MIB, n)) for n in range(3)]
+    location, wanted = there.serve(), [there.publish(table_of(MIB, n)) for n in range(3)]
     monkeypatch.setattr(
         local, "_connect", lambda *arguments: opened.append(arguments) or connect_to(*arguments)
     )
     for n, each in enumerate(wanted):
-        assert here.fetch(location, each).equals(table(MIB, n))
+        assert here.fetch(location, each).equals(table_of(MIB, n))
     assert [store for store, _ in opened] == [here.name]
     wait_until(here.is_empty)
 
@@ -134,12 +136,12 @@ def test_the_agent_is_asked_over_one_connection(there, here, monkeypatch):
 def test_an_agent_that_was_killed_is_replaced(there, here):
     location = there.serve()
     for n in range(2):
-        assert here.fetch(location, there.publish(table(MIB, n))).num_rows
+        assert here.fetch(location, there.publish(table_of(MIB, n))).num_rows
         kill(here.agent())
 
 
 def test_a_forked_child_has_connections_of_its_own(there, here):
-    assert here.fetch(there.serve(), there.publish(table(MIB))).num_rows
+    assert here.fetch(there.serve(), there.publish(table_of(MIB))).num_rows
     child = os.fork()
     if child == 0:
         os._exit(local._agents.idle(here.name) is not None)

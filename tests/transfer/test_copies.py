@@ -5,9 +5,11 @@ The agents' parts for it run in this process; the stores, producers and owners a
 
 import pytest
 
-from tests.node.helpers import kill, wait_until
-from tests.transfer.helpers import MIB, Link, Object, decoded, table
-from tests.transfer.test_far_owners import Node, know
+from tests.helpers.data import MIB, table_of
+from tests.helpers.links import Link
+from tests.helpers.machines import Node, Object, decoded, know
+from tests.helpers.processes import kill
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, ProtocolError
 from zerrow_store.protocol.messages import Land
 
@@ -97,20 +99,20 @@ def test_the_next_reader_finds_it_though_the_first_has_gone(home, node):
     here = node()
     way = Link(home.location)
     know(here, home=way.location)
-    wanted = home.publish(table(MIB))
+    wanted = home.publish(table_of(MIB))
     for _ in range(3):
-        assert fetch(here, way.location, wanted).equals(table(MIB))
+        assert fetch(here, way.location, wanted).equals(table_of(MIB))
     way.close()
-    assert read(here, wanted).equals(table(MIB))
+    assert read(here, wanted).equals(table_of(MIB))
     assert way.forwarded < 1.5 * MIB
 
 
 def test_it_goes_with_the_object(home, node):
     here, there = node(), node()
-    wanted = home.publish(table(MIB))
+    wanted = home.publish(table_of(MIB))
     for each in here, there:
         fetch(each, home.location, wanted)
-    fetch(there, home.location, home.publish(table(MIB, 1)))
+    fetch(there, home.location, home.publish(table_of(MIB, 1)))
     home.connected().delete(wanted.object_id)
     wait_until(here.is_empty)
     wait_until(lambda: there.connected().stats().objects == 1)
@@ -127,12 +129,12 @@ def test_it_goes_with_the_end_of_the_objects_owner(producer, home, node):
 
 def test_who_reads_it_keeps_it(home, node):
     here = node()
-    wanted = home.publish(table(MIB))
+    wanted = home.publish(table_of(MIB))
     arrived = fetch(here, home.location, wanted)
     home.connected().delete(wanted.object_id)
     with pytest.raises(ObjectNotFoundError):
         wait_until(lambda: here.connected().hold(wanted.object_id) is None)
-    assert arrived.equals(table(MIB))
+    assert arrived.equals(table_of(MIB))
     del arrived
     wait_until(here.is_empty)
 
@@ -184,7 +186,7 @@ def test_it_is_found_when_its_home_is_gone(producer, home, near, anna, node, pla
 
 def test_it_goes_when_the_machine_has_left_that_would_say_so(home, node):
     here = node()
-    fetch(here, home.location, home.publish(table(MIB)))
+    fetch(here, home.location, home.publish(table_of(MIB)))
     know(here)
     wait_until(here.is_empty)
 
@@ -193,15 +195,15 @@ def test_it_goes_when_the_machine_has_left_that_would_say_so(home, node):
 def test_it_goes_before_anything_is_spilled(producer, home, near, anna, node, place):
     small = near if place == "near" else node(budget=64 * MIB)
     budget = small.connected().stats().budget
-    own = small.connected().put(table(16 * MIB))
+    own = small.connected().put(table_of(16 * MIB))
     wanted = publish(producer, b"anna 1")
     fetch(small, home.location, wanted)
-    large = [small.connected().put(table(budget // 4, n)) for n in range(3)]
+    large = [small.connected().put(table_of(budget // 4, n)) for n in range(3)]
     wait_until(lambda: not is_at(small, wanted))
     (record,) = [each for each in small.connected().evictions() if each.way == "drop"]
     assert record.nbytes == sum(size for *_, size in wanted.allocations)
     small.connected().delete(large)
-    assert small.connected().get(own).equals(table(16 * MIB))
+    assert small.connected().get(own).equals(table_of(16 * MIB))
     assert fetch(small, home.location, wanted)["x"].to_pylist() == ROWS
     anna.do(f"owning.delete({wanted.object_id!r})")
     wait_until(lambda: not is_at(small, wanted))
@@ -210,7 +212,7 @@ def test_it_goes_before_anything_is_spilled(producer, home, near, anna, node, pl
 
 def test_what_was_made_of_it_outlives_it(home, node):
     here = node()
-    wanted = home.publish(table(MIB))
+    wanted = home.publish(table_of(MIB))
     part = fetch(here, home.location, wanted).slice(1000)
     made = here.connected().put(part)
     home.connected().delete(wanted.object_id)
@@ -222,13 +224,13 @@ def test_what_was_made_of_it_outlives_it(home, node):
         return here.connected().stats().bytes_stored == 0
 
     wait_until(is_on_disk)
-    assert here.connected().get(made).equals(table(MIB).slice(1000))
+    assert here.connected().get(made).equals(table_of(MIB).slice(1000))
 
 
 @pytest.mark.parametrize("away", ["agent here", "agent at home", "store here", "store at home"])
 def test_what_goes_while_somebody_is_away(home, node, away):
     here = node()
-    kept, wanted = home.publish(table(MIB, 1)), home.publish(table(MIB))
+    kept, wanted = home.publish(table_of(MIB, 1)), home.publish(table_of(MIB))
     for each in kept, wanted:
         fetch(here, home.location, each)
     whose = here if away.endswith("here") else home
@@ -243,7 +245,7 @@ def test_what_goes_while_somebody_is_away(home, node, away):
         know(here, home)
         here.neighbours.take_up()
     wait_until(lambda: not is_at(here, wanted))
-    assert read(here, kept).equals(table(MIB, 1))
+    assert read(here, kept).equals(table_of(MIB, 1))
     home.connected().delete(kept.object_id)
     wait_until(here.is_empty)
 
@@ -253,7 +255,7 @@ def test_what_went_while_it_landed(home, node):
     here = node()
     way = Link(home.location)
     know(here, home=way.location)
-    wanted = home.publish(table(MIB))
+    wanted = home.publish(table_of(MIB))
     follow = here.neighbours.follow
 
     def late(*arguments: bytes) -> None:
@@ -268,9 +270,9 @@ def test_what_went_while_it_landed(home, node):
 
 def test_only_the_agent_lands_and_only_what_it_holds(home, node):
     here = node()
-    wanted = home.publish(table(MIB))
+    wanted = home.publish(table_of(MIB))
     (first, *_) = wanted.allocations
-    own = here.connected().put(table(MIB))
+    own = here.connected().put(table_of(MIB))
     moved = [(*first[:2], *first[:2])]
     for client in (here.connect(), here.receiver._client):
         with pytest.raises(ProtocolError, match="landed by the agent"):

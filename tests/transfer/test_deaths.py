@@ -6,8 +6,11 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from tests.node.helpers import Worker, kill, wait_until
-from tests.transfer.helpers import MIB, Machine, receiver_of, table
+from tests.helpers.data import MIB, table_of
+from tests.helpers.machines import Fetching, receiver_of
+from tests.helpers.processes import kill
+from tests.helpers.python import Worker
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.transfer import channel
 
@@ -15,44 +18,22 @@ SIZES = [24 * MIB, 70 * MIB]
 """Over one connection, over several; more than what the kernel takes of an agent at once."""
 
 
-class Fetching:
-    """A fetch in a thread of its own."""
-
-    def __init__(self, machine: Machine, location, wanted) -> None:
-        self.wanted = wanted
-        self._thread = threading.Thread(target=self._run, args=(machine, location, wanted))
-        self._thread.start()
-
-    def _run(self, machine, location, wanted) -> None:
-        try:
-            self._result = machine.fetch(location, wanted)
-        except Exception as error:
-            self._result = error
-
-    def result(self):
-        self._thread.join()
-        return self._result
-
-    def is_running(self) -> bool:
-        return self._thread.is_alive()
-
-
 def stuck(there, here, link, *, size, limit):
     """Begin to fetch an object over a link that takes so much and no more; returns when it has."""
     way = link(limit=limit)
-    fetching = Fetching(here, way.location, there.publish(table(size)))
+    fetching = Fetching(here, way.location, there.publish(table_of(size)))
     wait_until(way.is_stuck)
     return way, fetching
 
 
 def test_a_sender_that_was_killed_before(there, here):
-    wanted, location = there.publish(table(MIB)), there.serve()
+    wanted, location = there.publish(table_of(MIB)), there.serve()
     kill(there.agent())
     with pytest.raises(ObjectLostError):
         here.fetch(location, wanted)
     wait_until(here.is_empty)
     assert there.serve() != location
-    assert here.fetch(there.serve(), wanted).equals(table(MIB))
+    assert here.fetch(there.serve(), wanted).equals(table_of(MIB))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -62,15 +43,15 @@ def test_a_sender_that_is_killed_amid_a_transfer(there, here, link, size):
     way.set_limit(None)
     assert isinstance(fetching.result(), ObjectLostError)
     wait_until(here.is_empty)
-    assert here.fetch(there.serve(), fetching.wanted).equals(table(size))
+    assert here.fetch(there.serve(), fetching.wanted).equals(table_of(size))
     wait_until(lambda: there.connected().list()[0].holds == 0)
 
 
 def test_a_sender_that_is_killed_afterwards(there, here):
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     arrived = here.fetch(there.serve(), wanted)
     kill(there.agent())
-    assert arrived.equals(table(MIB))
+    assert arrived.equals(table_of(MIB))
 
 
 def test_a_store_that_ends_amid_a_transfer(there, here, link):
@@ -89,7 +70,7 @@ def test_a_receiver_that_is_killed_amid_a_transfer(there, here, link, size):
     kill(here.agent())
     way.set_limit(None)
     arrived = fetching.result()
-    assert arrived.equals(table(size))
+    assert arrived.equals(table_of(size))
     wait_until(lambda: here.connected().stats().objects == 1)
     del arrived, fetching
     wait_until(here.is_empty)
@@ -98,21 +79,21 @@ def test_a_receiver_that_is_killed_amid_a_transfer(there, here, link, size):
 
 
 def test_what_has_landed_outlives_the_agent(there, here):
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     arrived = here.fetch(there.serve(), wanted)
     kill(here.agent())
-    assert arrived.equals(table(MIB))
+    assert arrived.equals(table_of(MIB))
     del arrived
     wait_until(here.is_empty)
 
 
 def test_who_asked_is_killed_amid_a_transfer(there, here, link):
     way = link(limit=2 * MIB)
-    wanted = there.publish(table(8 * MIB))
+    wanted = there.publish(table_of(8 * MIB))
     worker = Worker()
     worker.start(f"""
         import zerrow_store
-        from tests.transfer.helpers import SECURITY
+        from tests.helpers.machines import SECURITY
         from zerrow_store.transfer import local
         client = zerrow_store.connect({here.name!r})
         location, allocations = {way.location!r}, {wanted.allocations!r}
@@ -134,11 +115,11 @@ def test_a_server_that_is_killed_amid_a_transfer(there, here, link, at):
     kill(killed)
     wait_until(lambda: machine.remains() not in ([], [killed]))
     way.set_limit(None)
-    assert fetching.result().equals(table(8 * MIB))
+    assert fetching.result().equals(table_of(8 * MIB))
 
 
 def test_agents_end_with_their_store(there, here):
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     assert here.fetch(there.serve(), wanted).num_rows
     there.supervisor.stop()
     wait_until(lambda: not there.agents())
@@ -146,7 +127,7 @@ def test_agents_end_with_their_store(there, here):
 
 
 def test_an_agent_listens_only_when_it_was_told_to(there, here):
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     with pytest.raises(ObjectLostError):
         here.fetch("127.0.0.1:1", wanted)
     assert listening(here.agent()) == []
@@ -170,7 +151,7 @@ def test_a_link_that_is_down_for_a_while(there, here, link):
     threading.Event().wait(1.0)
     assert fetching.is_running()
     way.set_limit(None)
-    assert fetching.result().equals(table(8 * MIB))
+    assert fetching.result().equals(table_of(8 * MIB))
 
 
 @pytest.mark.parametrize("limit", [0, 10, 200, 2 * MIB])
@@ -178,7 +159,7 @@ def test_a_link_that_is_down_for_good(there, here, link, monkeypatch, limit):
     """At any point: while the ends greet each other, amid an answer, amid the bytes."""
     monkeypatch.setattr(channel, "SILENCE_SECONDS", 1)
     way = link(limit=limit)
-    wanted = there.publish(table(8 * MIB))
+    wanted = there.publish(table_of(8 * MIB))
     receiver = receiver_of(here)
     with pytest.raises(ObjectLostError, match="timed out"):
         receiver.fetch(way.location, wanted.object_id, wanted.allocations)
@@ -188,7 +169,7 @@ def test_a_link_that_is_down_for_good(there, here, link, monkeypatch, limit):
 @pytest.mark.parametrize("limit", [0, 10, 200, 2 * MIB])
 def test_a_link_that_is_cut(there, here, link, limit):
     way = link(limit=limit)
-    wanted = there.publish(table(8 * MIB))
+    wanted = there.publish(table_of(8 * MIB))
     fetching = Fetching(here, way.location, wanted)
     wait_until(lambda: way.connections and way.is_stuck())
     way.cut()
@@ -199,7 +180,7 @@ def test_a_link_that_is_cut(there, here, link, limit):
 
 def test_what_is_on_its_way_is_not_recycled(there, here, link):
     """The network has all of it, and refers to the segment: it is deleted and made anew there."""
-    expected = table(2 * MIB)
+    expected = table_of(2 * MIB)
     way, fetching = stuck(there, here, link, size=2 * MIB, limit=64 << 10)
     there.connected().delete(fetching.wanted.object_id)
     there.connected().stats()  # what the store tells this producer comes before that
@@ -212,13 +193,13 @@ def test_what_is_on_its_way_is_not_recycled(there, here, link):
 
 
 def test_one_link_that_is_down_stops_no_other(there, machine, here, link):
-    wanted = [there.publish(table(2 * MIB, n)) for n in range(8)]
+    wanted = [there.publish(table_of(2 * MIB, n)) for n in range(8)]
     way = link(limit=0)
     stuck = [Fetching(here, way.location, each) for each in wanted]
     wait_until(lambda: way.connections > 0)
     other = machine()
-    elsewhere = other.publish(table(MIB))
-    assert here.fetch(other.serve(), elsewhere).equals(table(MIB))
+    elsewhere = other.publish(table_of(MIB))
+    assert here.fetch(other.serve(), elsewhere).equals(table_of(MIB))
     way.set_limit(None)
     assert all(each.result().num_rows for each in stuck)
 

@@ -9,56 +9,14 @@ import time
 
 import pytest
 
-from tests.node.helpers import kill, wait_until
-from tests.node.test_owners import OWNER, PUBLISH
-from tests.transfer.helpers import SECURITY, Link, Machine, open_client
+from tests.helpers.links import Link
+from tests.helpers.machines import SECURITY, Node, know
+from tests.helpers.processes import kill
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ProtocolError
-from zerrow_store.protocol.messages import Watch
 from zerrow_store.transfer import channel, messages
 from zerrow_store.transfer import neighbours as neighbours_module
 from zerrow_store.transfer.channel import connect
-from zerrow_store.transfer.followers import Followers
-from zerrow_store.transfer.neighbours import Neighbours
-from zerrow_store.transfer.receiver import Receiver
-from zerrow_store.transfer.segment_files import FileClient
-from zerrow_store.transfer.sender import Sender
-
-
-class Node(Machine):
-    """A machine, and its agent's parts."""
-
-    def begin(self) -> "Node":
-        client = open_client(self, FileClient)
-        followers = Followers(client)
-        self.neighbours = Neighbours(client, SECURITY, followers)
-        client.listen(self.neighbours)
-        self.location = Sender(client, SECURITY, "127.0.0.1", followers).location
-        self.receiver = Receiver(client, SECURITY, self.neighbours)
-        return self
-
-    def leave(self) -> None:
-        """End the agent's parts, in the middle of anything."""
-        for client in self._clients:
-            client.close()
-        self._clients.clear()
-
-    def producer(self):
-        worker = self.worker()
-        worker.do(PUBLISH)
-        return worker
-
-    def owner(self, owner_id: bytes):
-        worker = self.worker()
-        worker.do(OWNER.format(id=owner_id, name=self.name))
-        return worker
-
-    def count(self) -> int:
-        return len(self.connected().list())
-
-    def has_proxies(self) -> bool:
-        """Whether it knows of objects on other machines."""
-        client = self.connected()
-        return client._connection.request(Watch([b"object"])) == []
 
 
 @pytest.fixture
@@ -81,11 +39,6 @@ def near():
 @pytest.fixture
 def anna(near):
     return near.owner(b"anna")
-
-
-def know(far: Node, *nodes: Node, **others: str) -> None:
-    known = {name.encode(): location for name, location in others.items()}
-    far.neighbours.update(known | {node.name.encode(): node.location for node in nodes})
 
 
 @pytest.mark.parametrize("known", [b"", b"anna"], ids=["claimed", "known"])

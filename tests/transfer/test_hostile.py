@@ -5,14 +5,16 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from tests.node.conftest import pinned
-from tests.node.helpers import descriptors, wait_until
-from tests.transfer.helpers import MIB, SECURITY, Link, receiver_of, table
+from tests.helpers.arena import pinned
+from tests.helpers.data import MIB, table_of
+from tests.helpers.links import BEHAVIOURS, Link
+from tests.helpers.machines import SECURITY, receiver_of
+from tests.helpers.processes import descriptors
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectLostError, ProtocolError
 from zerrow_store.transfer import channel, handshake, messages
 from zerrow_store.transfer.channel import Channel, connect, split_location
@@ -24,12 +26,12 @@ SEGMENT = b"s" * 16
 @pytest.fixture
 def bystander(there, here):
     """Somebody who gets what they ask for, before and after; returns (location, object)."""
-    wanted = there.publish(table(MIB))
+    wanted = there.publish(table_of(MIB))
     location = there.serve()
-    assert here.fetch(location, wanted).equals(table(MIB))
+    assert here.fetch(location, wanted).equals(table_of(MIB))
     wait_until(here.is_empty)
     yield location, wanted
-    assert here.fetch(location, wanted).equals(table(MIB))
+    assert here.fetch(location, wanted).equals(table_of(MIB))
     wait_until(lambda: there.connected().list()[0].holds == 0)
 
 
@@ -133,7 +135,7 @@ def test_strangers_who_say_nothing_keep_nobody_out(there, here, bystander):
     location, wanted = bystander
     before = descriptors(there.agent())
     strangers = [dial(location) for _ in range(100)]
-    assert here.fetch(location, wanted).equals(table(MIB))
+    assert here.fetch(location, wanted).equals(table_of(MIB))
     assert descriptors(there.agent()) < before + 50
     for stranger in strangers:
         stranger.close()
@@ -155,7 +157,7 @@ def peer(bystander):
 
 def test_only_an_objects_own_allocations_are_sent(there, bystander, peer):
     _, wanted = bystander
-    other = there.publish(table(MIB, 1))
+    other = there.publish(table_of(MIB, 1))
     ((segment, offset, size),) = wanted.allocations
     for object_id, piece in [
         (other.object_id, (segment, offset, size, 0, size)),
@@ -203,7 +205,7 @@ def test_a_message_that_is_too_large_ends_the_connection(peer):
 
 def test_a_peer_that_takes_nothing_is_given_up(there, here, bystander):
     """It keeps neither the object nor a thread for ever; here, until it goes."""
-    big = there.publish(table(64 * MIB))
+    big = there.publish(table_of(64 * MIB))
     with connect(bystander[0], SECURITY) as peer:
         peer.send(messages.Read(big.object_id, pieces(big)))
         assert isinstance(peer.receive(messages.ANSWER), messages.Sending)
@@ -243,70 +245,6 @@ def test_any_requests(there, here, bystander):
 
 # --- a sender that lies ---
 
-Behaviour = Callable[[Channel, int], None]
-
-
-def too_little(peer: Channel, size: int) -> None:
-    peer.send(messages.Sending(size))
-    peer._socket.sendall(bytes(size // 2))
-
-
-def too_much(peer: Channel, size: int) -> None:
-    peer.send(messages.Sending(size))
-    peer._socket.sendall(bytes(size + 1000))
-    peer.send(messages.Sent(bytes(8)))
-
-
-def nothing(peer: Channel, size: int) -> None:
-    threading.Event().wait(3)
-
-
-def half_and_nothing(peer: Channel, size: int) -> None:
-    too_little(peer, size)
-    threading.Event().wait(3)
-
-
-def garbage(peer: Channel, size: int) -> None:
-    peer._socket.sendall(os.urandom(1000))
-
-
-def wrong_bytes(peer: Channel, size: int) -> None:
-    peer.send(messages.Sending(size))
-    peer._socket.sendall(bytes(size))
-    peer.send(messages.Sent(b"12345678"))
-
-
-def no_checksum(peer: Channel, size: int) -> None:
-    peer.send(messages.Sending(size))
-    peer._socket.sendall(bytes(size))
-    peer.send(messages.Sent(b""))
-
-
-def another_size(peer: Channel, size: int) -> None:
-    peer.send(messages.Sending(size - 1))
-
-
-def refusal(peer: Channel, size: int) -> None:
-    peer.send(messages.Refused("no"))
-
-
-def wrong_order(peer: Channel, size: int) -> None:
-    peer.send(messages.Sent(bytes(8)))
-
-
-BEHAVIOURS = [
-    too_little,
-    too_much,
-    nothing,
-    half_and_nothing,
-    garbage,
-    wrong_bytes,
-    no_checksum,
-    another_size,
-    refusal,
-    wrong_order,
-]
-
 
 @pytest.mark.parametrize("behave", BEHAVIOURS, ids=lambda behave: behave.__name__)
 @pytest.mark.parametrize("size", [MIB, 40 * MIB], ids=["one connection", "several"])
@@ -321,7 +259,7 @@ def test_a_sender_that_lies_does_no_harm(here, liar, monkeypatch, behave, size):
 
 
 def test_bytes_that_change_on_the_way_are_noticed(there, here, link):
-    wanted = there.publish(table(24 * MIB))
+    wanted = there.publish(table_of(24 * MIB))
     done = threading.Event()
 
     def change(piece: bytes) -> bytes:
@@ -334,4 +272,4 @@ def test_bytes_that_change_on_the_way_are_noticed(there, here, link):
     with pytest.raises(ObjectLostError, match="not what was sent"):
         here.fetch(way.location, wanted)
     wait_until(here.is_empty)
-    assert here.fetch(way.location, wanted).equals(table(24 * MIB))
+    assert here.fetch(way.location, wanted).equals(table_of(24 * MIB))

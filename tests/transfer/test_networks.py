@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from tests.capabilities import needs_networks
-from tests.node.helpers import Worker, wait_until
-from tests.transfer.helpers import MIB
+from tests.helpers.capabilities import needs_networks
+from tests.helpers.data import MIB
+from tests.helpers.python import Worker
+from tests.helpers.waiting import wait_until
 
 pytestmark = needs_networks
 
@@ -53,8 +54,9 @@ class Network:
     def _worker(self, name: str) -> Worker:
         worker = Worker("ip", "netns", "exec", name)
         worker.do("""
-            from tests.transfer.helpers import *
-            from zerrow_store.transfer import channel
+            from tests.helpers.data import MIB, table_of
+            from tests.helpers.machines import SECURITY, Machine, Object, receiver_of
+            from zerrow_store.transfer import channel, local
             machine = Machine()
         """)
         return worker
@@ -74,7 +76,7 @@ def network():
 def begin(network: Network) -> None:
     """Have a table fetched; return when a part of it has come, and the link is down."""
     location, object_id, message, allocations = network.there.do(f"""
-        wanted = machine.publish(table({NBYTES}))
+        wanted = machine.publish(table_of({NBYTES}))
         location = local.serve(machine.name, SECURITY, "10.78.78.1")
         (location, wanted.object_id, wanted.message, wanted.allocations)
     """)
@@ -88,7 +90,7 @@ def begin(network: Network) -> None:
 @pytest.mark.parametrize("seconds", [1.0, 10.0])
 def test_a_link_that_is_down_for_a_while(network, seconds):
     begin(network)
-    network.here.start("machine.fetch(location, wanted).equals(table(24 * MIB))")
+    network.here.start("machine.fetch(location, wanted).equals(table_of(24 * MIB))")
     wait_until(lambda: network.received() > 4 * MIB)
     network.set_link("down")
     received = network.received()
@@ -113,7 +115,7 @@ def test_a_link_that_is_down_for_a_minute(network):
     time.sleep(60.0)
     assert network.here.finish() == "ObjectLostError"
     network.set_link("up")
-    assert network.here.do("machine.fetch(location, wanted).equals(table(24 * MIB))") is True
+    assert network.here.do("machine.fetch(location, wanted).equals(table_of(24 * MIB))") is True
 
 
 def test_a_link_that_is_down_for_good(network):

@@ -1,49 +1,17 @@
 """TLS, with certificates at both ends."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from tests.capabilities import needs_openssl
-from tests.node.helpers import wait_until
-from tests.transfer.helpers import MIB, SECURITY, table
+from tests.helpers.capabilities import needs_openssl
+from tests.helpers.certificates import Authority
+from tests.helpers.data import MIB, table_of
+from tests.helpers.machines import SECURITY
+from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectLostError, ProtocolError
 from zerrow_store.transfer.channel import connect
 from zerrow_store.transfer.security import Security, Tls
 
 pytestmark = needs_openssl
-
-
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
-class Authority:
-    """One that signs certificates."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir()
-        self.certificate = str(folder / "authority.pem")
-        self._key = str(folder / "authority.key")
-        self._request(self._key, self.certificate, "-x509", "-subj", "/CN=authority")
-
-    def issue(self, name: str, *addresses: str) -> Tls:
-        """Return what a machine of these addresses has, by default of 127.0.0.1."""
-        key, request, certificate = (str(self._folder / f"{name}.{e}") for e in ("key", "r", "pem"))
-        extensions = self._folder / f"{name}.ext"
-        names = ",".join(f"IP:{address}" for address in addresses or ["127.0.0.1"])
-        extensions.write_text(f"subjectAltName={names}\n")
-        self._request(key, request, "-subj", f"/CN={name}")
-        signed = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", "1"]
-        signed += ["-extfile", str(extensions), "-out", certificate]
-        openssl("x509", "-req", "-in", request, *signed)
-        return Tls(certificate=certificate, key=key, authority=self.certificate)
-
-    def _request(self, key: str, out: str, *more: str) -> None:
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        openssl("req", *curve, "-keyout", key, "-out", out, *more)
 
 
 @pytest.fixture
@@ -65,9 +33,9 @@ def test_bytes_are_right(machine, authority, link, size):
         seen.append(piece)
         return piece
 
-    wanted = there.publish(table(size, 0x5A65726F))
+    wanted = there.publish(table_of(size, 0x5A65726F))
     way = link(there.serve(), change=change)
-    assert here.fetch(way.location, wanted).equals(table(size, 0x5A65726F))
+    assert here.fetch(way.location, wanted).equals(table_of(size, 0x5A65726F))
     # The first word, as it would be on the wire.
     assert (0x5A65726F).to_bytes(8, "little") not in b"".join(seen)
     wait_until(here.is_empty)
@@ -76,7 +44,7 @@ def test_bytes_are_right(machine, authority, link, size):
 def test_bytes_that_change_on_the_way_are_noticed(machine, authority, link):
     there = machine(secured(authority.issue("there")))
     here = machine(secured(authority.issue("here")))
-    wanted = there.publish(table(8 * MIB))
+    wanted = there.publish(table_of(8 * MIB))
 
     def change(piece: bytes) -> bytes:
         return (
@@ -86,7 +54,7 @@ def test_bytes_that_change_on_the_way_are_noticed(machine, authority, link):
     with pytest.raises(ObjectLostError):
         here.fetch(link(there.serve(), change=change).location, wanted)
     wait_until(here.is_empty)
-    assert here.fetch(there.serve(), wanted).equals(table(8 * MIB))
+    assert here.fetch(there.serve(), wanted).equals(table_of(8 * MIB))
 
 
 def test_who_is_refused(machine, authority, tmp_path):

@@ -1,110 +1,15 @@
-"""What the transfer tests share: machines, objects on their way, and a link that can fail."""
+"""The network between two machines, and senders that answer as a test wants."""
 
 import contextlib
 import os
 import socket
 import threading
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from tests.node.helpers import Store, processes, wait_until
-from zerrow_store.client.client import Allocations, Client
-from zerrow_store.client.holds import Hold
+from tests.helpers.machines import SECURITY
 from zerrow_store.errors import ProtocolError
-from zerrow_store.native import _native
-from zerrow_store.transfer import local, messages
+from zerrow_store.transfer import messages
 from zerrow_store.transfer.channel import Acceptor, Channel, split_location
-from zerrow_store.transfer.followers import Followers
-from zerrow_store.transfer.neighbours import Neighbours
-from zerrow_store.transfer.receiver import Receiver
-from zerrow_store.transfer.security import Security
-from zerrow_store.transfer.segment_files import FileClient
-
-SECURITY = Security(secret=b"what the machines of a test know")
-
-MIB = 1 << 20
-
-C = TypeVar("C", bound=Client)
-
-
-@dataclass(frozen=True)
-class Object:
-    """A published table, as its message has it."""
-
-    object_id: bytes
-    message: bytes
-    allocations: Allocations
-
-
-class Machine(Store):
-    """A store that stands for a machine's, with its transfer agent."""
-
-    def __init__(self, security: Security = SECURITY, *, budget: int = 1 << 30) -> None:
-        super().__init__(f"test-{uuid.uuid4().hex[:12]}", budget=budget)
-        self.security = security
-
-    def serve(self) -> str:
-        return local.serve(self.name, self.security, "127.0.0.1")
-
-    def publish(self, table: pa.Table) -> Object:
-        encoded = _native.encode(table)
-        object_id = os.urandom(16)
-        self.connected().publish(object_id, encoded)
-        return Object(object_id, encoded.message, _native.message_allocations(encoded.message))
-
-    def fetch(self, location: str, wanted: Object) -> pa.Table:
-        """Return a table of another machine; it is held here as long as it is referred to."""
-        return decoded(wanted, *self.land(location, wanted))
-
-    def land(self, location: str, wanted: Object) -> tuple[list[tuple[bytes, int]], Hold]:
-        return local.fetch(
-            self.connected(), self.security, location, wanted.object_id, wanted.allocations
-        )
-
-    def agents(self) -> list[int]:
-        """The pids of its transfer agents."""
-        return processes("zerrow_store.transfer.agent", self.name)
-
-    def agent(self) -> int:
-        (pid,) = self.agents()
-        return pid
-
-    def is_empty(self) -> bool:
-        """Whether nothing is stored, in part or whole."""
-        stats = self.connected().stats()
-        return stats.objects == 0 and stats.bytes_stored == 0
-
-    def stop(self) -> None:
-        super().stop()
-        wait_until(lambda: not self.agents())
-
-
-def decoded(wanted: Object, places: list[tuple[bytes, int]], hold: Hold) -> pa.Table:
-    return _native.decode(wanted.message, hold, places)
-
-
-def table(nbytes: int, start: int = 0) -> pa.Table:
-    """A table of one column of so many bytes, no two words the same."""
-    return pa.table({"x": pc.add(pa.array(range(nbytes // 8), pa.int64()), start)})
-
-
-def open_client(machine: Machine, cls: Callable[[str], C]) -> C:
-    """Connect this process as an agent is."""
-    machine.connected()
-    client = cls(machine.name)
-    machine._clients.append(client)
-    return client
-
-
-def receiver_of(machine: Machine) -> Receiver:
-    """A receiver in this process, which lands objects in a machine's store."""
-    client = open_client(machine, FileClient)
-    return Receiver(client, SECURITY, Neighbours(client, SECURITY, Followers(client)))
 
 
 class Link:
@@ -264,3 +169,68 @@ class Liar:
             elif isinstance(request, messages.Read):
                 self.asked += 1
                 self._behave(peer, sum(length for *_, length in request.pieces))
+
+
+Behaviour = Callable[[Channel, int], None]
+
+
+def too_little(peer: Channel, size: int) -> None:
+    peer.send(messages.Sending(size))
+    peer._socket.sendall(bytes(size // 2))
+
+
+def too_much(peer: Channel, size: int) -> None:
+    peer.send(messages.Sending(size))
+    peer._socket.sendall(bytes(size + 1000))
+    peer.send(messages.Sent(bytes(8)))
+
+
+def nothing(peer: Channel, size: int) -> None:
+    threading.Event().wait(3)
+
+
+def half_and_nothing(peer: Channel, size: int) -> None:
+    too_little(peer, size)
+    threading.Event().wait(3)
+
+
+def garbage(peer: Channel, size: int) -> None:
+    peer._socket.sendall(os.urandom(1000))
+
+
+def wrong_bytes(peer: Channel, size: int) -> None:
+    peer.send(messages.Sending(size))
+    peer._socket.sendall(bytes(size))
+    peer.send(messages.Sent(b"12345678"))
+
+
+def no_checksum(peer: Channel, size: int) -> None:
+    peer.send(messages.Sending(size))
+    peer._socket.sendall(bytes(size))
+    peer.send(messages.Sent(b""))
+
+
+def another_size(peer: Channel, size: int) -> None:
+    peer.send(messages.Sending(size - 1))
+
+
+def refusal(peer: Channel, size: int) -> None:
+    peer.send(messages.Refused("no"))
+
+
+def wrong_order(peer: Channel, size: int) -> None:
+    peer.send(messages.Sent(bytes(8)))
+
+
+BEHAVIOURS = [
+    too_little,
+    too_much,
+    nothing,
+    half_and_nothing,
+    garbage,
+    wrong_bytes,
+    no_checksum,
+    another_size,
+    refusal,
+    wrong_order,
+]

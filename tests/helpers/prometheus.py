@@ -1,7 +1,9 @@
 """A Prometheus that scrapes: over HTTP, with its own library's parser."""
 
+import re
 import urllib.request
 from collections.abc import Mapping
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -32,3 +34,15 @@ def value(scraped: Scraped, name: str, **labels: str) -> float:
         if each == name and having >= labels.items()
     )
     return found
+
+
+def names_in(text: str) -> set[str]:
+    """Metrics' names in a query."""
+    return set(re.findall(r"[a-z_]*zerrow_[a-z_]+", text))
+
+
+def queries(made: dict[str, Any]) -> list[str]:
+    """All that it asks Prometheus."""
+    asked = [t["expr"] for panel in made["panels"] for t in panel.get("targets", [])]
+    variables = [each["query"] for each in made["templating"]["list"]]
+    return asked + [each["query"] for each in variables if isinstance(each, dict)]

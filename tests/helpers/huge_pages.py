@@ -1,11 +1,11 @@
-"""What the tests of huge pages share: processes that ask for them, and what those may do."""
+"""Processes that ask for huge pages, and what those may do."""
 
 import os
 import textwrap
 
 import pytest
 
-from tests.memory.helpers import run_python
+from tests.helpers.python import run_python
 from zerrow_store.memory import huge_pages
 
 ORDINARY = """

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.node.helpers import Store, Worker, wait_until
+from tests.helpers.python import Worker
+from tests.helpers.stores import Store
+from tests.helpers.waiting import wait_until
 
 
 def write(path: Path, columns: int = 4, rows: int = 200_000, seed: int = 0) -> pa.Table:
