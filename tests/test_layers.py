@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    "arrow_data errors forks memfd processes sizes threads cgroups _disk _ledger",
+    "arrow_data errors forks memfd once processes sizes threads cgroups _disk _ledger",
     "config logs policy segments",
     "budget protocol native",
     "memory client server",

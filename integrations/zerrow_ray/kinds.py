@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from zerrow_ray.warnings import warn_once
+from zerrow_ray.warnings import explain
 
 Reduced = tuple[Any, ...]
 
@@ -33,7 +33,7 @@ def reaches(kind: Kind, value: Any) -> bool:
     try:
         return kind.reaches(value)
     except Exception as error:  # a library's own, for what it cannot describe
-        warn_once(error)
+        explain(error)
         return False
 
 

@@ -10,8 +10,9 @@ from zerrow_ray import ray_compat
 from zerrow_ray.activation import activate
 from zerrow_ray.settings import StoreSettings, announce, store_settings
 from zerrow_ray.versions import untested
-from zerrow_ray.warnings import say_once, warn_once
+from zerrow_ray.warnings import explain
 from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.once import warn_once
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -77,22 +78,23 @@ def worker_setup() -> None:
 
 def _register(settings: StoreSettings) -> None:
     if ray_compat.is_client():
-        say_once(
+        warn_once(
+            logger,
             "tables take Ray's own path: a driver that is connected by ray:// shares no memory "
-            "with the cluster; run the driver on a node of it, or submit it as a job"
+            "with the cluster; run the driver on a node of it, or submit it as a job",
         )
         return
     if not activate():
         return
     if found := untested():
-        say_once(f"zerrow_ray is not tested with {', '.join(found)}")
+        warn_once(logger, f"zerrow_ray is not tested with {', '.join(found)}")
     from zerrow_ray.session import current_session
 
     announce(settings)
     try:
         current_session()
     except StoreUnavailableError as error:
-        warn_once(error)
+        explain(error)
 
 
 def _register_after_init() -> None:

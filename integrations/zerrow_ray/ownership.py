@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from zerrow_ray import dynamic_returns, ray_compat
 from zerrow_ray.carriers import split, stream_of
-from zerrow_ray.warnings import warn_once
+from zerrow_ray.warnings import explain
 from zerrow_store import threads
 from zerrow_store.errors import ZerrowError
 
@@ -163,7 +163,7 @@ def _connect() -> None:
             if connected:
                 current_session()
     except (ZerrowError, RayError) as error:
-        warn_once(error)
+        explain(error)
 
 
 _never_dropped: list[Callable[[], None]] = []

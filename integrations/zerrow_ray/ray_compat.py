@@ -12,7 +12,6 @@ import contextvars
 import functools
 import inspect
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +35,8 @@ from ray._private.worker import Worker
 from ray.core.generated.common_pb2 import Address
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.experimental import internal_kv
+
+from zerrow_store.protocol.sockets import peer
 
 _EXPECTED: dict[str, list[str] | None] = {
     "ray._private.worker:Worker.put_object": ["self", "value"],
@@ -95,8 +96,6 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray.experimental.internal_kv:_internal_kv_list": ["prefix"],
 }
 """Private names by module, each with the first parameters it has to take."""
-
-_CREDENTIALS = struct.Struct("3i")
 
 _METRICS_SECONDS = 10.0
 
@@ -496,10 +495,7 @@ def raylet_pid() -> int:
     """Return the process of this node's raylet."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(ray._private.worker._global_node.raylet_socket_name)
-        size = _CREDENTIALS.size
-        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid: int = _CREDENTIALS.unpack(found)[0]
-    return pid
+        return peer(connection)[0]
 
 
 class Gcs:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ray.exceptions import RayError
 
 from zerrow_ray.session import current_session
-from zerrow_ray.warnings import warn_once
+from zerrow_ray.warnings import explain
 from zerrow_store.client.client import Client
 from zerrow_store.errors import ZerrowError
 
@@ -42,5 +42,5 @@ def node_client() -> Client | None:
     try:
         return current_session().client
     except (ZerrowError, RayError) as error:
-        warn_once(error)
+        explain(error)
         return None

@@ -1,4 +1,4 @@
-"""Saying once why tables take Ray's own path, or may; and counting those that do."""
+"""Why tables take Ray's own path: logged once for each reason, and counted."""
 
 import functools
 import logging
@@ -6,22 +6,15 @@ import logging
 from ray.util.metrics import Counter
 
 from zerrow_store.errors import NoOwnerError
+from zerrow_store.once import warn_once
 
 logger = logging.getLogger("zerrow_ray")
 
-_warned: set[type] = set()
-
-
-@functools.cache
-def say_once(warning: str) -> None:
-    """Log a warning, once."""
-    logger.warning(warning)
-
 
 def declined(error: Exception) -> None:
-    """Note why a value takes Ray's own path: counted, and logged as by `warn_once`."""
+    """Count a value that takes Ray's own path, and log why as `explain` does."""
     _fallbacks().inc(tags={"reason": type(error).__name__})
-    warn_once(error)
+    explain(error)
 
 
 @functools.cache
@@ -30,8 +23,10 @@ def _fallbacks() -> Counter:
     return Counter("zerrow_fallbacks", meaning, tag_keys=("reason",))
 
 
-def warn_once(error: Exception) -> None:
-    """Log why tables take Ray's own path, once for each kind of error, unless that is as meant."""
-    if type(error) not in _warned and not isinstance(error, NoOwnerError):
-        _warned.add(type(error))
-        logger.warning("tables take Ray's own path: %s: %s", type(error).__name__, error)
+def explain(error: Exception) -> None:
+    """Log why tables take Ray's own path, once for each type of error.
+
+    Without an owner they are meant to, and nothing is logged.
+    """
+    if not isinstance(error, NoOwnerError):
+        warn_once(logger, "tables take Ray's own path", error)

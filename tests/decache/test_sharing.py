@@ -12,6 +12,7 @@ import zerrow_store
 from tests.helpers.readers import Reader, digest, write
 from tests.helpers.stores import Store
 from tests.helpers.waiting import wait_until
+from zerrow_store import once
 from zerrow_store.decache import read_parquet
 
 
@@ -195,7 +196,7 @@ def test_without_a_store_files_are_decoded(path, monkeypatch, caplog):
 
     table = write(path)
     monkeypatch.setattr(stores, "_clients", {})
-    monkeypatch.setattr(stores, "_warned", set())
+    monkeypatch.setattr(once, "_warned", set())
     monkeypatch.setattr(stores.default_client, "__defaults__", ("no-such-store",))
     for _ in range(2):
         assert zerrow_store.read_parquet(path).equals(table)

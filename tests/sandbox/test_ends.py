@@ -18,7 +18,7 @@ from tests.helpers.capabilities import needs_sandboxes
 from tests.helpers.processes import descendants
 from tests.helpers.sandboxes import groups, where
 from tests.helpers.waiting import eventually
-from zerrow_store import sandbox
+from zerrow_store import once, sandbox
 from zerrow_store.cli.main import main
 from zerrow_store.errors import SandboxError, SandboxUnavailableError
 from zerrow_store.sandbox import cgroups, launcher, pool, process
@@ -91,7 +91,7 @@ def test_without_control_groups(
 ) -> None:
     monkeypatch.setenv("ZERROW_SANDBOX_CGROUP", str(tmp_path))
     cgroups.hierarchies.cache_clear()
-    launcher.warn_once.cache_clear()
+    monkeypatch.setattr(once, "_warned", set())
     try:
         with pytest.raises(SandboxUnavailableError, match="ZERROW_SANDBOX_CGROUP"):
             sandbox.run(os.getpid)
@@ -112,7 +112,7 @@ def test_without_a_filter(
         raise OSError("libseccomp.so.2: cannot open shared object file")
 
     monkeypatch.setattr(launcher, "make_filter", missing)
-    launcher.warn_once.cache_clear()
+    monkeypatch.setattr(once, "_warned", set())
     with pytest.raises(SandboxUnavailableError, match="no system call filter"):
         sandbox.run(os.getpid)
     with caplog.at_level(logging.WARNING):

@@ -66,6 +66,11 @@ class Answer:
     body: Any
 
     @property
+    def node_id(self) -> str:
+        """Of the store's node; empty outside of clusters."""
+        return "" if self.node is None else self.node.id
+
+    @property
     def place(self) -> dict[str, str]:
         """What a row of this store begins with."""
         return {} if self.node is None else {"node": self.node.id, "node_ip": self.node.host}

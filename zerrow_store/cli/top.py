@@ -90,7 +90,7 @@ def store_rows(answers: list[Answer], last: Reading, now: Reading) -> list[Row]:
     rows = []
     seconds = max(now.when - last.when, 1e-3)
     for answer in answers:
-        stats, key = answer.body, _key(answer)
+        stats, key = answer.body, answer.node_id
         before = last.counts.get(key, now.counts[key])
         # Counts begin again with the server.
         rates = {
@@ -128,7 +128,7 @@ def process_rows(selection: Selection) -> list[Row]:
 
 
 def _reading(answers: list[Answer]) -> Reading:
-    return Reading(time.monotonic(), {_key(each): _counts(each) for each in answers})
+    return Reading(time.monotonic(), {each.node_id: _counts(each) for each in answers})
 
 
 def _counts(answer: Answer) -> dict[str, float]:
@@ -141,10 +141,6 @@ def _counts(answer: Answer) -> dict[str, float]:
         "received": stats.transfers.received_bytes,
         "hits": stats.cache.hits,
     }
-
-
-def _key(answer: Answer) -> str:
-    return "" if answer.node is None else answer.node.id
 
 
 def _size(nbytes: float) -> str:

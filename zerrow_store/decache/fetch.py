@@ -20,7 +20,7 @@ from zerrow_store.client.client import Client
 from zerrow_store.client.decode_cache import CacheHit, DecodedColumn
 from zerrow_store.decache.files import OpenFile
 from zerrow_store.decache.parts import Chunks, Parts
-from zerrow_store.decache.store import warn_once
+from zerrow_store.decache.store import warn_uncached
 from zerrow_store.errors import DecodeError, ZerrowError
 from zerrow_store.native import _native
 from zerrow_store.protocol.fields import Unit
@@ -82,7 +82,7 @@ def fetch(client: Client | None, file: OpenFile, wanted: Wanted, decode: Decode)
         except DecodeError as error:
             _raise_as_decoder_did(error)
         except (ZerrowError, _native.SipcError) as error:
-            warn_once(error)
+            warn_uncached(error)
     missing = {
         unit: [part for part in parts if part not in fetched[unit]]
         for unit, parts in wanted.items()
@@ -179,7 +179,7 @@ class _Read:
                 self._token, self._identity, self._file.path, columns
             )
         except ZerrowError as error:
-            warn_once(error)
+            warn_uncached(error)
             _add(fetched, decoded)
             return
         if len(columns) < len(decoded):

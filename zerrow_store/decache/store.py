@@ -6,12 +6,12 @@ from zerrow_store import memory
 from zerrow_store.client.client import Client
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.forks import Lock
+from zerrow_store.once import warn_once
 
 logger = logging.getLogger("zerrow_store")
 
 _lock = Lock()
 _clients: dict[str, Client] = {}
-_warned: set[str] = set()
 
 
 def default_client(name: str = "default") -> Client | None:
@@ -24,14 +24,11 @@ def default_client(name: str = "default") -> Client | None:
         try:
             client = _clients[name] = Client(name)
         except StoreUnavailableError as error:
-            warn_once(error)
+            warn_uncached(error)
             return None
         return client
 
 
-def warn_once(error: Exception) -> None:
-    """Log why files are decoded without the cache, once per kind of error."""
-    kind = type(error).__name__
-    if kind not in _warned:
-        _warned.add(kind)
-        logger.warning("files are decoded without the cache: %s: %s", kind, error)
+def warn_uncached(error: Exception) -> None:
+    """Log why files are decoded without the cache, once for each type of error."""
+    warn_once(logger, "files are decoded without the cache", error)

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from zerrow_store.errors import ProtocolError
+from zerrow_store.protocol.sockets import CREDENTIALS
 
 PROTOCOL_VERSION = 9
 MAX_REQUEST = 200 << 20
@@ -27,7 +28,6 @@ MAX_FRAME = 1 << 30
 MAX_DESCRIPTORS = 200  # the kernel takes at most SCM_MAX_FD (253) at a time
 
 _HEADER = struct.Struct("<IH")
-_CREDENTIALS = struct.Struct("3i")
 
 _envelope = msgspec.msgpack.Decoder(tuple[str, int, msgspec.Raw])
 
@@ -83,7 +83,7 @@ class FrameReader:
 
     def feed(self, connection: socket.socket) -> bool:
         """Read what is there. False at the end of the stream. May raise BlockingIOError."""
-        space = socket.CMSG_SPACE(self._most_descriptors * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+        space = socket.CMSG_SPACE(self._most_descriptors * 4) + socket.CMSG_SPACE(CREDENTIALS.size)
         data, control, flags, _ = connection.recvmsg(1 << 16, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, payload in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -91,7 +91,7 @@ class FrameReader:
                 received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
                 self._descriptors.extend(received)
             elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                self.pid = _CREDENTIALS.unpack(payload)[0]
+                self.pid = CREDENTIALS.unpack(payload)[0]
         if flags & socket.MSG_CTRUNC:
             raise ProtocolError("descriptors were lost: too many came, or too many files are open")
         if len(self._descriptors) > 2 * self._most_descriptors:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zerrow_store.errors import StoreUnavailableError
 
-_CREDENTIALS = struct.Struct("3i")
+CREDENTIALS = struct.Struct("3i")
 _BACKLOG = 512
 
 
@@ -57,8 +57,8 @@ def _bind(to: bytes) -> socket.socket:
 
 def peer(connection: socket.socket) -> tuple[int, int]:
     """Return (pid, uid) of the process at the other end, as the kernel knows them."""
-    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(packed)
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid, uid, _ = CREDENTIALS.unpack(packed)
     return pid, uid
 
 

@@ -6,7 +6,6 @@ The environment is cleared. The sandbox's first process is ours, as process 1 of
 no signal from inside reaches it, and when it exits every process in the namespace ends.
 """
 
-import functools
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 import zerrow_store
 from zerrow_store.errors import SandboxUnavailableError
 from zerrow_store.native import _native
+from zerrow_store.once import warn_once
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.paths import HOME, WRITABLE
 from zerrow_store.sandbox.seccomp import make_filter
@@ -49,7 +49,7 @@ def launch(options: SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
                 raise SandboxUnavailableError(
                     f"no system call filter: {error}. Install libseccomp (libseccomp2)"
                 ) from error
-            warn_once(f"a sandbox has no system call filter: {error}")
+            warn_once(logger, f"a sandbox has no system call filter: {error}")
         command += ["--", sys.executable, "-B", "-s", "-m", "zerrow_store.sandbox.zygote"]
         return subprocess.Popen(
             [*command, str(control), str(options.memory)],
@@ -64,12 +64,6 @@ def launch(options: SandboxOptions, control: int) -> "subprocess.Popen[bytes]":
     finally:
         for fd in fds[1:]:
             os.close(fd)
-
-
-@functools.cache
-def warn_once(text: str) -> None:
-    """Log once which confinement a sandbox lacks, as the user allowed."""
-    logger.warning("%s", text)
 
 
 def find_bubblewrap() -> str:

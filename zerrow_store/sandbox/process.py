@@ -21,11 +21,12 @@ from zerrow_store.errors import (
     SandboxTimeoutError,
     SandboxUnavailableError,
 )
+from zerrow_store.once import warn_once
 from zerrow_store.protocol.framing import FrameReader
 from zerrow_store.sandbox import messages, outputs, stats
 from zerrow_store.sandbox.call_process import PATIENCE, CallProcess, Request
 from zerrow_store.sandbox.cgroups import Cgroup, hierarchies
-from zerrow_store.sandbox.launcher import launch, warn_once
+from zerrow_store.sandbox.launcher import launch
 from zerrow_store.sandbox.options import SandboxOptions
 from zerrow_store.sandbox.streams import Streams
 
@@ -252,5 +253,5 @@ def _group(best_effort: bool) -> Cgroup | None:
     except SandboxUnavailableError as error:
         if not best_effort:
             raise
-        warn_once(f"a sandbox has weaker limits, by setrlimit: {error}")
+        warn_once(logger, f"a sandbox has weaker limits, by setrlimit: {error}")
         return None

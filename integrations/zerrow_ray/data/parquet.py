@@ -1,6 +1,7 @@
 """`ray.data.read_parquet`, with fragments that its tasks read from the cache."""
 
 import functools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,7 +9,9 @@ from typing import Any
 
 import ray.data
 
-from zerrow_ray.warnings import say_once
+from zerrow_store.once import warn_once
+
+logger = logging.getLogger("zerrow_ray")
 
 _this_read = ContextVar("_this_read", default=False)
 _all_reads = False
@@ -53,9 +56,10 @@ def _is_hooked() -> bool:
     try:
         from zerrow_ray.data import ray_data_compat
     except ImportError as error:
-        say_once(
+        warn_once(
+            logger,
             f"Parquet files are read without the cache: Ray {ray.__version__} is not known to "
-            f"zerrow_ray.data ({error})"
+            f"zerrow_ray.data ({error})",
         )
         return False
     ray_data_compat.read_through(lambda: _all_reads or _this_read.get())

@@ -59,12 +59,12 @@ def report(selection: Selection, path: Path) -> None:
 def html(selection: Selection) -> str:
     """Return the page."""
     stats = selection.ask("stats")
-    budgets = {_key(each): each.body.budget for each in stats}
-    histories = [each for each in selection.ask("history") if _key(each) in budgets]
+    budgets = {each.node_id: each.body.budget for each in stats}
+    histories = [each for each in selection.ask("history") if each.node_id in budgets]
     what = "the cluster's stores" if selection.cluster else f"the store {selection.name}"
     when = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     sections = [
-        ("Memory", "".join(_memory(each, budgets[_key(each)]) for each in histories)),
+        ("Memory", "".join(_memory(each, budgets[each.node_id]) for each in histories)),
         ("Objects", _objects(selection)),
         ("Copied", _copied(selection, stats, histories)),
         ("Evictions", _evictions(selection, stats)),
@@ -163,7 +163,3 @@ def _samples(answer: Answer) -> list[Sample]:
 def _heading(answer: Answer) -> str:
     node = answer.node
     return "" if node is None else f"<h3>Node {node.id[:SHORT]}, {node.host}</h3>"
-
-
-def _key(answer: Answer) -> str:
-    return "" if answer.node is None else answer.node.id
