@@ -14,7 +14,7 @@ from typing import Any
 
 import ray.cloudpickle
 
-from zerrow_ray import carriers, ray_compat
+from zerrow_ray import ray_compat, task_context
 from zerrow_ray.imports import when_imported
 
 logger = logging.getLogger("zerrow_ray")
@@ -96,8 +96,8 @@ def _let_tables_go_by_reference() -> None:
         return
     ray_compat.let_shutdown_wait()
     # In this order: of a task that is heard of, every item has been counted.
-    ray_compat.serialize_through(pickling.dumps, pickling.is_plain, carriers.count)
-    ray_compat.around_task_bodies(carriers)
+    ray_compat.serialize_through(pickling.dumps, pickling.is_plain, task_context.count)
+    ray_compat.around_task_bodies(task_context)
     ray_compat.put_through(puts.put, pickling.is_plain)
     ray_compat.submit_through(
         ownership.connect_soon, arguments.prepared, dynamic_returns.submission

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from zerrow_ray.carriers import split
+from zerrow_ray.references import split
 
 _lock = threading.Lock()
 _submitting = 0

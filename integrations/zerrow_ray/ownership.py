@@ -16,7 +16,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from zerrow_ray import dynamic_returns, ray_compat
-from zerrow_ray.carriers import split, stream_of
+from zerrow_ray.references import split, stream_of
 from zerrow_ray.warnings import explain
 from zerrow_store import threads
 from zerrow_store.errors import ZerrowError

@@ -3,18 +3,16 @@
 import contextlib
 import logging
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
 
 from zerrow_ray import ray_compat, store
-from zerrow_ray.carriers import current_carrier
 from zerrow_ray.config import store_name
 from zerrow_ray.ownership import Ownership
+from zerrow_ray.task_context import current_carrier, note_publication
 from zerrow_store.client.client import Client
 from zerrow_store.client.publications import Publication
 from zerrow_store.errors import NoOwnerError, ProtocolError, StoreUnavailableError
@@ -76,7 +74,7 @@ class Session:
             raise NoOwnerError("nobody would tell when this is not needed any more")
         object_id, encoded = os.urandom(16), encode()
         self.client.publish(object_id, encoded, carrier=Carrier(*carrier))
-        _note_publication(object_id)
+        note_publication(object_id)
         return encoded, object_id
 
     def publish_put(self, encoded: Encoded) -> tuple[bytes, Publication]:
@@ -91,30 +89,6 @@ class Session:
         # Without a store, the client deletes them as soon as there is one again.
         with contextlib.suppress(StoreUnavailableError):
             self.client.delete(object_ids, missing_ok=True)
-
-
-_this_thread = threading.local()
-
-
-class Publications(list[bytes]):
-    """Ids of objects. A plain list cannot be referred to weakly."""
-
-
-def record_publications() -> Publications:
-    """Return a list to which are added, as long as it is alive and until the next call, the ids of
-    the objects that this thread publishes for others: of the results of its task, as Ray
-    serializes them.
-    """
-    published = Publications()
-    _this_thread.publications = weakref.ref(published)
-    return published
-
-
-def _note_publication(object_id: bytes) -> None:
-    reference = getattr(_this_thread, "publications", None)
-    published = None if reference is None else reference()
-    if published is not None:
-        published.append(object_id)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from zerrow_ray import cluster
-from zerrow_ray.carriers import split
 from zerrow_ray.cli.call_sites import of_frames, of_traceback
 from zerrow_ray.cli.ray_cli_compat import ControlStore, Raylet, call_sites, find_addresses
 from zerrow_ray.config import store_name
+from zerrow_ray.references import split
 from zerrow_store.cli.stores import Node, Origin
 from zerrow_store.client.observe import ask
 from zerrow_store.errors import StoreUnavailableError

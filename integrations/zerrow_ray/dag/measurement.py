@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from zerrow_ray.session import record_publications
+from zerrow_ray.task_context import record_publications
 from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.native import _native
 

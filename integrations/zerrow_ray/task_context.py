@@ -1,30 +1,32 @@
-"""Which reference carries the result that a thread serializes, as far as that can be known.
+"""What a thread knows of the Ray task that it runs.
 
-Ray names what a task returns after the task, in the order in which it serializes it: the first
-result is number 1. Of a stream that is the stream itself, and the items begin with 2. Nothing says
-which one is being serialized, so they are counted here, from the beginning of the task on.
+That is above all which result it serializes: the reference of a result carries the object that the
+result is stored as. Ray numbers a task's results in the order in which it serializes them (see
+`references`), and does not say which one it is serializing. So they are counted here, from the
+beginning of the task.
 
-Tasks of an async actor share a thread. What an async generator yields is told apart; what a plain
-one does may come after another task's end, and would be taken for what that one returns. So an
-actor that has plain generators has no other carriers than those of async ones.
+Tasks of an async actor share a thread. Ray tells which async generator yields an item. An item of a
+plain generator may come after the end of another task, and would be taken for that task's result;
+so an actor with plain generators has carriers for the items of async generators only.
 
-A task that is run again has no carriers: Ray may do so after its references were gone, and nobody
-says then when they are gone once more.
+A task that is run again has no carriers. Ray may run it again after its references have gone out of
+scope, and then nobody says when they do so once more.
 """
 
 import functools
 import inspect
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ray.exceptions import RayError
 
 from zerrow_ray import ray_compat
+from zerrow_ray.references import reference
 
-_INDEX_BYTES = 4
 _UNIQUE_BYTES = 8
-"""Of a task's id; what follows is its actor and job, which most often have one caller."""
+"""Of a task's id. The rest of it names the actor and the job, which most often have one caller."""
 
 
 class Carrier(NamedTuple):
@@ -54,11 +56,18 @@ class _Task:
         self.index = None if self.index is None or is_error else self.index + 1
 
 
+class Publications(list[bytes]):
+    """Ids of objects. A plain list cannot be referred to weakly."""
+
+
 class _Thread(threading.local):
-    """body: the task that runs, whose items are serialized; results: the one that has run last."""
+    """body: the task that runs, whose items are serialized. results: the task that ended last,
+    whose results are. recorder: see `record_publications`.
+    """
 
     body: _Task | None = None
     results: _Task | None = None
+    recorder: "weakref.ref[Publications] | None" = None
 
 
 _thread = _Thread()
@@ -80,28 +89,31 @@ def current_carrier() -> Carrier | None:
     task = _current()
     if task is None or task.index is None or task.attempt:
         return None
-    reference = _reference(task.id, task.index)
+    carrying = reference(task.id, task.index)
     group = task.id[_UNIQUE_BYTES:]
     if task is _thread.results:
-        return Carrier(reference, group=group)
+        return Carrier(carrying, group=group)
     # Ray has just named the item: it knows the owner of no other one that is to come.
-    owner = ray_compat.owner_of(reference)
-    return None if owner is None else Carrier(reference, *owner, group)
+    owner = ray_compat.owner_of(carrying)
+    return None if owner is None else Carrier(carrying, *owner, group)
 
 
-def split(reference: bytes) -> tuple[bytes, int]:
-    """Return a reference's task, and its number among what that returns."""
-    task, index = reference[:-_INDEX_BYTES], reference[-_INDEX_BYTES:]
-    return task, int.from_bytes(index, "little")
+def record_publications() -> Publications:
+    """Return a list of the objects that this thread publishes for others from now on.
+
+    These are those of its task's results, published as Ray serializes them. The list grows until
+    nobody refers to it any more, or until the next call.
+    """
+    published = Publications()
+    _thread.recorder = weakref.ref(published)
+    return published
 
 
-def stream_of(task: bytes) -> bytes:
-    """Return the reference of a task's stream."""
-    return _reference(task, 1)
-
-
-def _reference(task: bytes, index: int) -> bytes:
-    return task + index.to_bytes(_INDEX_BYTES, "little")
+def note_publication(object_id: bytes) -> None:
+    """Note that this thread has published an object for others."""
+    published = None if _thread.recorder is None else _thread.recorder()
+    if published is not None:
+        published.append(object_id)
 
 
 def _current() -> _Task | None:
