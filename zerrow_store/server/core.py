@@ -3,8 +3,11 @@
 import selectors
 
 from zerrow_store.policy import Policy
+from zerrow_store.server.admission import Admission
+from zerrow_store.server.adopted_segments import AdoptedSegments
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.decode_cache import DecodeCache
+from zerrow_store.server.decoded_columns import DecodedColumns
 from zerrow_store.server.effects import Effects
 from zerrow_store.server.eviction import Evictor
 from zerrow_store.server.eviction_records import Records
@@ -38,9 +41,16 @@ class Core:
         self.processes = SegmentProcesses(self.state, self.lifetimes, selector)
         self.evictor = Evictor(self.state, self.lifetimes, self.idle, self.spiller, self.records)
         self.quota = ProducerQuota(self.state, self.spiller)
-        self.put_queue = PutQueue(self.state, self.lifetimes, self.processes, self.evictor)
-        self.owners = Owners(self.state, self.lifetimes, self.put_queue)
-        self.cache = DecodeCache(self.state, self.lifetimes, self.evictor, self.put_queue)
+        self.admission = Admission(self.state)
+        self.adopted = AdoptedSegments(self.state, self.processes)
+        self.put_queue = PutQueue(
+            self.state, self.lifetimes, self.evictor, self.admission, self.adopted
+        )
+        self.owners = Owners(self.state, self.lifetimes, self.put_queue, self.admission)
+        self.columns = DecodedColumns(self.state, self.lifetimes, self.evictor, self.admission)
+        self.cache = DecodeCache(
+            self.state, self.lifetimes, self.columns, self.admission, self.adopted
+        )
 
     def restored(self) -> None:
         """Take up an object table that has come from a supervisor, after a crash."""

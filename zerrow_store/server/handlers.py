@@ -308,8 +308,8 @@ HANDLERS: dict[type[m.Request], Callable[[Core, Call, Any], Any]] = {
     m.CachePublish: _cache_publish,
     m.CacheFail: lambda core, call, request: core.cache.fail(call, request),
     m.CacheRelease: lambda core, call, request: core.cache.release(call, request),
-    m.CacheList: lambda core, call, request: core.cache.list_entries(call, request),
-    m.CacheDrop: lambda core, call, request: core.cache.drop(call, request),
+    m.CacheList: lambda core, call, request: core.columns.entries(),
+    m.CacheDrop: lambda core, call, request: core.columns.drop(request.path),
 }
 """The handlers, by the type of request."""
 

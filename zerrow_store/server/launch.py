@@ -38,6 +38,14 @@ def launch(
         watch_pid=watch_pid,
         lasting=lasting,
     )
+    if not _serves(command):
+        raise StoreUnavailableError(
+            f"the store {name!r} did not start; {log} and {logs.supervisor_log(log)} say why"
+        )
+
+
+def _serves(command: list[str]) -> bool:
+    """Run a supervisor, which detaches itself; return whether its store serves, once it does."""
     reading, writing = os.pipe()
     try:
         try:
@@ -55,13 +63,9 @@ def launch(
         finally:
             os.close(writing)
         # It says so, or has ended: nobody else has the other end of the pipe.
-        said = select.select([reading], [], [], _PATIENCE_SECONDS)[0] and os.read(reading, 1)
+        return bool(select.select([reading], [], [], _PATIENCE_SECONDS)[0] and os.read(reading, 1))
     finally:
         os.close(reading)
-    if not said:
-        raise StoreUnavailableError(
-            f"the store {name!r} did not start; {log} and {logs.supervisor_log(log)} say why"
-        )
 
 
 def store_command(

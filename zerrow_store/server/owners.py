@@ -23,6 +23,7 @@ from typing import Any
 from zerrow_store.errors import ObjectExistsError, ProtocolError
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol import notices
+from zerrow_store.server.admission import Admission
 from zerrow_store.server.connection import DEFERRED, Call, Connection
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.put_queue import Put, PutQueue
@@ -54,11 +55,13 @@ class Owners:
         state: State,
         lifetimes: Lifetimes,
         put_queue: PutQueue,
+        admission: Admission,
     ) -> None:
         self._state = state
         self._effects = state.effects
         self._lifetimes = lifetimes
         self._put_queue = put_queue
+        self._admission = admission
         self._owners: dict[bytes, Connection] = {}
         self._agent: Connection | None = None
         self._asked: dict[bytes, _Question] = {}
@@ -84,7 +87,7 @@ class Owners:
         if request.owned and segment is None:
             raise ProtocolError("it owns what it publishes, and has not attached a segment")
         # First of all: a process that asks again after a crash of the store keeps what has counted.
-        self._put_queue.check_new(request.object_id)
+        self._admission.check_new(request.object_id)
         if request.object_id in self._asked:
             raise ObjectExistsError(f"object {request.object_id.hex()} is being published")
         put = self._put_queue.received(call, request)
@@ -129,7 +132,7 @@ class Owners:
             self._state.watched.clear()
         for object_id, question in list(self._asked.items()):
             if question.put.call.connection is connection:
-                self._put_queue.settle(self._asked.pop(object_id).put.adopted)
+                self._put_queue.forget(self._asked.pop(object_id).put)
             else:
                 self._denied(object_id, connection)
 

@@ -69,7 +69,7 @@ class Statistics:
         return [*self._history.rows(), self._sample(self._core.state.resident())]
 
     def _sample(self, resident: int) -> Sample:
-        table, cache = self._core.state.table, self._core.cache.counts
+        table, cache = self._core.state.table, self._core.columns.counts
         return Sample(
             when=time.time(),
             resident=resident,
@@ -83,7 +83,7 @@ class Statistics:
     def report(self, call: Call, request: m.Stats) -> StoreStats:
         """Return all figures."""
         table, spiller = self._core.state.table, self._core.spiller
-        cached = self._core.cache.counts
+        cached = self._core.columns.counts
         return StoreStats(
             objects=sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
             bytes_stored=table.bytes_stored,
