@@ -15,7 +15,7 @@ from tests.helpers.processes import kill
 from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ProtocolError
 from zerrow_store.transfer import channel, messages
-from zerrow_store.transfer import neighbours as neighbours_module
+from zerrow_store.transfer import neighbour as neighbour_module
 from zerrow_store.transfer.channel import connect
 
 
@@ -260,7 +260,7 @@ def test_who_follows_learns_only_of_what_it_has_named(near, anna):
 
 
 def test_a_connection_that_nothing_is_followed_on_ends(far, near, anna, monkeypatch):
-    monkeypatch.setattr(neighbours_module, "_UNUSED_SECONDS", 0.0)
+    monkeypatch.setattr(neighbour_module, "_UNUSED_SECONDS", 0.0)
     know(far, near)
     producer = far.producer()
     assert producer.do("publish(b'object', b'anna 1')")

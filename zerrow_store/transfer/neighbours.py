@@ -8,26 +8,19 @@ What belongs to a machine that has left the cluster is deleted.
 """
 
 import logging
-import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from zerrow_store import threads
-from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.forks import Lock
 from zerrow_store.protocol.messages import Carrier
-from zerrow_store.transfer import messages as m
-from zerrow_store.transfer.channel import Channel, connect
-from zerrow_store.transfer.followers import ALIVE_SECONDS, MOST_IDS, Followers
+from zerrow_store.transfer.followers import Followers
+from zerrow_store.transfer.neighbour import Neighbour
 from zerrow_store.transfer.security import Security
 from zerrow_store.transfer.segment_files import FileClient
 
 logger = logging.getLogger("zerrow_store.transfer")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_UNUSED_SECONDS = 60.0
 _MOST_GROUPS = 4096
 
 
@@ -51,7 +44,7 @@ class Neighbours:
         self._security = security
         self._followers = followers
         self._lock = Lock()
-        self._neighbours: dict[bytes, _Neighbour] = {}
+        self._neighbours: dict[bytes, Neighbour] = {}
         self._asked: dict[bytes, _Question] = {}
         self._last_owners: OrderedDict[bytes, bytes] = OrderedDict()
 
@@ -66,7 +59,7 @@ class Neighbours:
                 if node in self._neighbours:
                     self._neighbours[node].move(location)
                 else:
-                    self._neighbours[node] = _Neighbour(
+                    self._neighbours[node] = Neighbour(
                         node, location, self._security, self._client, self._answered
                     )
         for neighbour in left:
@@ -144,194 +137,3 @@ class Neighbours:
         if not question.waiting:
             del self._asked[object_id]
             self._client.claim(object_id, None)
-
-
-class _Neighbour:
-    """Another machine. location: where its agent serves; empty: that is not known. answered: called
-    with what it says of an object that was asked for.
-
-    _objects: what is here, or about to be, that belongs there; _unsaid: what of that it was not
-    told yet. _questions: what is to be asked there; _waiting: what it was asked.
-    """
-
-    def __init__(
-        self,
-        node: bytes,
-        location: str,
-        security: Security,
-        client: FileClient,
-        answered: Callable[[bytes, bytes, bool], None],
-    ) -> None:
-        self._node = node
-        self.location = location
-        self._security = security
-        self._client = client
-        self._answered = answered
-        self._changed = threading.Condition()
-        self._objects: set[bytes] = set()
-        self._unsaid: list[bytes] = []
-        self._questions: dict[bytes, Carrier] = {}
-        self._waiting: set[bytes] = set()
-        self._channel: Channel | None = None
-        self._runs = self._left = False
-        self._away_until = 0.0
-
-    def ask(self, object_id: bytes, carrier: Carrier) -> bool:
-        """Ask for the owner of an object, without waiting; False if that cannot be done now."""
-        with self._changed:
-            if self._left or not self.can_be_asked():
-                return False
-            self._questions[object_id] = carrier
-            self._run()
-        return True
-
-    def can_be_asked(self) -> bool:
-        """Whether it can be connected to, as far as is known."""
-        return bool(self.location) and time.monotonic() >= self._away_until
-
-    def follow(self, object_ids: Iterable[bytes]) -> None:
-        """Know of objects that belong there."""
-        with self._changed:
-            added = list(object_ids)
-            self._objects.update(added)
-            self._unsaid += added
-            self._run()
-
-    def move(self, location: str) -> None:
-        """Know where it is now."""
-        with self._changed:
-            if location != self.location:
-                self.location, self._away_until = location, 0.0
-                self._cut()
-
-    def leave(self) -> None:
-        """It is in the cluster no more: what belongs there goes."""
-        with self._changed:
-            self._left = True
-            if self._objects:
-                self._run()
-            self._cut()
-
-    def _run(self) -> None:
-        if not self._runs:
-            self._runs = True
-            threads.start(self._follow, name="zerrow-neighbour")
-        self._changed.notify_all()
-
-    def _cut(self) -> None:
-        if self._channel is not None:
-            self._channel.cut()
-        self._changed.notify_all()
-
-    # --- its thread ---
-
-    def _follow(self) -> None:
-        pause = _FIRST_PAUSE
-        while self._is_wanted():
-            began = time.monotonic()
-            try:
-                with connect(self.location, self._security) as channel:
-                    self._talk(channel)
-            except (OSError, ProtocolError) as error:
-                logger.warning("the machine at %s cannot be asked: %s", self.location, error)
-                if time.monotonic() - began > _LONGEST_PAUSE:
-                    pause = _FIRST_PAUSE
-                self._fail_questions(pause)
-                with self._changed:
-                    self._changed.wait_for(lambda: time.monotonic() >= self._away_until, pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-        self._fail_questions(0.0)
-
-    def _is_wanted(self) -> bool:
-        with self._changed:
-            if not self._left and (self._objects or self._questions):
-                return True
-            self._runs = False
-            objects, self._objects = self._objects, set()
-        if objects:  # it has left
-            logger.warning("%d objects belong to a machine that has left", len(objects))
-            self._delete(list(objects))
-        return False
-
-    def _talk(self, channel: Channel) -> None:
-        with self._changed:
-            self._channel, self._away_until = channel, 0.0
-            self._unsaid = list(self._objects)
-        writer = threading.Thread(
-            target=self._write, args=[channel], name="zerrow-neighbour-asks", daemon=True
-        )
-        writer.start()
-        try:
-            self._read(channel)
-        finally:
-            with self._changed:
-                self._channel = None
-                self._changed.notify_all()
-            writer.join()
-
-    def _read(self, channel: Channel) -> None:
-        used = time.monotonic()
-        while not self._left:
-            said = channel.receive(m.OWNED)
-            if isinstance(said, m.Owned):
-                self._note_answer(said)
-            elif said.object_ids:
-                with self._changed:
-                    let_go = self._objects.intersection(said.object_ids)  # not what is others'
-                    self._objects -= let_go
-                self._delete(list(let_go))
-            with self._changed:
-                if self._objects or self._questions or self._waiting:
-                    used = time.monotonic()
-                elif time.monotonic() - used > _UNUSED_SECONDS:
-                    return
-
-    def _note_answer(self, said: m.Owned) -> None:
-        with self._changed:
-            if said.object_id not in self._waiting:
-                raise ProtocolError("it answers what it was not asked")
-            self._waiting.discard(said.object_id)
-            if said.mine:
-                self._objects.add(said.object_id)
-        self._answered(self._node, said.object_id, said.mine)
-
-    def _write(self, channel: Channel) -> None:
-        try:
-            channel.send(m.Follow([]))  # which begins it
-            for message in self._asks(channel):
-                channel.send(message)
-        except OSError as error:
-            logger.info("lost the machine at %s: %s", self.location, error)
-            channel.cut()
-
-    def _asks(self, channel: Channel) -> Iterator[m.Whose | m.Follow]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._questions or self._unsaid or self._channel is not channel,
-                    ALIVE_SECONDS,
-                )
-                if self._channel is not channel:
-                    return
-                questions, self._questions = self._questions, {}
-                self._waiting.update(questions)
-                unsaid, self._unsaid = self._unsaid[:MOST_IDS], self._unsaid[MOST_IDS:]
-            for object_id, carrier in questions.items():
-                yield m.Whose(object_id, carrier)
-            if unsaid or not questions:
-                yield m.Follow(unsaid)
-
-    def _fail_questions(self, pause: float) -> None:
-        """Nothing can be asked there now, nor for a while."""
-        with self._changed:
-            self._away_until = time.monotonic() + pause
-            failed = [*self._questions, *self._waiting]
-            self._questions, self._waiting = {}, set()
-        for object_id in failed:
-            self._answered(self._node, object_id, False)
-
-    def _delete(self, object_ids: list[bytes]) -> None:
-        try:
-            self._client.delete(object_ids, missing_ok=True)
-        except StoreUnavailableError as error:  # the client does it as soon as there is one
-            logger.warning("objects are deleted later: %s", error)
