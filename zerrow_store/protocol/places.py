@@ -1,7 +1,7 @@
 """Where bytes lie: allocations in segments, as they travel."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _PAIR = struct.Struct("<QQ")
 
@@ -13,6 +13,9 @@ Checksum = tuple[int, int, int]
 
 Packed = list[tuple[bytes, bytes]]
 """Per segment id, its allocations: packed little-endian uint64 pairs (offset, size)."""
+
+Moved = dict[Place, Place]
+"""Where allocations are now, by where they were."""
 
 Freed = list[tuple[bytes, bytes]]
 """Per segment id, offsets: packed little-endian uint64."""
@@ -29,3 +32,8 @@ def pack_pair(offset: int, size: int) -> bytes:
 def unpack(packed: bytes) -> Iterator[tuple[int, int]]:
     """Iterate over packed (offset, size) pairs."""
     return _PAIR.iter_unpack(packed)
+
+
+def moved_places(moves: Iterable[tuple[bytes, int, bytes, int]]) -> Moved:
+    """Return where allocations are now, by where they were, from how that travels."""
+    return {(segment, offset): (file, at) for segment, offset, file, at in moves}

@@ -16,8 +16,9 @@ from zerrow_store.protocol.places import (
     NO_PROCESS,
     Checksum,
     Freed,
+    Moved,
     Packed,
-    Place,
+    moved_places,
     pack_pair,
     unpack,
 )
@@ -103,7 +104,7 @@ class Object:
     name: str | None = None
     copy: bool = False
     deleted: bool = False
-    moved: dict[Place, Place] = field(default_factory=dict)
+    moved: Moved = field(default_factory=dict)
     bytes_spilled: int = 0
     reference: bytes | None = None
     pid: int = NO_PROCESS
@@ -120,6 +121,8 @@ class Object:
 
 class ObjectTable:
     """Segments, objects, readers and counters; see the module.
+
+    It has many methods because each event has one, which applies it.
 
     Attributes
     ----------
@@ -299,7 +302,7 @@ class ObjectTable:
         entry = self.objects[object_id]
         entry.copy, entry.allocations = True, event.allocations
         entry.nbytes = sum(self._refer(*allocations) for allocations in event.allocations)
-        entry.moved = _by_place(event.moves)
+        entry.moved = moved_places(event.moves)
 
     def _remove_copy(self, event: events.CopyRemoved) -> Freed:
         entry = self.objects[event.object_id]
@@ -332,7 +335,7 @@ class ObjectTable:
         return freed
 
     def _note_moves(self, event: events.MovesKnown) -> None:
-        self.objects[event.object_id].moved = _by_place(event.moves)
+        self.objects[event.object_id].moved = moved_places(event.moves)
 
     def _count(self, event: events.Counted) -> None:
         self._add_counts(event.counters)
@@ -393,7 +396,3 @@ _APPLIERS: dict[type[events.Event], Callable[[ObjectTable, Any], Freed | None]] 
     events.Counted: ObjectTable._count,
 }
 """What applies each event; `apply` is a method's call and one look-up."""
-
-
-def _by_place(moves: Moves) -> dict[Place, Place]:
-    return {(segment, offset): (file, at) for segment, offset, file, at in moves}
