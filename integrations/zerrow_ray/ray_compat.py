@@ -4,6 +4,8 @@ Data's are in `data/ray_data_compat.py`, as most workers do not load it.
 `missing` compares what the hooks expect with the Ray that is there. A Ray that lacks anything is
 used without the plugin. Each hook is installed once for a process, and changes nothing for what its
 function declines.
+
+The file is long because what depends on Ray's insides is looked for in one place.
 """
 
 import concurrent.futures
@@ -146,6 +148,8 @@ def serialize_through(
     It is called while Ray collects the references that the value contains, and hands each
     out-of-band buffer to `take_buffer`. All else takes Ray's own path: closures, plain pickling,
     channels of compiled graphs, arguments.
+
+    It is long because the methods that it replaces share what is under way.
     """
     serialize = SerializationContext.serialize
     to_pickle5 = SerializationContext._serialize_to_pickle5

@@ -22,7 +22,7 @@ from zerrow_store.decache.parquet_read import ParquetRead
 from zerrow_store.decache.store import default_client
 
 
-# Long, as it passes pyarrow's parameters on by name.
+# Long because it passes pyarrow's parameters on by name.
 def read_parquet(
     source: Any,
     *,

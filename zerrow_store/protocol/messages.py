@@ -2,8 +2,9 @@
 
 Each is an array of its fields. It is decoded here, before any handler sees it: a number is finite
 and within bounds, a list has what it should have, nothing is missing or left over. A request that
-is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer. The file is
-long, so that all requests, which are what a client may do, stand in one place.
+is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer.
+
+The file is long because all requests, which are what a client may do, stand in one place.
 """
 
 from typing import Annotated, Any, ClassVar, Literal

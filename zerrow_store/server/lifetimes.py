@@ -22,7 +22,7 @@ _SOON_SECONDS = 10.0
 
 
 class Lifetimes:
-    """See the module."""
+    """See the module. It has many methods because each step of an object's life is one."""
 
     def __init__(self, state: State, idle: IdleObjects, page_cache: PageCache) -> None:
         self._state = state

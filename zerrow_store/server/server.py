@@ -52,6 +52,8 @@ _PATIENCE_SECONDS = 5.0
 class Server:
     """The parts of a server, and the loop that lets them act; see the module.
 
+    The constructor is long because it makes all parts, each of those before it.
+
     Parameters
     ----------
     name

@@ -54,6 +54,8 @@ class Supervisor:
     XDG state directory. spare: it ends when the store has enough supervisors without it. lasting:
     what the store is to do for as long as it runs. begins: it may start a store of which it knows
     nothing; not one that a server has started, whose end may be meant by now.
+
+    It has many methods because a server is adopted or started in steps, each of which may fail.
     """
 
     def __init__(

@@ -26,6 +26,8 @@ class Neighbour:
 
     _objects: what is here, or about to be, that belongs there; _unsaid: what of that it was not
     told yet. _questions: what is to be asked there; _waiting: what it was asked.
+
+    It has many methods because two threads talk to the machine, and all others say about what.
     """
 
     def __init__(
