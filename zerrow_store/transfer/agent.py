@@ -1,10 +1,11 @@
-"""The transfer agent of a machine's store: sends its objects to other machines, lands theirs, and
-knows what belongs to owners there.
+"""The transfer agent: the process that moves a store's objects between machines.
 
-Run as `python -m zerrow_store.transfer.agent`, by whoever first needs it (`local`), or as the
-companion of a store; a process of its own, so that nothing else waits for its Python or it for
-theirs. It ends with its store. It listens for other machines only when it was told to, where it was
-told to. What it has landed lies in its arena, which outlives it as long as somebody reads it.
+It sends the store's objects to other machines, lands theirs, and keeps track of objects whose
+owners are on other machines. The first process that needs the agent starts it (see `local`), as
+`python -m zerrow_store.transfer.agent`, or the store runs it as its companion. It has a process of
+its own so that it neither waits for another process's Python code nor holds it up. It ends with its
+store. It listens for other machines only on the addresses that it is told to listen on. Objects
+that it has landed lie in its arena, which outlives the agent as long as anybody reads them.
 """
 
 import argparse
@@ -40,11 +41,11 @@ logger = logging.getLogger("zerrow_store.transfer")
 _PAUSE_SECONDS = 0.1
 
 _IDLE_SECONDS = 5
-"""How long a process's connection is kept over which nothing is asked."""
+"""How long an unused connection of a local process is kept."""
 
 
 class Agent:
-    """Answers the processes of this machine, a thread for each that asks."""
+    """Answers the processes of this machine, each connection in a thread of its own."""
 
     def __init__(self, client: "FileClient", security: Security, listener: socket.socket) -> None:
         from zerrow_store.transfer.followers import Followers
@@ -61,7 +62,7 @@ class Agent:
         self._senders: dict[str, Sender] = {}
 
     def start(self) -> None:
-        """Begin to answer. Who connects before waits."""
+        """Begin to answer. Processes that connected earlier have been waiting for this."""
         threads.start(self._accept, name="zerrow-agent-accept")
 
     def _accept(self) -> None:
@@ -80,7 +81,7 @@ class Agent:
                 time.sleep(_PAUSE_SECONDS)
 
     def _serve(self, sock: socket.socket) -> None:
-        # What has landed is kept here until its asker says that it holds it, or hangs up.
+        # A landed object is held here until the process says that it holds it, or hangs up.
         kept: list[Landed] = []
         try:
             with Channel(sock) as channel:
@@ -110,7 +111,7 @@ class Agent:
             return m.Failed(describe(InternalError(f"the transfer agent failed: {error!r}")))
 
     def serve_on(self, host: str) -> str:
-        """Serve other machines on an address; returns where. Raises StoreUnavailableError."""
+        """Serve other machines on an address; return the location. Raises StoreUnavailableError."""
         from zerrow_store.transfer.sender import Sender
 
         with self._lock:
@@ -126,7 +127,7 @@ class Agent:
             return location
 
     def update(self, locations: dict[bytes, str]) -> None:
-        """Know the other machines of the cluster, as `Neighbours.update` has them."""
+        """Take note of the cluster's other machines; see `Neighbours.update`."""
         self.neighbours.update(locations)
         with self._lock:
             senders = list(self._senders.values())
@@ -135,8 +136,8 @@ class Agent:
 
 
 def wait_for_end(store: str) -> None:
-    """Return when the store has ended. While its server is started again, whoever connects waits in
-    a queue; only a store that has ended refuses.
+    """Return when the store has ended. While its server restarts, new connections wait in the
+    listener's queue; only a store that has ended refuses them.
     """
     while True:
         try:
@@ -150,8 +151,9 @@ def wait_for_end(store: str) -> None:
 
 
 def make(store: str, security: Security, listener: socket.socket) -> Agent:
-    """Return the agent of a store, on a listening socket; it is to be started. Raises
-    StoreUnavailableError.
+    """Return the agent of a store, which accepts connections from `listener` once it is started.
+
+    Raises StoreUnavailableError.
     """
     from zerrow_store import memory
     from zerrow_store.transfer.segment_files import FileClient
@@ -173,7 +175,7 @@ def main() -> None:
     parser.add_argument("--listener-fd", type=int, required=True)
     arguments = parser.parse_args()
     security = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Security)
-    # A process of its own, not a child of whoever has started it: it outlives that one.
+    # Detach from the process that started the agent: the agent outlives it.
     if os.fork():
         os._exit(0)
     try:
@@ -182,7 +184,7 @@ def main() -> None:
         logger.info("the store %s has ended", arguments.store)
     except StoreUnavailableError as error:
         logger.warning("the transfer agent ends: %s", error)
-    os._exit(0)  # threads that wait for other machines need not end first
+    os._exit(0)  # without joining the threads, which may be waiting for other machines
 
 
 if __name__ == "__main__":

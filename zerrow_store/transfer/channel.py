@@ -1,13 +1,14 @@
 """Messages over a stream socket, and between them the bytes of objects.
 
-A message is its length (little-endian uint32), itself, and between machines a signature: an HMAC
-under a key of this connection, direction and place in the order, cut to 16 bytes. The bytes of
-objects are outside of messages: the kernel sends them from the segments' files and receives them
-where they will be read, and the message that follows them has their checksum. It is there for what
-goes wrong in memory and on the way; who must fear that somebody on the way changes bytes needs TLS.
+A message is framed by its length (little-endian uint32). Between machines a signature follows it:
+an HMAC of its sequence number and payload under the key of this connection and direction, truncated
+to 16 bytes. The bytes of objects travel outside of messages. The kernel sends them from the
+segments' files and receives them where they will be read; the message that follows them has their
+checksum. The checksum guards against accidental corruption, in memory and on the way. Use TLS where
+an attacker could change bytes on the way.
 
-Nothing waits for ever: an end that sends or takes nothing for `SILENCE_SECONDS` is given up, and so
-is a link that is down for so long.
+Nothing waits for ever: an end that sends and takes nothing for `SILENCE_SECONDS` is given up, and
+so is a link that is down for that long.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ from zerrow_store.transfer.messages import Decoder, M, Message
 from zerrow_store.transfer.security import Security
 
 SILENCE_SECONDS = 30
-"""As long as Ray takes, by default, to declare a machine dead that does not answer."""
+"""The time after which Ray, by default, declares an unresponsive machine dead."""
 
 WORKING_SECONDS = SILENCE_SECONDS / 6
-"""How often an end says that it is at work, for which the other one waits."""
+"""How often an end that is at work says so, while the other one waits for it."""
 
 MAX_MESSAGE = 64 << 20
 
@@ -69,17 +70,17 @@ class Channel:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. No other thread may be using it: have it end by `cut`."""
+        """Close the connection. First make other threads stop using it, by `cut`."""
         self._socket.close()
 
     def is_readable(self, seconds: float) -> bool:
-        """Whether there is something to receive, or the end, within a time."""
+        """Whether data arrives, or the other end hangs up, within so many seconds."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
     def cut(self) -> None:
-        """End the connection under whichever thread is using it, which sees an OSError."""
+        """End the connection. A thread that is using it gets an OSError."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -95,7 +96,7 @@ class Channel:
         self._socket.sendall(_LENGTH.pack(len(payload)) + payload + signature)
 
     def receive(self, decode: Decoder[M]) -> M:
-        """Return the next message. Raises ProtocolError for what is none."""
+        """Return the next message. Raises ProtocolError if it is malformed or forged."""
         (length,) = _LENGTH.unpack(read(self._socket, _LENGTH.size))
         if length > MAX_MESSAGE:
             raise ProtocolError(
@@ -112,10 +113,10 @@ class Channel:
     def send_files(self, ranges: list[Range]) -> bytes:
         """Send ranges of files; returns their checksum.
 
-        What is sent may be read from the files after this returned, as long as the other end has
-        not got it.
+        The kernel may read the files even after this has returned, until the other end has received
+        everything.
         """
-        # What is small goes together.
+        # Combine small ranges into full packets.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         try:
             triples = [(each.file, each.offset, each.size) for each in ranges]
@@ -129,7 +130,7 @@ class Channel:
 
 
 class TlsChannel(Channel):
-    """One end of an encrypted connection. TLS has checksums of its own; it needs copies."""
+    """One end of an encrypted connection. TLS has its own checksums; it has to copy the bytes."""
 
     _socket: ssl.SSLSocket
 
@@ -176,7 +177,7 @@ def connect(location: str, security: Security) -> Channel:
 
 
 class Acceptor:
-    """Turns others' connections into channels. Raises OSError for TLS files that cannot be used."""
+    """Turns accepted connections into channels. Raises OSError for unusable TLS files."""
 
     def __init__(self, security: Security) -> None:
         self._secret = security.secret
@@ -187,7 +188,7 @@ class Acceptor:
             self._certificate = security.tls.own_certificate()
 
     def wrap(self, sock: socket.socket) -> socket.socket:
-        """Return a connection as it is to be used from now on, before a byte of it was read."""
+        """Return the socket to use instead of `sock`, of which nothing has been read yet."""
         if self._context is None:
             _prepare(sock)
             return sock
@@ -209,7 +210,7 @@ class Acceptor:
 
 
 def is_listening(location: str) -> bool:
-    """Whether anybody takes connections there."""
+    """Whether a connection to this location can be opened."""
     try:
         socket.create_connection(split_location(location), timeout=_CONNECT_SECONDS).close()
     except OSError:
@@ -223,7 +224,7 @@ def join_location(host: str, port: int) -> str:
 
 
 def split_location(location: str) -> tuple[str, int]:
-    """Return what `join_location` joined. Raises OSError for what is none."""
+    """Return host and port of a location. Raises OSError if it is malformed."""
     host, _, port = location.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise OSError(f"{location!r} is no location of a sender")
@@ -231,9 +232,9 @@ def split_location(location: str) -> tuple[str, int]:
 
 
 def read(sock: socket.socket, size: int) -> bytes:
-    """Return so many bytes. Raises OSError at the end of the stream."""
+    """Receive exactly `size` bytes. Raises OSError at the end of the stream."""
     data = bytearray()
-    while len(data) < size:  # no more memory than what has come
+    while len(data) < size:  # memory grows only with what has arrived
         try:
             piece = sock.recv(min(size - len(data), _PIECE))
         except BlockingIOError:
@@ -254,7 +255,7 @@ def _fill(sock: socket.socket, target: memoryview) -> None:
 
 
 def _prepare(sock: socket.socket) -> None:
-    """Make it blocking: what the kernel does by itself (sendfile, recv) needs no more calls."""
+    """Make the socket blocking, with the kernel's timeouts: sendfile and recv then need no poll."""
     sock.settimeout(None)
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         sock.setsockopt(socket.SOL_SOCKET, option, _TIME.pack(SILENCE_SECONDS, 0))
@@ -262,7 +263,7 @@ def _prepare(sock: socket.socket) -> None:
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Have the kernel see that a machine is gone, or the link to it."""
+    """Have the kernel notice that the other machine, or the link to it, is gone."""
     interval = max(1, SILENCE_SECONDS // _PROBES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval)

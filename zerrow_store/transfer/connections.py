@@ -1,4 +1,4 @@
-"""Connections to other machines' senders, and to the agent, kept for what is asked there next."""
+"""Pools of idle connections: to other machines' senders, and to this machine's agent."""
 
 import weakref
 from collections import OrderedDict
@@ -12,7 +12,7 @@ _MOST_IDLE = 64
 
 
 class IdleConnections:
-    """Connections of this process that nobody uses now. Safe to use from any thread."""
+    """Connections of this process that are not in use. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -20,9 +20,9 @@ class IdleConnections:
         weakref.finalize(self, _close_all, self._idle)
 
     def idle(self, location: str) -> Channel | None:
-        """Return a connection that is not used; None if there is none.
+        """Return an idle connection; None if there is none.
 
-        The other end may be closing it just now: what fails on it has to be tried on a new one.
+        The other end may be closing it at this moment, so retry on a new connection if it fails.
         """
         while True:
             with self._lock:
@@ -31,25 +31,25 @@ class IdleConnections:
                 if channel is None:
                     return None
                 del self._idle[channel]
-            if not channel.is_readable(0):  # else it has been closed: nothing is to come
+            if not channel.is_readable(0):  # else it was closed: no message is outstanding
                 return channel
             channel.close()
 
     def give_back(self, location: str, channel: Channel) -> None:
-        """Keep a connection over which all has been said that was begun."""
+        """Keep a connection whose last exchange is complete."""
         with self._lock:
             self._idle[channel] = location
             surplus = [self._idle.popitem(last=False)[0]] if len(self._idle) > _MOST_IDLE else []
         _close_all(surplus)
 
     def forget(self) -> None:
-        """Close all: in a forked child, whose parent goes on using them."""
+        """Close all connections in a forked child. The parent goes on using them."""
         _close_all(self._idle)
         self._idle.clear()
 
 
 class Connections(IdleConnections):
-    """Connections to other machines, new ones as well."""
+    """Idle connections to other machines, and new ones."""
 
     def __init__(self, security: Security) -> None:
         super().__init__()

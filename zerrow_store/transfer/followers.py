@@ -1,11 +1,13 @@
-"""The machines that have objects whose owners are processes of this one, or copies of its objects.
+"""Followers: machines that are told when objects end, because the owners are on this machine.
 
-For each object of another machine this machine's store has a proxy, which belongs to the owner's
-process as the object would: the owner deletes it, and it goes at the latest when that process ends.
-Then the machines that have the object, or a copy, are told. What one of them was not told, because
-the connection was lost, or this agent or the store had ended meanwhile, it learns when it follows
-again: it says what it has, and is told which of that is gone. So nothing needs to be remembered
-here.
+A follower has objects whose owners are processes of this machine, or copies of this machine's
+objects. For each such object of another machine, this machine's store has a proxy. The proxy
+belongs to the owner's process as the object itself would: the owner deletes it, or it goes when the
+process ends. Then the followers that have the object, or a copy of it, are told.
+
+A follower may miss this, because the connection was lost, or because the agent or the store was
+down. It learns it when it follows again: it says what it has, and is told which of that is gone. So
+nothing needs to be remembered here.
 """
 
 import logging
@@ -22,16 +24,17 @@ from zerrow_store.transfer.segment_files import FileClient
 logger = logging.getLogger("zerrow_store.transfer")
 
 ALIVE_SECONDS = SILENCE_SECONDS / 3
-"""How often an end that has nothing to say says so."""
+"""How often an end sends an empty message when it has nothing to say."""
 
 MOST_IDS = 10_000
 """In one message."""
 
 
 class _Follower:
-    """A machine that is connected, and what it is to be told.
+    """A connected machine, and what it is to be told.
 
-    _asked: what it has asked for, and whether the owner has let go of that meanwhile.
+    _asked: the objects whose owner it has asked for, each with whether the owner has already
+    deleted it.
     """
 
     def __init__(self) -> None:
@@ -42,12 +45,12 @@ class _Follower:
         self._ended = False
 
     def asked(self, object_id: bytes) -> None:
-        """Note that it asks whose an object is: until the answer it is told nothing of that."""
+        """Note that it asks for an object's owner. Before the answer it is not told of the end."""
         with self._changed:
             self._asked[object_id] = False
 
     def answer(self, object_id: bytes, *, mine: bool) -> None:
-        """Answer whose an object is."""
+        """Answer whether the object's owner is on this machine."""
         with self._changed:
             self._answers.append(m.Owned(object_id, mine))
             if self._asked.pop(object_id):
@@ -55,7 +58,7 @@ class _Follower:
             self._changed.notify()
 
     def let_go(self, object_id: bytes) -> None:
-        """Tell it of an object that was let go of."""
+        """Tell it that an object's owner has deleted the object."""
         with self._changed:
             if object_id in self._asked:
                 self._asked[object_id] = True
@@ -64,14 +67,14 @@ class _Follower:
             self._changed.notify()
 
     def end(self) -> None:
-        """Tell it nothing more."""
+        """Stop telling it anything."""
         with self._changed:
             self._ended = True
             self._changed.notify()
 
     def messages(self) -> Iterator[m.Owned | m.LetGo]:
-        """Yield what is to be said, until the end: answers first, as what was let go of may have
-        just been answered for.
+        """Yield what is to be sent, until the end. Answers come first: an object that has ended may
+        be one whose answer is still to be sent.
         """
         while True:
             with self._changed:
@@ -111,7 +114,7 @@ class Followers:
                 else:
                     self._ask(asked.object_id, asked.carrier, follower)
                 asked = channel.receive(m.FOLLOWED)
-        except StoreUnavailableError as error:  # it asks again, when it has connected again
+        except StoreUnavailableError as error:  # the follower reconnects and asks again
             logger.warning("a machine that asks for owners is hung up on: %s", error)
         finally:
             with self._lock:
@@ -121,14 +124,14 @@ class Followers:
             writer.join()
 
     def removed(self, object_id: bytes) -> None:
-        """Note that this machine's store has an object, or its proxy, no more."""
+        """Note that an object, or its proxy, is no longer in this machine's store."""
         with self._lock:
             followers = self._followed.pop(object_id, set())
         for follower in followers:
             follower.let_go(object_id)
 
     def check(self, watch: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Find out what was removed while the store could not say so."""
+        """Find out what was removed while the store was not connected."""
         with self._lock:
             followed = list(self._followed)
         for start in range(0, len(followed), MOST_IDS):
@@ -147,7 +150,7 @@ class Followers:
                 self._followed.setdefault(object_id, set()).add(follower)
 
     def _forget(self, object_id: bytes, follower: _Follower) -> None:
-        """Take back what `_enter` has done; called with the lock."""
+        """Undo `_enter`. The caller has the lock."""
         followers = self._followed.get(object_id, set())
         followers.discard(follower)
         if not followers:
@@ -160,7 +163,7 @@ class Followers:
             self._client.put_proxy(object_id, carrier)
         except NoOwnerError:
             mine = False
-        except ObjectExistsError:  # of a time before: the other store was started again over it
+        except ObjectExistsError:  # asked before: the follower's store was restarted meanwhile
             mine = not self._client.watch([object_id])
         else:
             mine = True

@@ -1,14 +1,13 @@
-"""Two ends of a connection prove to each other that they know the secret, which is never sent.
+"""The handshake: two ends prove to each other that they know the secret, without sending it.
 
     receiver -> sender    magic, nonce
     sender -> receiver    nonce, proof
     receiver -> sender    proof
 
-A proof is an HMAC of both nonces under the secret, each end's with a label of its own: it is good
-for this connection alone, and the one end's is not the other's. From the same nonces come the keys
-with which each message is signed that follows (`channel`), so nobody between the two can take over
-a connection that others have opened. With TLS the listener's certificate is part of what is
-proved.
+A proof is an HMAC of both nonces under the secret, with a different label for each end. So it is
+valid for this connection only, and one end's proof cannot be replayed as the other's. The keys that
+sign all later messages (see `channel`) are derived from the same nonces, so nobody in between can
+take over a connection after the handshake. With TLS, the proof covers the listener's certificate.
 """
 
 import hashlib
@@ -29,16 +28,16 @@ Read = Callable[[int], bytes]
 
 @dataclass(frozen=True)
 class Keys:
-    """What this end's messages are signed with, and the other end's."""
+    """The keys that sign this end's messages, and the other end's."""
 
     own: bytes
     others: bytes
 
 
 def connect(write: Write, read: Read, secret: bytes, certificate: bytes = b"") -> Keys:
-    """Prove, as the end that connected. certificate: the listener's, with TLS.
+    """Do the handshake as the end that connected. certificate: the listener's, with TLS.
 
-    Raises ProtocolError for an end that does not know the secret.
+    Raises ProtocolError if the other end does not know the secret.
     """
     nonce = os.urandom(_NONCE_BYTES)
     write(_MAGIC + nonce)
@@ -50,9 +49,9 @@ def connect(write: Write, read: Read, secret: bytes, certificate: bytes = b"") -
 
 
 def accept(write: Write, read: Read, secret: bytes, certificate: bytes = b"") -> Keys:
-    """Prove, as the end that listens. certificate: its own, with TLS.
+    """Do the handshake as the end that listens. certificate: its own, with TLS.
 
-    Raises ProtocolError for an end that does not know the secret.
+    Raises ProtocolError if the other end does not know the secret.
     """
     if read(len(_MAGIC)) != _MAGIC:
         raise ProtocolError("the other end speaks another protocol or version")

@@ -1,8 +1,9 @@
-"""Memory for an object that is on its way: admitted by the store before the first byte comes.
+"""Memory for an object that is on its way: admitted by the store before the first byte arrives.
 
-It is an object of the store from the beginning, under an id that nobody knows yet, and held: so the
-budget has it, others wait or are evicted for it, and a store that is too full says so before
-anything is sent. It goes with its last hold, so nothing of it is left if this process ends.
+From the beginning, the memory is an object of the store, held here, under an id that nobody else
+knows. So it counts against the budget, other objects are evicted for it or puts wait for it, and a
+store that is too full refuses it before anything is sent. The object is transient: it goes with its
+last hold, so nothing is left of it if this process ends.
 """
 
 import os
@@ -18,7 +19,10 @@ from zerrow_store.protocol.places import Place
 
 @dataclass(frozen=True)
 class Landed:
-    """An object that is here, as long as `hold` is alive. places: of its allocations, in order."""
+    """An object that has arrived, and stays as long as `hold` is alive.
+
+    places: where its allocations lie, in order.
+    """
 
     object_id: bytes
     places: list[Place]
@@ -26,7 +30,7 @@ class Landed:
 
 
 class Landing:
-    """Memory for allocations of these sizes. Raises StoreFullError if they do not fit."""
+    """Memory for allocations of the given sizes. Raises StoreFullError if they do not fit."""
 
     def __init__(self, client: Client, sizes: list[int]) -> None:
         buffers = [pa.allocate_buffer(max(size, 1)) for size in sizes]
@@ -42,5 +46,5 @@ class Landing:
         self._hold = client.publish_transient(self._object_id, encoded)
 
     def conclude(self) -> Landed:
-        """Return the object, whose bytes are all there."""
+        """Return the object, all bytes of which have arrived."""
         return Landed(self._object_id, self._places, self._hold)

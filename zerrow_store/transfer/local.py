@@ -1,8 +1,8 @@
-"""Asking the transfer agent of one's own machine, which is started when somebody first asks, unless
-it is the store's companion.
+"""Requests to the transfer agent of this machine.
 
-Whoever has the agent's listening socket is about to be the agent, or to start it: so there is one,
-and who connects meanwhile waits until it serves.
+The first request starts the agent, unless it is the store's companion. A process that has bound the
+agent's listening socket is about to become the agent, or to start it. So there is only one, and
+processes that connect in the meantime wait until it serves.
 """
 
 import logging
@@ -39,13 +39,13 @@ _PAUSE_SECONDS = 0.02
 _BACKLOG = 512
 
 _agents = IdleConnections()
-"""By the store's name."""
+"""Connections to agents, by the name of the store."""
 
 forks.register(in_child=_agents.forget)
 
 
 def serve(store: str, security: Security, host: str) -> str:
-    """Have the store's objects served to other machines on the address `host`; returns where.
+    """Have the store's objects served to other machines on the address `host`; return the location.
 
     Starts the agent, with `security`, if there is none. Raises StoreUnavailableError.
     """
@@ -65,13 +65,14 @@ def fetch(
     object_id: bytes,
     allocations: list[m.Allocation],
 ) -> tuple[list[Place], Hold]:
-    """Land another machine's object in the store of `client`, once, however many ask.
+    """Land another machine's object in the store of `client`, once for all that ask for it.
 
-    security: what an agent is started with; None: the store's companion is one. location: where the
-    other one serves; empty: it is gone, a copy is looked for. allocations: as the object's message
-    has them. Returns where each of them lies here, mapped, and what keeps the object there.
-    Raises ObjectLostError if the other machine is gone or has not got it, StoreFullError if it does
-    not fit here, StoreUnavailableError.
+    security: what an agent is started with; None if the store's companion is the agent. location:
+    where the other machine's agent serves; empty if that machine is gone and a copy is to be found.
+    allocations: as in the object's message. Returns where each of them lies here, in mapped memory,
+    and the hold that keeps the object there.
+    Raises ObjectLostError if the other machine is gone or does not have the object, StoreFullError
+    if it does not fit here, StoreUnavailableError.
     """
 
     def ask(channel: Channel) -> tuple[list[Place], Hold]:
@@ -99,7 +100,7 @@ def _ask(channel: Channel, message: m.Message) -> m.Serving | m.Landed:
 
 
 def _with_agent(store: str, security: Security | None, ask: Callable[[Channel], T]) -> T:
-    """Ask the agent; another one, if it ends over that."""
+    """Ask the agent. If it ends before it answers, ask the next one."""
     reason = ""
     for _ in range(_ATTEMPTS):
         try:
@@ -121,7 +122,7 @@ def _with_agent(store: str, security: Security | None, ask: Callable[[Channel], 
 
 
 def _keep(store: str, channel: Channel) -> None:
-    """Keep a connection for what is asked next; the agent need keep nothing for it any more."""
+    """Keep a connection for the next request. The agent may drop what it holds for this one."""
     try:
         channel.send(m.Taken())
     except OSError:
@@ -131,8 +132,9 @@ def _keep(store: str, channel: Channel) -> None:
 
 
 def _connect(store: str, security: Security | None) -> socket.socket:
-    """Connect to the agent; start one if there is none, or wait for it. Raises OSError if that
-    cannot be done.
+    """Connect to the agent. If there is none, start one, or wait for another process to do so.
+
+    Raises OSError if neither works.
     """
     impatient = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -150,11 +152,11 @@ def _connect(store: str, security: Security | None) -> socket.socket:
             connection.close()
             raise
         if security is None or not _start(store, security):
-            time.sleep(_PAUSE_SECONDS)  # whoever starts it is about to listen
+            time.sleep(_PAUSE_SECONDS)  # the process that starts the agent is about to listen
 
 
 def _start(store: str, security: Security) -> bool:
-    """Start an agent; False if somebody else is about to. Raises OSError if it cannot be done."""
+    """Start an agent; return False if another process is doing so. Raises OSError on failure."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
             listener.bind(transfer_address(store))
@@ -165,7 +167,7 @@ def _start(store: str, security: Security) -> bool:
         command += ["--listener-fd", str(listener.fileno())]
         started = subprocess.run(
             command,
-            input=msgspec.msgpack.encode(security),  # not where others see it
+            input=msgspec.msgpack.encode(security),  # not as an argument, which others can see
             pass_fds=[listener.fileno()],
             start_new_session=True,
             stdout=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
-"""What agents say to each other and to the processes of their machine, with bounds on all of it.
+"""The messages between transfer agents, and between an agent and the processes of its machine.
 
-What is malformed raises ProtocolError, which ends the connection.
+All fields have bounds. A malformed message raises ProtocolError, which ends the connection.
 """
 
 from typing import Annotated, Any, Generic, TypeVar, cast
@@ -13,23 +13,23 @@ from zerrow_store.protocol.fields import Name, ObjectId, OwnerId, SegmentId, Siz
 from zerrow_store.protocol.messages import Carrier, Report
 
 Allocation = tuple[SegmentId, Size, Size]
-"""Segment, offset, size: as a message has it."""
+"""Segment, offset, size, as in an object's SIPC message."""
 
 Piece = tuple[SegmentId, Size, Size, Size, Size]
-"""An allocation, and the part of it that is wanted: first byte, length."""
+"""An allocation, and the wanted part of it: first byte, length."""
 
 Text = Annotated[str, Meta(max_length=4096)]
 
 
 class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What all are: an array of a name and the fields."""
+    """A message: an array of its name and its fields."""
 
 
 # --- between agents ---
 
 
 class Read(Message, tag="read"):
-    """Have pieces of an object's allocations, one after the other."""
+    """Send pieces of an object's allocations, one after the other."""
 
     object_id: ObjectId
     pieces: list[Piece]
@@ -40,8 +40,8 @@ class Working(Message, tag="working"):
 
 
 class Sending(Message, tag="sending"):
-    """So many bytes follow this message, outside of any message; then `Sent`. node: the machine
-    whose store says when the object is to go; empty: this one.
+    """`nbytes` bytes follow this message, outside of any message, then `Sent`. node: the machine
+    whose store says when the object ends; empty for the sender's.
     """
 
     nbytes: Size
@@ -49,26 +49,26 @@ class Sending(Message, tag="sending"):
 
 
 class Sent(Message, tag="sent"):
-    """Of what was sent, the checksum; nothing where TLS has one of its own."""
+    """The checksum of the bytes that were sent; empty under TLS, which has its own."""
 
     checksum: Annotated[bytes, Meta(max_length=8)]
 
 
 class Taken(Message, tag="taken"):
-    """What `Read` asked for is here, or what `Fetch` did is held by who asked. There is no answer;
-    the connection may be used again.
+    """The result of `Read` has arrived, or the process holds the result of `Fetch`. There is no
+    answer; the connection is free for the next request.
     """
 
 
 class Refused(Message, tag="refused"):
-    """It cannot be had."""
+    """The request cannot be met."""
 
     reason: Text
 
 
 class Seek(Message, tag="seek"):
-    """Say where an object of yours is to be read. location: where this end will serve its copy;
-    empty: nowhere.
+    """Say where to read an object of yours. location: where this end will serve its copy; empty if
+    it serves none.
     """
 
     object_id: ObjectId
@@ -76,27 +76,30 @@ class Seek(Message, tag="seek"):
 
 
 class At(Message, tag="at"):
-    """The answer to `Seek`: it is to be read at this location; empty: here."""
+    """The answer to `Seek`: read the object at this location; empty for this machine."""
 
     location: Text
 
 
 class Tried(Message, tag="tried"):
-    """The answer to `At`: whether this end has the object now. If not, another `At` follows."""
+    """The answer to `At`: whether this end now has the object. If not, another `At` follows."""
 
     landed: bool
 
 
 class Follow(Message, tag="follow"):
-    """Say from now on when objects go that are on my machine, while their owners, or what they are
-    copies of, are on yours; at once, of those which have gone. Also says that this end is alive.
+    """Tell me when these objects end, which are on my machine: their owners, or the originals that
+    they are copies of, are on yours. Those that have ended already are reported at once. An empty
+    one says that this end is alive.
     """
 
     object_ids: list[ObjectId]
 
 
 class Whose(Message, tag="whose"):
-    """Does a process of your machine own what carries this object? If so, follow it."""
+    """Does a process of your machine own the reference that carries this object? If so, I follow
+    the object.
+    """
 
     object_id: ObjectId
     carrier: Carrier
@@ -110,13 +113,13 @@ class Owned(Message, tag="owned"):
 
 
 class LetGo(Message, tag="let_go"):
-    """Owners have let go of these objects. Also says that this end is alive."""
+    """The owners have deleted these objects. An empty one says that this end is alive."""
 
     object_ids: list[ObjectId]
 
 
 class Figures(Message, tag="figures"):
-    """Have a report of the store."""
+    """Send a report of the store."""
 
     what: Report
 
@@ -128,14 +131,14 @@ class Figured(Message, tag="figured"):
 
 
 class Ahead(Message, tag="ahead"):
-    """Spill objects as soon as nobody reads them, or read what of them is on disk."""
+    """Spill objects as soon as nobody reads them, or read their spilled bytes from disk."""
 
     spill: bool
     object_ids: list[ObjectId]
 
 
 class Done(Message, tag="done"):
-    """What was asked for is under way."""
+    """The request is under way."""
 
 
 # --- between an agent and the processes of its machine ---
@@ -154,8 +157,8 @@ class Serving(Message, tag="serving"):
 
 
 class Fetch(Message, tag="fetch"):
-    """Land another machine's object. It is held until that has been `Taken`, or this connection
-    ends. location: where it is; empty: that machine is gone, another one may have a copy.
+    """Land another machine's object. The agent holds it until the process says `Taken`, or hangs
+    up. location: where the object is; empty if that machine is gone, and another may have a copy.
     """
 
     location: Name
@@ -177,7 +180,7 @@ class Failed(Message, tag="failed"):
 
 
 def encode(message: Message) -> bytes:
-    """Return a message as it travels."""
+    """Return an encoded message."""
     return msgspec.msgpack.encode(message)
 
 
@@ -185,7 +188,7 @@ M = TypeVar("M")
 
 
 class Decoder(Generic[M]):
-    """Decodes messages that are one of some kinds."""
+    """Decodes messages of given types."""
 
     def __init__(self, kinds: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(kinds)

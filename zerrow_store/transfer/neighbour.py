@@ -1,4 +1,4 @@
-"""Another machine, with which this one talks about the owners of objects."""
+"""A neighbour: another machine, which is asked for the owners of objects."""
 
 import logging
 import threading
@@ -21,13 +21,16 @@ _UNUSED_SECONDS = 60.0
 
 
 class Neighbour:
-    """Another machine. location: where its agent serves; empty: that is not known. answered: called
-    with what it says of an object that was asked for.
+    """Another machine.
 
-    _objects: what is here, or about to be, that belongs there; _unsaid: what of that it was not
-    told yet. _questions: what is to be asked there; _waiting: what it was asked.
+    location: where its agent serves; empty if that is not known. answered: called with its answer
+    to a question.
 
-    It has many methods because two threads talk to the machine, and all others say about what.
+    _objects: the objects here, or about to be here, whose owners are there. _unsaid: those of them
+    that it has not been told of. _questions: the questions to be sent; _waiting: those that were
+    sent, and are not answered.
+
+    It has many methods because two threads talk to the machine, and other threads add to that.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Neighbour:
         self._away_until = 0.0
 
     def ask(self, object_id: bytes, carrier: Carrier) -> bool:
-        """Ask for the owner of an object, without waiting; False if that cannot be done now."""
+        """Ask for an object's owner, without waiting; return False if that is impossible now."""
         with self._changed:
             if self._left or not self.can_be_asked():
                 return False
@@ -62,11 +65,11 @@ class Neighbour:
         return True
 
     def can_be_asked(self) -> bool:
-        """Whether it can be connected to, as far as is known."""
+        """Whether a connection to the machine may succeed, as far as is known."""
         return bool(self.location) and time.monotonic() >= self._away_until
 
     def follow(self, object_ids: Iterable[bytes]) -> None:
-        """Know of objects that belong there."""
+        """Take note of objects whose owners are there."""
         with self._changed:
             added = list(object_ids)
             self._objects.update(added)
@@ -74,14 +77,14 @@ class Neighbour:
             self._run()
 
     def move(self, location: str) -> None:
-        """Know where it is now."""
+        """Take note of the agent's new location."""
         with self._changed:
             if location != self.location:
                 self.location, self._away_until = location, 0.0
                 self._cut()
 
     def leave(self) -> None:
-        """It is in the cluster no more: what belongs there goes."""
+        """Delete the machine's objects: it has left the cluster."""
         with self._changed:
             self._left = True
             if self._objects:
@@ -153,7 +156,7 @@ class Neighbour:
                 self._note_answer(said)
             elif said.object_ids:
                 with self._changed:
-                    let_go = self._objects.intersection(said.object_ids)  # not what is others'
+                    let_go = self._objects.intersection(said.object_ids)  # not another machine's
                     self._objects -= let_go
                 self._delete(list(let_go))
             with self._changed:
@@ -198,7 +201,7 @@ class Neighbour:
                 yield m.Follow(unsaid)
 
     def _fail_questions(self, pause: float) -> None:
-        """Nothing can be asked there now, nor for a while."""
+        """Fail all questions, and take new ones only after a pause."""
         with self._changed:
             self._away_until = time.monotonic() + pause
             failed = [*self._questions, *self._waiting]
@@ -209,5 +212,5 @@ class Neighbour:
     def _delete(self, object_ids: list[bytes]) -> None:
         try:
             self._client.delete(object_ids, missing_ok=True)
-        except StoreUnavailableError as error:  # the client does it as soon as there is one
+        except StoreUnavailableError as error:  # the client deletes them once it is connected
             logger.warning("objects are deleted later: %s", error)

@@ -1,10 +1,11 @@
-"""The other machines: whether the owner of an object that is here is on one of them, and what
-owners there have let go of, also where it is a copy that is here.
+"""Neighbours: the other machines, which may have the owners of objects that are here.
 
-There is a connection to a machine only while something is asked there, or objects are here whose
-owners are there: in a large cluster most machines have such with the drivers' machines alone. The
-store's object table say what belongs where, so an agent that was started again follows it again.
-What belongs to a machine that has left the cluster is deleted.
+They are asked whether they have the owner of an object, and say when an owner has deleted an object
+of which this machine has the original or a copy. There is a connection to a machine only while a
+question is open there, or while owners there have objects here. In a large cluster, most machines
+are connected to the drivers' machines only. The store's object table says which object belongs to
+which machine, so a restarted agent follows the same objects again. Objects that belong to a machine
+that has left the cluster are deleted.
 """
 
 import logging
@@ -26,7 +27,10 @@ _MOST_GROUPS = 4096
 
 @dataclass
 class _Question:
-    """Whose an object is. waiting: machines that have not answered; rounds: who is asked then."""
+    """The search for an object's owner.
+
+    waiting: the machines that have not answered. rounds: the machines to be asked after those.
+    """
 
     carrier: Carrier
     rounds: list[list[bytes]]
@@ -36,7 +40,7 @@ class _Question:
 class Neighbours:
     """See the module, and `segment_files.Neighbourhood`. Safe to use from any thread.
 
-    followers: the machines whose objects have owners here.
+    followers: the machines that have objects whose owners are here.
     """
 
     def __init__(self, client: FileClient, security: Security, followers: Followers) -> None:
@@ -49,9 +53,10 @@ class Neighbours:
         self._last_owners: OrderedDict[bytes, bytes] = OrderedDict()
 
     def update(self, locations: dict[bytes, str]) -> None:
-        """Know the machines that are in the cluster, each with where its agent serves: all, but for
-        this one. Where that is not known, it is empty. A machine that is not among them any more
-        has left, and its owners with it.
+        """Take note of all other machines of the cluster, with the locations of their agents.
+
+        An unknown location is empty. A machine that is missing has left the cluster, and its owners
+        with it.
         """
         with self._lock:
             left = [self._neighbours.pop(node) for node in self._neighbours.keys() - locations]
@@ -66,12 +71,15 @@ class Neighbours:
             neighbour.leave()
 
     def take_up(self) -> None:
-        """Follow what the store has for owners elsewhere. Raises StoreUnavailableError."""
+        """Follow all objects of the store whose owners are on other machines.
+
+        Raises StoreUnavailableError.
+        """
         for node, object_ids in self._client.owned_elsewhere().items():
             self.follow(node, object_ids)
 
     def follow(self, node: bytes, object_ids: list[bytes]) -> None:
-        """Hear of the end of objects that are here, and belong to another machine."""
+        """Have another machine say when objects end that are here, and whose owners are there."""
         neighbour = self._neighbours.get(node)
         if neighbour is None:
             logger.warning("%d objects belong to a machine that has left", len(object_ids))
@@ -80,17 +88,17 @@ class Neighbours:
             neighbour.follow(object_ids)
 
     def known(self, node: bytes) -> bytes:
-        """Return a machine if it is in the cluster; nothing otherwise, or if it is this one."""
+        """Return `node` if it is another machine of the cluster, else the empty name."""
         return node if node in self._neighbours else b""
 
     def at(self, location: str) -> bytes:
-        """Return the machine whose agent serves at a location; nothing if that is not known."""
+        """Return the machine whose agent serves at a location; empty if it is not known."""
         with self._lock:
             found = (n for n, each in self._neighbours.items() if each.location == location)
             return next(found, b"")
 
     def locations(self) -> list[str]:
-        """Return where agents serve that can be asked now."""
+        """Return the locations of the agents that can be asked now."""
         with self._lock:
             return [each.location for each in self._neighbours.values() if each.can_be_asked()]
 

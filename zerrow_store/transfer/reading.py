@@ -1,7 +1,7 @@
 """Reading an object from another machine into memory, over as many connections as it is worth.
 
-The object's bytes, one allocation after the other, are cut into as many parts as there are
-connections. Memory is written to by no thread any more when `read_object` returns or raises.
+The object's bytes, one allocation after the other, are cut into one part for each connection. Once
+`read_object` has returned or raised, no thread writes to the memory any more.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from zerrow_store.transfer.channel import Channel
 from zerrow_store.transfer.connections import Connections
 
 _PART_BYTES = 16 << 20
-"""What a connection of its own is worth."""
+"""So many bytes are worth a connection of their own."""
 
 _MOST_STREAMS = 4
 
 
 @dataclass
 class Part:
-    """Pieces of allocations, and where they go."""
+    """Pieces of allocations, and the memory that they are read into."""
 
     pieces: list[m.Piece] = field(default_factory=list)
     targets: list[memoryview] = field(default_factory=list)
@@ -42,11 +42,11 @@ def read_object(
     allocations: list[m.Allocation],
     targets: list[memoryview],
 ) -> bytes:
-    """Fill `targets` with an object's allocations; return whose store says when it is to go, see
-    `messages.Sending`.
+    """Fill `targets` with an object's allocations; return the machine whose store says when the
+    object ends, see `messages.Sending`.
 
-    Raises ObjectLostError if the other machine is gone or has not got the object, or if what came
-    is not what was sent.
+    Raises ObjectLostError if the other machine is gone or does not have the object, or if the bytes
+    arrived damaged.
     """
     total = sum(len(target) for target in targets)
     parts = split(allocations, targets, streams_for(total))
@@ -60,12 +60,12 @@ def read_object(
 
 
 def streams_for(nbytes: int) -> int:
-    """Return how many connections so many bytes are read over."""
+    """Return the number of connections over which `nbytes` bytes are read."""
     return max(1, min(nbytes // _PART_BYTES, _MOST_STREAMS, os.cpu_count() or 1))
 
 
 def split(allocations: list[m.Allocation], targets: list[memoryview], count: int) -> list[Part]:
-    """Cut allocations into `count` parts of equally many bytes, as far as there are so many."""
+    """Cut allocations into `count` parts of equal size, as far as the bytes suffice."""
     total = sum(len(target) for target in targets)
     ends = [total * (n + 1) // count for n in range(count)]
     parts = [Part() for _ in range(count)]
@@ -84,7 +84,7 @@ def split(allocations: list[m.Allocation], targets: list[memoryview], count: int
 
 
 def _run_all(reads: "list[_Read]") -> str:
-    """Run all, until the first failure; returns that, or nothing."""
+    """Run all reads, until one fails; return the reason, or nothing."""
     failure = ""
     with ThreadPoolExecutor(len(reads), "zerrow-receive") as pool:
         for future in as_completed([pool.submit(read.run) for read in reads]):
@@ -95,7 +95,7 @@ def _run_all(reads: "list[_Read]") -> str:
 
 
 class _Read:
-    """One connection, and what is read over it. node: as `messages.Sending` says."""
+    """One part, and the connection that it is read over. node: see `messages.Sending`."""
 
     def __init__(
         self, location: str, connections: Connections, object_id: bytes, part: Part
@@ -110,8 +110,10 @@ class _Read:
         self.node = b""
 
     def run(self) -> str:
-        """Read it; returns what went wrong, or nothing. An exception would keep the memory, by the
-        frames that it refers to, until Python next collects cycles.
+        """Read the part; return what went wrong, or nothing.
+
+        It does not raise: the frames that an exception refers to would keep the memory alive until
+        Python next collects cycles.
         """
         try:
             channel, sending = self._begin()
@@ -123,7 +125,7 @@ class _Read:
         return ""
 
     def abort(self) -> None:
-        """Have `run` raise soon, if it is not done."""
+        """Have `run` end soon, unless it is done."""
         with self._lock:
             self._aborted = True
             if self._channel is not None:
@@ -131,7 +133,7 @@ class _Read:
 
     @contextlib.contextmanager
     def _using(self, channel: Channel) -> Iterator[None]:
-        """Have `abort` end what is done over a connection, which is closed if that fails."""
+        """Let `abort` cut a connection while it is in use; close it if its use fails."""
         try:
             self._enter(channel)
             yield
@@ -155,7 +157,7 @@ class _Read:
             except TimeoutError:
                 raise
             except OSError:
-                pass  # the other end was just closing it
+                pass  # the other end has just closed it
         channel = self._connections.open(self._location)
         return channel, self._ask(channel)
 

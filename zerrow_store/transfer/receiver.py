@@ -1,9 +1,9 @@
 """The receiving side: lands objects of other machines in this machine's store, each once.
 
-Whoever asks for an object that is on its way already waits for it. What has landed is an object of
-this machine's store, under the same id: it stays until the object's owner lets go of it, of which
-the machine is told that has that owner, or until memory is short. Readers find it in the store, and
-other machines read it here. Where nobody would say when it is to go, it goes with its last reader.
+A request for an object that is already on its way waits for it. A landed object is a copy in this
+machine's store, under the same id. Readers find it there, and other machines can read it from here.
+The copy stays until the owner's machine says that the owner has deleted the object, or until memory
+is short. If no machine would say so, the copy goes with its last reader.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from zerrow_store.transfer.segment_files import FileClient
 logger = logging.getLogger("zerrow_store.transfer")
 
 _AT_ONCE = 4
-"""Objects on their way from one machine: they share a link, and a machine that is gone keeps nobody
-from what others have."""
+"""How many objects are read from one machine at a time. They share a link; and a machine that is
+gone does not keep others waiting."""
 
 
 class Receiver:
     """Lands objects in the store of `client`. Safe to use from any thread.
 
-    served_at: where other machines can read them; empty: nowhere.
+    served_at: where other machines can read them; empty if they cannot.
     """
 
     def __init__(self, client: FileClient, security: Security, neighbours: Neighbours) -> None:
@@ -52,10 +52,10 @@ class Receiver:
         )
 
     def fetch(self, location: str, object_id: bytes, allocations: list[m.Allocation]) -> Landed:
-        """Return an object of another machine, landed here, once, however many ask.
+        """Return an object of another machine, landed here once for all that ask for it.
 
-        location: where it is read; empty: wherever there is a copy. Raises ObjectLostError if the
-        other machine is gone or has not got it, StoreFullError if it does not fit.
+        location: where to read it; empty if any copy will do. Raises ObjectLostError if the other
+        machine is gone or does not have the object, StoreFullError if it does not fit.
         """
         packed = msgspec.msgpack.encode((object_id, allocations))
         key = hashlib.sha256(packed).digest()
@@ -68,7 +68,7 @@ class Receiver:
             try:
                 future.set_result(self._have(location, object_id, allocations))
             except BaseException as error:
-                # Without the frames that it came through, which refer to the memory.
+                # Drop the traceback: its frames refer to the memory.
                 future.set_exception(error.with_traceback(None))
             finally:
                 with self._lock:
@@ -88,7 +88,7 @@ class Receiver:
         return landed
 
     def _found(self, object_id: bytes, allocations: list[m.Allocation]) -> Landed | None:
-        """Return the copy that the store has; None if there is none, or none of these."""
+        """Return the store's copy; None if it has none, or not of these allocations."""
         hold = self._client.hold_copy(object_id, allocations)
         if hold is None:
             return None
@@ -129,10 +129,10 @@ class Receiver:
         source: str,
         node: bytes,
     ) -> Landed:
-        """Have what has landed be found, and stay, if somebody will say when it is to go; return
-        what holds it.
+        """Enter a landed object as a copy that others find; return it with its new hold.
 
-        node: of the machine that will; empty: that at `source`.
+        The copy stays if a machine will say when the object ends. node: that machine; empty for the
+        one at `source`.
         """
         keeper = self._neighbours.known(node or self._neighbours.at(source))
         moved = [

@@ -1,4 +1,4 @@
-"""Asking another machine's store something, by its transfer agent."""
+"""Requests to another machine's store, by way of its transfer agent."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from zerrow_store.transfer.security import Security
 def report(location: str, security: Security, what: Report) -> Any:
     """Return a report of the store whose agent serves at `location`.
 
-    Raises ObjectLostError if that machine does not answer, or with something else.
+    Raises ObjectLostError if that machine does not answer, or is of another version.
     """
     figures = _ask(location, security, m.Figures(what), m.FIGURED).figures
     try:
@@ -25,7 +25,7 @@ def report(location: str, security: Security, what: Report) -> Any:
 
 
 def ahead(location: str, security: Security, object_ids: list[bytes], *, spill: bool) -> None:
-    """Have objects spilled, or read back, before that is needed: see `Client.spill_ahead`.
+    """Have objects spilled, or read back, ahead of need: see `Client.spill_ahead`.
 
     Raises ObjectLostError if that machine does not answer.
     """

@@ -1,4 +1,4 @@
-"""What the two ends of a connection show each other, and how they are encrypted."""
+"""How connections between machines are authenticated and encrypted."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ _LEAST_SECRET = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """Paths of PEM files: this machine's certificate and key, and the authority that has signed
-    everybody's. A certificate names the address on which its machine is reached.
+    """Paths of PEM files: this machine's certificate and key, and the authority that signs the
+    certificates of all machines. A certificate names the address of its machine.
     """
 
     certificate: str
@@ -20,17 +20,17 @@ class Tls:
     authority: str
 
     def server_context(self) -> ssl.SSLContext:
-        """Return the context of who listens. Raises OSError for files that cannot be used."""
+        """Return the context of the listening end. Raises OSError for unusable files."""
         return self._complete(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
     def client_context(self) -> ssl.SSLContext:
-        """Return the context of who connects. Raises OSError for files that cannot be used."""
+        """Return the context of the connecting end. Raises OSError for unusable files."""
         return self._complete(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
     def own_certificate(self) -> bytes:
         """Return the certificate in DER, as the other end sees it."""
         pem = Path(self.certificate).read_text()
-        end = "-----END CERTIFICATE-----"  # what follows are those of its issuers
+        end = "-----END CERTIFICATE-----"  # the issuers' certificates follow
         start = pem.index("-----BEGIN CERTIFICATE-----")
         return ssl.PEM_cert_to_DER_cert(pem[start : pem.index(end) + len(end)])
 
@@ -44,7 +44,7 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True)
 class Security:
-    """secret: what all machines of a cluster know. tls: how connections are encrypted, if so."""
+    """secret: known to all machines of the cluster. tls: None for unencrypted connections."""
 
     secret: bytes = field(repr=False)
     tls: Tls | None = None

@@ -1,8 +1,7 @@
-"""Reading an object that other machines may want at the same time: at the place that its source
-names, see `tracker`.
+"""Reading a large object from the place that its source names, see `tracker`.
 
-A copy that cannot be read is no error: the source names another place, itself at the last. An
-object that the source itself cannot send is lost.
+Other machines may be reading it at the same time. A copy that cannot be read is no error: the
+source then names another place, at last itself. The object is lost if the source cannot send it.
 """
 
 import contextlib
@@ -21,10 +20,10 @@ logger = logging.getLogger("zerrow_store.transfer")
 T = TypeVar("T")
 
 LEAST_BYTES = 16 << 20
-"""The size from which on asking first is worth a connection more."""
+"""The size from which asking the source first is worth another connection."""
 
 _MOST_COPIES = 8
-"""After so many copies that cannot be read, the source is read whatever it names: it may lie."""
+"""After so many unreadable copies, read from the source whatever it names: it may be lying."""
 
 
 def seek(
@@ -35,12 +34,12 @@ def seek(
     *,
     served_at: str,
 ) -> T:
-    """Have an object read, at its source or from a copy; return what `read` does.
+    """Read an object, from its source or from a copy; return the result of `read`.
 
-    read: reads it at a location and returns what holds it here, or raises ObjectLostError. That is
-    kept as long as the source knows of others who want the object. served_at: where this machine
-    serves copies; empty: nowhere. Raises ObjectLostError if the source is gone, or if the object
-    cannot be read there.
+    read: reads the object at a location and returns what holds it here, or raises ObjectLostError.
+    Its result is kept as long as other machines want the object, as far as the source knows.
+    served_at: where this machine serves copies; empty if it does not. Raises ObjectLostError if the
+    source is gone, or cannot send the object.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -59,7 +58,7 @@ def seek(
 
 
 def _keep(channel: Channel, landed: object) -> None:
-    """Keep what has landed, for others to read it, until the source hangs up or is gone."""
+    """Keep a landed object for other machines to read, until the source hangs up or is gone."""
     with channel, contextlib.suppress(OSError, ProtocolError):
         channel.send(m.Tried(True))
         while True:
@@ -75,7 +74,7 @@ def _read_as_told(channel: Channel, source: str, read: Callable[[str], T]) -> T:
             with _saying_so(channel):
                 return read(location)
         except ObjectLostError as error:
-            # A text: the error refers to frames, and these to the memory.
+            # Log only the text: the error refers to frames, and these refer to the memory.
             logger.warning("a copy cannot be read: %s", str(error))
         channel.send(m.Tried(False))
     with _saying_so(channel):
@@ -93,11 +92,11 @@ def _told(channel: Channel) -> str:
 
 @contextlib.contextmanager
 def _saying_so(channel: Channel) -> Iterator[None]:
-    """Say that this end is at work, as long as it is. Nothing else may be sent meanwhile."""
+    """Send `Working` now and then while the block runs, which may send nothing itself."""
     done = threading.Event()
 
     def say() -> None:
-        with contextlib.suppress(OSError):  # the source is gone: what is read may be a copy
+        with contextlib.suppress(OSError):  # the source is gone: a copy may still be readable
             while not done.wait(WORKING_SECONDS):
                 channel.send(m.Working())
 

@@ -1,9 +1,7 @@
-"""The transfer agent's connection to its store.
+"""The transfer agent's connection to its store, with segments as open files.
 
-It has segments as open files, mapped nowhere.
-
-What is sent goes from the file to the network; a file that somebody truncates, or a disk that
-fails, is an error then, where a mapping gives a signal that ends the process.
+The agent does not map segments. It sends from the file to the network, so a truncated file or a
+failing disk is an error. In a mapping it would be a signal that ends the process.
 """
 
 import os
@@ -23,8 +21,10 @@ from zerrow_store.protocol.replies import SentSegment
 
 
 class SegmentFile:
-    """A segment's descriptor, open as long as this is referred to: by whoever sends from it, too.
-    A number that is closed too early is another file's soon.
+    """A segment's descriptor, open as long as anything refers to this object.
+
+    Senders refer to it while they send: the number of a descriptor that is closed too early is soon
+    another file's.
     """
 
     def __init__(self, fd: int) -> None:
@@ -35,23 +35,23 @@ class SegmentFile:
 
 
 class Neighbourhood(Protocol):
-    """What the store tells the agent of objects whose owners are on another machine than they are.
+    """Hears from the store of objects whose owners are on another machine than the objects.
 
-    All are called by the thread that reads what the store says, and may not wait for the store.
+    The thread that reads from the store calls all methods, so none may wait for the store.
     """
 
     def whose(self, object_id: bytes, carrier: m.Carrier) -> None:
-        """Somebody is to be found who owns what carries an object, and `claim` to be called."""
+        """Find the owner of the reference that carries an object, and call `claim`."""
 
     def removed(self, object_id: bytes) -> None:
-        """An object of this machine has gone, or one of another machine that belonged to this."""
+        """Note that an object has ended: one that is here, or whose owner is here."""
 
     def connected(self, watch: Callable[[list[bytes]], list[bytes]]) -> None:
-        """The store is connected to; it was away, or is new. `watch`: see `FileClient`."""
+        """Note a new connection to the store, which was away or is new. watch: see `FileClient`."""
 
 
 class OpenFiles:
-    """The segments that the store has sent, as `zerrow_store.client.segments.Segments`."""
+    """The segments that the store has sent; in place of `zerrow_store.client.segments.Segments`."""
 
     def __init__(self) -> None:
         self.begin()
@@ -61,7 +61,7 @@ class OpenFiles:
         self._files: dict[bytes, SegmentFile] = {}
 
     def get(self, segment_id: bytes) -> SegmentFile:
-        """Return a segment's file. Raises ObjectLostError if it has just gone."""
+        """Return a segment's file. Raises ObjectLostError if the segment has just gone."""
         try:
             return self._files[segment_id]
         except KeyError:
@@ -80,11 +80,11 @@ class OpenFiles:
         self._files.pop(segment_id, None)
 
     def lose(self) -> None:
-        """Close them: a new store sends its own."""
+        """Close all files: a new store sends its own."""
         self._files = {}
 
     def tidy(self) -> None:
-        """Nothing of views: files end with who sends from them."""
+        """Do nothing: there are no views, and files are closed with their last sender."""
 
 
 class _AgentSession(Session):
@@ -117,12 +117,12 @@ class FileClient(Client):
         self._open(self._agent_session)
 
     def listen(self, neighbourhood: Neighbourhood) -> None:
-        """Have a neighbourhood told what the store says to the agent."""
+        """Tell a neighbourhood what the store says to the agent."""
         self._agent_session.neighbourhood = neighbourhood
 
     def watch(self, object_ids: list[bytes]) -> list[bytes]:
-        """Return which of these objects, or proxies, are not there. Of the others the neighbourhood
-        is told when they go.
+        """Return those of these objects, or proxies, that are not there. The neighbourhood is told
+        when the others go.
         """
         found: list[bytes] = self._connection.request(m.Watch(object_ids))
         return found
@@ -134,14 +134,16 @@ class FileClient(Client):
         moved: list[tuple[bytes, int, bytes, int]],
         node: bytes,
     ) -> Hold:
-        """Enter a copy of another machine's object, in the bytes of an object that this client
-        holds; return a hold of it. The copy stays until it is deleted, or memory is short.
+        """Enter a copy of another machine's object, which takes over the bytes of the object
+        `landed`, held by this client; return a hold of the copy. The copy stays until it is deleted
+        or memory is short.
 
-        node: whose store says when it is to go; empty: this one, if it has a proxy; else the copy
-        goes with its last hold. Raises ObjectExistsError if there is a copy.
+        node: the machine whose store says when the object ends. If it is empty, this machine's
+        proxy says so; without a proxy the copy goes with its last hold. Raises ObjectExistsError if
+        there is a copy already.
         """
         request = _Land(m.Land(object_id, landed, moved, node), self._connection)
-        # Where it counted already before a crash of the store, the answer and the hold are lost.
+        # If the store crashed after it had entered the copy, the answer and the hold are lost.
         hold: Hold = self._connection.wait(self._connection.send(request)) or self.hold(object_id)
         hold.moved = moved_places(moved)
         return hold
@@ -152,7 +154,7 @@ class FileClient(Client):
         return objects
 
     def claim(self, object_id: bytes, node: bytes | None) -> None:
-        """Say on which machine an object's owner is; None: on none."""
+        """Tell the store on which machine an object's owner is; None if it is on none."""
         self._connection.notify(m.Claim(object_id, node is not None, node or b""))
 
     def put_proxy(self, object_id: bytes, carrier: m.Carrier) -> None:
@@ -161,8 +163,8 @@ class FileClient(Client):
         self._connection.request(put)
 
     def hold_all(self, object_id: bytes) -> tuple[Hold, Allocations, bytes]:
-        """Return a hold of an object, its allocations (segment, offset, size), and whose store says
-        when it is to go; empty: this machine's.
+        """Return a hold of an object, its allocations (segment, offset, size), and the machine
+        whose store says when the object ends; empty for this one.
 
         Raises ObjectNotFoundError.
         """

@@ -1,12 +1,11 @@
-"""The sending side: serves a store's objects to other machines, a thread for each connection.
+"""The sending side: serves a store's objects to other machines, in a thread for each connection.
 
-What a peer asks for is checked as hostile: only allocations that its object refers to are sent, and
-only of an object that is there. The object is held until the peer says that it has it, or has hung
-up: what the network has taken from a segment is read there once more when it gets lost on the
-way, and must not have become something else by then.
+Requests are treated as hostile. Only allocations that the object refers to are sent, and only of
+objects that are there. The object is held until the peer says that it has arrived, or hangs up:
+when a packet is lost, the kernel reads the segment again, which must not have changed by then.
 
-A peer that has not proved yet to know the secret costs a thread and a descriptor. There are
-`_MOST_STRANGERS` of these at most: each one more ends the oldest.
+A peer that has not yet proved that it knows the secret costs a thread and a descriptor. At most
+`_MOST_STRANGERS` such peers are connected; a further one ends the oldest connection.
 """
 
 import logging
@@ -39,15 +38,14 @@ _WORKERS = 8
 _PAUSE_SECONDS = 0.1
 
 _IDLE_SECONDS = 5
-"""How long a connection is kept over which nothing is said: a thousand machines may have some."""
+"""How long an idle connection is kept. A thousand machines may have some."""
 
 
 class Sender:
-    """Serves the objects of `client`'s store, copies as well, on an address. Raises OSError if that
-    cannot be had.
+    """Serves the objects of `client`'s store, and its copies, on an address.
 
-    host: the address to listen on; `location` then says where. followers: the machines that are
-    told what owners on this one let go of.
+    host: the address to listen on. location: host and port. followers: the machines that are told
+    when owners on this machine delete objects. Raises OSError if the address cannot be used.
     """
 
     def __init__(
@@ -90,7 +88,7 @@ class Sender:
             )
             self._enter(sock)
             thread.start()
-        except (OSError, RuntimeError) as error:  # it has hung up already; no more threads
+        except (OSError, RuntimeError) as error:  # the peer has hung up, or no thread can start
             logger.warning("cannot take a connection: %s", error)
             self._leave(sock)
             sock.close()
@@ -129,15 +127,15 @@ class Sender:
             self._room.release()
 
     def _answer(self, channel: Channel) -> None:
-        """Answer requests until the peer hangs up, or wants nothing more."""
+        """Answer requests until the peer hangs up, or asks for nothing more."""
         plan: _Plan | None = None
         idle = False
         while not idle or channel.is_readable(_IDLE_SECONDS):
             try:
                 request = channel.receive(m.REQUEST)
-            except OSError:  # it has what it wanted, or is gone
+            except OSError:  # the peer has what it wanted, or is gone
                 return
-            plan = None  # which holds the object until here: see the module
+            plan = None  # the object was held until here: see the module
             idle = isinstance(request, m.Taken)
             if isinstance(request, m.Taken):
                 continue
@@ -166,20 +164,20 @@ class Sender:
             self._client.count_transfer(sent_bytes=sum(each.size for each in plan.ranges))
 
     def _patiently(self, channel: Channel, work: Callable[[], T]) -> T:
-        """Do what may take long, and keep telling the peer so."""
+        """Do work that may take long, and tell the peer meanwhile that this end is at work."""
         future = self._workers.submit(work)
         try:
             while not wait([future], WORKING_SECONDS).done:
                 channel.send(m.Working())
             return future.result()
         finally:
-            del future  # its error refers to this frame, and to that which holds the object
+            del future  # its error refers to this frame, and to the frame that holds the object
 
     def _plan(self, request: m.Read) -> "_Plan":
-        """Return where what is asked for lies now. Raises ZerrowError if it cannot be had."""
+        """Return where the requested bytes lie now. Raises ZerrowError if they cannot be sent."""
         hold, allocations, node = self._client.hold_all(request.object_id)
         sizes = {(segment_id, offset): size for segment_id, offset, size in allocations}
-        # What the peer asks for is as the message has it; here it may lie elsewhere.
+        # The peer names allocations as the message does. Here they may lie elsewhere.
         lies_at = {place: place for place in sizes.keys() - set(hold.moved.values())} | hold.moved
         places = []
         for segment_id, offset, size, first, length in request.pieces:
@@ -202,7 +200,7 @@ class Sender:
 
 
 class _Plan:
-    """Ranges to send, and what has to stay until they are sent. node: see `messages.Sending`."""
+    """Ranges to send, and what must be kept until they have arrived. node: `messages.Sending`'s."""
 
     def __init__(
         self, hold: Hold, files: list[SegmentFile], ranges: list[Range], node: bytes

@@ -1,17 +1,18 @@
-"""Broadcasts: of an object that several machines want, which of them reads it where.
+"""The tracker, which tells each receiver of a large object where to read it: a broadcast.
 
 The machine that an object's message names is its *source*. A receiver of a large object asks the
 source where to read. As long as no other machine has a copy, the source names itself; then it
 names copies. Each place is read by `_MOST_READERS` receivers at a time; a receiver that finds none
 free waits. So the source sends two copies, however many receivers there are.
 
-A receiver is connected here while it waits or reads, and says meanwhile that it is alive. The end
-of the connection ends its turn. When it has the object it stays connected, and keeps its copy,
-until no other receiver waits or reads. Only complete copies are named, and a receiver has the
-memory that it needs before it asks: no receiver waits for one that waits.
+A receiver is connected to the source while it waits or reads, and keeps saying that it is alive.
+Its turn ends with its connection. Once it has the object, it stays connected and keeps its copy
+until no other receiver waits or reads. Only complete copies are named, and a receiver has its
+memory before it asks, so no receiver ever waits for one that is itself waiting.
 
-Later on, where copies are is a hint: a copy goes when memory is short, and nobody reports that. A
-receiver that cannot read a copy reports so; the source forgets that copy and names another place.
+After a broadcast, the known copies are hints: a copy goes when memory is short, and nobody reports
+that. A receiver that cannot read a copy says so; the source forgets that copy and names another
+place.
 """
 
 import threading
@@ -24,7 +25,8 @@ from zerrow_store.transfer.channel import WORKING_SECONDS, Channel
 from zerrow_store.transfer.segment_files import FileClient
 
 _MOST_READERS = 2
-"""Of one copy at a time. One can fill a link; but one that is slow would stop all others."""
+"""How many receivers read one copy at a time. One can fill a link, but a slow one would hold up
+all others."""
 
 _FIRST_SWEEP = 64
 _HERE = ""
@@ -73,12 +75,12 @@ class Tracker:
                 pass
         finally:
             self._leave(seek.object_id, tracked)
-            del hold  # not before: this machine may have to send it
+            del hold  # not earlier: this machine may have to send the object
         if seek.location:
             self._stay(channel, tracked)
 
     def retain(self, locations: set[str]) -> None:
-        """Forget all other copies: their machines have left, or their agents have ended."""
+        """Forget the copies at all other locations: their machines, or agents, are gone."""
         with self._lock:
             for object_id, tracked in list(self._objects.items()):
                 for location in tracked.copies.keys() - locations:
@@ -93,7 +95,7 @@ class Tracker:
                 self._objects[seek.object_id] = _Tracked(threading.Condition(self._lock))
             tracked = self._objects[seek.object_id]
             tracked.seekers += 1
-            tracked.copies.pop(seek.location, None)  # it is gone, or it would not ask
+            tracked.copies.pop(seek.location, None)  # its copy is gone, or it would not ask
             return tracked
 
     def _leave(self, object_id: bytes, tracked: _Tracked) -> None:
@@ -107,7 +109,7 @@ class Tracker:
             del self._objects[object_id]
 
     def _assign(self, channel: Channel, tracked: _Tracked, location: str) -> bool:
-        """Give a receiver, which serves at `location`, a turn; return whether it has a copy now."""
+        """Give the receiver at `location` a turn; return whether it has a copy now."""
         place = self._wait(channel, tracked)
         landed = None
         try:
@@ -132,7 +134,7 @@ class Tracker:
             channel.send(m.Working())
 
     def _wait(self, channel: Channel, tracked: _Tracked) -> str:
-        """Return a place as soon as one is free; it is taken then."""
+        """Take a place as soon as one is free; return it."""
         while True:
             with self._lock:
                 if free := tracked.changed.wait_for(tracked.free, WORKING_SECONDS):
@@ -141,7 +143,7 @@ class Tracker:
             channel.send(m.Working())
 
     def _sweep(self) -> None:
-        """Forget objects that are gone, whenever there may be many."""
+        """Forget objects that are gone, once many are known."""
         with self._lock:
             if len(self._objects) < self._sweep_at:
                 return
