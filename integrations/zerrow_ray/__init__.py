@@ -3,10 +3,11 @@
     import ray, zerrow_ray
     zerrow_ray.init()            # ray.init's arguments
 
-and `ray.put`, `ray.get`, task arguments and results carry tables without copying them. Or, with
-no change of code, `RAY_RUNTIME_ENV_HOOK=zerrow_ray.runtime_env_hook`.
+From then on `ray.put`, `ray.get`, task arguments and results carry tables without copying them.
+`RAY_RUNTIME_ENV_HOOK=zerrow_ray.runtime_env_hook` does the same without a change of code.
 
-What stands here is loaded at first use: every worker imports this package, most need little of it.
+All names here are loaded at first use: every worker imports this package, and most need little of
+it.
 """
 
 from importlib import import_module

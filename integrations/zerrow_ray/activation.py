@@ -1,9 +1,9 @@
-"""Switching the plugin on in a process; in workers, by what travels.
+"""Activation: switching the plugin on in a process.
 
-What the driver, or any process with the plugin, exports of a remote function or an actor class
-carries the plugin with it: loading it switches the worker on, and the worker's own exports carry it
-on. Nothing of pyarrow, NumPy or the store is loaded before the process itself imports pyarrow. A
-worker that has no `zerrow_ray` loads the function all the same.
+A worker is activated by the functions and actor classes that it loads. Every process with the
+plugin exports them together with the activation, and the worker's own exports do the same. Neither
+pyarrow nor NumPy nor the store is loaded before the process itself imports pyarrow. A worker
+without `zerrow_ray` loads the function all the same.
 """
 
 import functools
@@ -27,12 +27,12 @@ except ImportError:
 else:
     activation.activate()
 """
-"""What a worker runs first: text, as it has to load where there is no zerrow_ray."""
+"""What a worker runs first. It is text, because it must also load where zerrow_ray is missing."""
 
 
 @functools.cache
 def activate() -> bool:
-    """Switch the plugin on in this process; whether it is. Once: later calls change nothing."""
+    """Switch the plugin on in this process; return whether it is on. Later calls change nothing."""
     if lacking := ray_compat.missing():
         logger.warning(
             "tables take Ray's own path: Ray %s is not known to zerrow_ray (it lacks %s)",
@@ -48,13 +48,13 @@ def activate() -> bool:
 
 
 class _Exported:
-    """A pickled function or class that switches the plugin on where it is loaded."""
+    """A pickled function or class, which switches the plugin on where it is loaded."""
 
     def __init__(self, pickled: bytes) -> None:
         self._pickled = pickled
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A tuple is loaded in order; what follows the switching on is what is returned.
+        # A tuple is loaded in order: first the switch, then the function, which is returned.
         return operator.getitem, ((_SwitchOn(), _Pickled(self._pickled)), 1)
 
 
@@ -73,7 +73,7 @@ class _Pickled:
 
 def _let_tables_go_by_reference() -> None:
     try:
-        # The import of pyarrow may have begun in the native package, whose own choice is to come.
+        # The native package may be what imports pyarrow, before it has chosen its own module.
         from zerrow_store.native.version import choose_module
 
         choose_module()
@@ -95,7 +95,7 @@ def _let_tables_go_by_reference() -> None:
         logger.exception("zerrow_ray is off in this process: tables take Ray's own path")
         return
     ray_compat.let_shutdown_wait()
-    # In this order: of a task that is heard of, every item has been counted.
+    # In this order, so that the items of every known task are counted from the first one on.
     ray_compat.serialize_through(pickling.dumps, pickling.is_plain, task_context.count)
     ray_compat.around_task_bodies(task_context)
     ray_compat.put_through(puts.put, pickling.is_plain)

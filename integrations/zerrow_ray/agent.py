@@ -1,8 +1,8 @@
-"""The transfer agent of a node's store, which knows the cluster: the store's companion.
+"""The transfer agent of a Ray node's store, which knows the other nodes: the store's companion.
 
-Run as `python -m zerrow_ray.agent`, by the store, for as long as that runs. It is no worker of
-Ray's, and nothing that it does keeps a node from being idle. While the node is the only one it does
-nothing but look whether that is still so, and report the store's metrics (`metrics`).
+The store runs it as `python -m zerrow_ray.agent`, for as long as the store itself runs. It is not a
+Ray worker, and nothing it does keeps a node from being idle. As long as there is no other node, it
+only watches for one, and reports the store's metrics (`metrics`).
 """
 
 import argparse
@@ -30,7 +30,7 @@ _WITHDRAW_SECONDS = 2.0
 
 
 class Member:
-    """A node among those of a cluster. host: its address; node_id: in hexadecimal."""
+    """This node, as a member of its cluster. host: its address. node_id: in hexadecimal."""
 
     def __init__(self, gcs: Gcs, node_id: str, host: str) -> None:
         self._gcs = gcs
@@ -42,7 +42,7 @@ class Member:
         self._pause = _PAUSE_SECONDS
 
     def metrics_address(self) -> str | None:
-        """Return where Ray's agent of this node takes metrics; None if it does not."""
+        """Return where Ray's agent of this node accepts metrics; None if it does not."""
         found = self._gcs.metrics_address(self._node)
         return None if found is None else join_location(*found)
 
@@ -51,17 +51,17 @@ class Member:
         return set(self._gcs.nodes()) <= {self._node}
 
     def serve(self, store: str, listener: socket.socket) -> agent.Agent:
-        """Be the agent of a store; say where. Raises StoreUnavailableError."""
+        """Become the agent of a store, and publish the location. Raises StoreUnavailableError."""
         self._gcs.put(cluster.SECRET_KEY, secrets.token_bytes(32), overwrite=False)
         served = agent.make(store, cluster.security(self._gcs.get), listener)
         self._location = served.serve_on(self._host)
         served.update(self._others())
         served.neighbours.take_up()
-        served.start()  # not before: it may be asked who has copies
+        served.start()  # not earlier: processes may ask for copies on other nodes
         return served
 
     def follow(self, served: agent.Agent) -> None:
-        """Tell the agent of nodes that come and go, for ever."""
+        """Keep telling the agent which nodes there are. Never returns."""
         while True:
             try:
                 served.update(self._others())
@@ -70,19 +70,20 @@ class Member:
             self.pause()
 
     def pause(self) -> None:
-        """Wait until it is time to look again: the more nodes look, the longer."""
+        """Wait until the next look; longer in a larger cluster, all nodes of which look."""
         time.sleep(self._pause)
 
     def withdraw(self) -> None:
-        """The store has ended: nothing belongs to its processes any more."""
+        """Publish that the store has ended: no objects belong to its processes any more."""
         if self._location:
             self._gcs.put(self._key, cluster.NOWHERE, overwrite=True)
 
     def _others(self) -> dict[bytes, str]:
-        """Return where the agents of the other nodes serve; say where this one does, unless that is
-        known: a control store that was started anew knows nothing.
+        """Return the locations of the other nodes' agents.
 
-        Such a one may not know of other nodes, either. What it does not know is as it was.
+        Publish this node's location again if the control store does not have it: one that was
+        restarted has forgotten everything. It may not know the other nodes either; then their last
+        known locations are kept.
         """
         alive = set(self._gcs.nodes())
         if self._node not in alive:
@@ -100,7 +101,7 @@ class Member:
 
 
 def _end_with(store: str, members: "queue.SimpleQueue[Member]") -> None:
-    """End when the store does, whatever this process waits for: Ray may have ended, too."""
+    """End this process with the store, even if it waits for Ray, which may have ended as well."""
     agent.wait_for_end(store)
     threading.Timer(_WITHDRAW_SECONDS, os._exit, [0]).start()
     try:

@@ -1,7 +1,7 @@
-"""Giving every table that is an argument a put of its own, before Ray looks at the arguments.
+"""Arguments: each that contains a table is put first, before Ray looks at the arguments.
 
-A table in a put is tied to the put object by an out-of-scope callback, which needs the put's
-reference: an argument given by value has none.
+A stored table goes when the reference of its put is out of scope, of which a callback tells. An
+argument that is passed by value has no reference.
 """
 
 from typing import Any
@@ -14,17 +14,18 @@ _MOST_LOOKED_AT = 1000
 
 
 def prepared(value: Any) -> Any:
-    """Return a reference to a put of `value` if that is or plainly contains a table, else `value`.
+    """Put `value` if it is a table or plainly contains one, and return the reference; else return
+    `value`.
 
-    Looked into are lists, tuples and dicts, not further than their first thousand values; of a
-    table elsewhere Ray makes a copy.
+    Only lists, tuples and dicts are searched, and only their first thousand values. A table
+    anywhere else takes Ray's own path, which copies it.
     """
     if type(value) in _PLAIN or not _holds_table(value):
         return value
     try:
         return ray.put(value)
     except TypeError:
-        return value  # not to be pickled: Ray says so of the argument
+        return value  # it cannot be pickled: Ray reports that of the argument
 
 
 _PLAIN = PLAIN | {ray.ObjectRef}

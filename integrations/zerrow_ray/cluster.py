@@ -1,6 +1,4 @@
-"""What stores know of each other, in Ray's key-value store: where each node's agent serves, and the
-secret that all share.
-"""
+"""The stores' entries in Ray's key-value store: the agents' locations, and the shared secret."""
 
 import os
 from collections.abc import Callable
@@ -15,12 +13,12 @@ NOWHERE = b""
 
 
 def location_key(node_id: str) -> bytes:
-    """Return the key of where a node's agent serves."""
+    """Return the key under which the location of a node's agent is kept."""
     return b"zerrow_ray:location:" + node_id.encode()
 
 
 def security(get: Callable[[bytes], bytes | None]) -> Security:
-    """Return the cluster's secret, which the first agent has made, and Ray's own TLS settings.
+    """Return the cluster's secret, made by the first agent, and Ray's own TLS settings.
 
     get: reads the key-value store.
     """
@@ -28,7 +26,7 @@ def security(get: Callable[[bytes], bytes | None]) -> Security:
 
 
 def _tls() -> Tls | None:
-    # As ray._common.tls_utils has it.
+    # As in ray._common.tls_utils.
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return None
     return Tls(

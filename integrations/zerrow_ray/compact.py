@@ -1,10 +1,9 @@
 """Pickling slices of Arrow data that Ray repairs for tables only.
 
 Pickling a 10-row slice of a RecordBatch, ChunkedArray or Array ships every row of its buffers. Here
-the slice is copied first, through Arrow's IPC format, and the copy is pickled in the slice's place:
-what the reader restores is what it would restore without the plugin. A type that does not survive
-the format (a dictionary of dictionaries, an extension type that is not registered here) is pickled
-uncopied.
+the slice is first copied, through Arrow's IPC format, and the copy is pickled in its place. The
+reader restores the same data as without the plugin. A slice whose type does not survive the format
+(a dictionary of dictionaries, an extension type that is not registered here) is pickled as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 _WORTHWHILE = 4096
-"""Bytes that pickling has to save, besides half of what it ships."""
+"""A copy has to save these bytes, and half of what would be shipped."""
 
 
 def reduce_compact(value: pa.RecordBatch | pa.ChunkedArray | pa.Array) -> tuple[Any, ...]:
@@ -26,11 +25,11 @@ def reduce_compact(value: pa.RecordBatch | pa.ChunkedArray | pa.Array) -> tuple[
 
 
 def _compacted(value: Any) -> Any:
-    """Return a copy with buffers of its own; `value` itself if that saves little, or cannot be."""
+    """Return a copy with its own buffers; `value` itself if that saves little, or is impossible."""
     batches = _as_batches(value)
     try:
-        # Pickle writes what chunks share once for each. `nbytes` has all values of a list view in
-        # it, so that it does not say what is needed.
+        # Pickle writes a buffer that chunks share once for each chunk. `nbytes` is of no use here:
+        # it includes all values behind a list view.
         shipped = sum(batch.get_total_buffer_size() for batch in batches)
         needed = sum(map(pa.ipc.get_record_batch_size, batches))
         if shipped <= 2 * needed + _WORTHWHILE:
@@ -56,7 +55,7 @@ def _as_batches(value: Any) -> list[pa.RecordBatch]:
 def _survives_ipc(schema: pa.Schema) -> bool:
     try:
         return bool(pa.ipc.read_schema(schema.serialize()).equals(schema, check_metadata=True))
-    except Exception:  # Arrow's, or any that an extension type raises when it is restored
+    except Exception:  # Arrow's, or whatever an extension type raises when it is restored
         return False
 
 

@@ -14,8 +14,8 @@ INLINE_LIMIT = 100 * 1024
 class PluginConfig:
     """Settings of the Ray plugin.
 
-    threshold: tables of fewer bytes take Ray's own path. The default is where
-        `benchmarks/hop.py` finds the break-even.
+    threshold: smaller tables, in bytes, take Ray's own path. The default is the break-even that
+        `benchmarks/hop.py` has found.
     """
 
     threshold: int = 4 << 20
@@ -29,5 +29,5 @@ def plugin_config() -> PluginConfig:
 
 
 def store_name(node_id: str) -> str:
-    """Name of the store of a Ray node, given the node's id in hexadecimal."""
+    """Return the name of a Ray node's store. node_id: in hexadecimal."""
     return f"ray-{node_id}"

@@ -1,7 +1,7 @@
-"""A first look, as `python -m zerrow_ray.demo`: ten tasks, each of which adds a column to a table.
+"""A demonstration, `python -m zerrow_ray.demo`: ten tasks, each of which adds a column to a table.
 
-A Ray of its own is started on this machine. What is stored is compared with what Ray's own store
-would have to hold: each result as a whole.
+It starts a Ray of its own on this machine, and compares the bytes stored with those that Ray's own
+store would hold, which stores each result as a whole.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def _with_another_column(table: pa.Table) -> pa.Table:
 
 
 def main() -> None:
-    """Run it, and print what became of the tables."""
+    """Run the tasks, and print how the tables are stored."""
     with zerrow_ray.init(address="local", include_dashboard=False, log_to_driver=False):
         refs = [ray.put(pa.table({"c0": np.arange(_ROWS)}))]
         for _ in range(_TASKS):

@@ -1,5 +1,7 @@
-"""This process's tasks with `num_returns="dynamic"`: nobody can foretell which of their references
-carries what, so it claims nothing of what they return.
+"""This process's tasks with `num_returns="dynamic"`.
+
+Which of their references carries which object cannot be known in advance, so this process does not
+claim their results.
 """
 
 import threading
@@ -15,14 +17,14 @@ _tasks: set[bytes] = set()
 
 
 def includes(task: bytes) -> bool:
-    """Whether a task is, or may be, one of these: while one is submitted, any may."""
+    """Whether a task is one of these, or may be: any may while one is being submitted."""
     with _lock:
         return bool(_submitting) or task in _tasks
 
 
 @contextmanager
 def submission() -> Iterator[Callable[[Any], None]]:
-    """Submit one within; what this yields is to be told of its reference."""
+    """Submit such a task inside of the block, and pass its reference to what this yields."""
     global _submitting
     with _lock:
         _submitting += 1

@@ -1,8 +1,8 @@
-"""Which data a reader restores from a message with the type that Ray would give it.
+"""Extension types: whose data has to be pickled so that the reader gets the same type as from Ray.
 
-A message describes types as Arrow's IPC format does: an extension type by its name. A reader that
-has not registered the name gets the storage type. Ray does the same with the schema of a Table or a
-RecordBatch (`ray/_private/arrow_serialization.py`), but it pickles the type of a ChunkedArray or an
+A message describes types as Arrow's IPC format does, an extension type by its name. A reader that
+has not registered the name gets the storage type. Ray does the same with the schema of a Table or
+RecordBatch (`ray/_private/arrow_serialization.py`). But it pickles the type of a ChunkedArray or
 Array, and the pickle carries the class.
 """
 
@@ -21,7 +21,7 @@ _KNOWN_EVERYWHERE = (
 
 
 def needs_its_class(value: Any) -> bool:
-    """Return whether `value` has to be pickled so that its reader gets its type.
+    """Return whether `value` has to be pickled for the reader to get its type.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def needs_its_class(value: Any) -> bool:
 
 
 def is_lost_in_schemas(kind: pa.DataType) -> bool:
-    """Return whether a type is, or has in it, an extension type that a schema in Arrow's IPC
-    format does not bring to every reader.
+    """Return whether a type is or contains an extension type that some readers would not restore
+    from a schema in Arrow's IPC format.
     """
     if isinstance(kind, pa.BaseExtensionType):
-        # Of an extension of an extension the format has the outer one's name only.
+        # Of nested extension types, the format keeps only the name of the outer one.
         is_nested = isinstance(kind.storage_type, pa.BaseExtensionType)
         known = isinstance(kind, _KNOWN_EVERYWHERE) and not is_nested
         return not known or is_lost_in_schemas(kind.storage_type)

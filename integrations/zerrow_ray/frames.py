@@ -1,8 +1,8 @@
 """pandas and polars frames by reference.
 
-A pandas frame is pickled as Ray pickles it, but for its buffers, which the pickler collects while
-it is inside the frame: the frame comes back exactly, index, attributes and dtypes included. polars
-frames go through Arrow.
+A pandas frame is pickled as by Ray, except for its buffers: those that the pickler meets inside the
+frame are published. So the frame comes back exactly, with its index, attributes and dtypes. polars
+frames are converted to Arrow.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def _own(frame: Any) -> Reduced:
 def _pandas_reaches(frame: Any) -> bool:
     import pandas as pd
 
-    bare = pd.DataFrame(frame)  # without attributes, which pandas copies deeply at every turn
+    bare = pd.DataFrame(frame)  # without attributes, which pandas deep-copies in each operation
     if not all(_is_buffer_backed(dtype) for dtype in bare.dtypes):
         return False
     return int(bare.memory_usage(index=False).sum()) >= plugin_config().threshold
@@ -44,7 +44,7 @@ _PANDAS = Kind(_pandas_reaches, _reduce_pandas, _own)
 
 
 class _Opening:
-    """Is pickled when the pickler enters a frame."""
+    """A marker: the pickler comes to it when it enters a frame."""
 
     def __reduce__(self) -> Reduced:
         serialization.current().frames_open += 1
@@ -52,7 +52,7 @@ class _Opening:
 
 
 class _Closing:
-    """Is pickled when the pickler leaves a frame."""
+    """A marker: the pickler comes to it when it leaves a frame."""
 
     def __reduce__(self) -> Reduced:
         serialization.current().frames_open -= 1

@@ -1,4 +1,4 @@
-"""Run something as soon as a module is imported, without importing it for that."""
+"""Import hooks: an action as soon as a module is imported, which they do not import themselves."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module the ordinary way and wraps its loader, until that has loaded it: many look
-    for a module without importing it.
+    """Finds one module in the ordinary way and wraps its loader. It stays until the module is
+    loaded: libraries often look for a module without importing it.
     """
 
     def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
@@ -48,14 +48,14 @@ class _Loader(Loader):
         self._action = action
 
     def __getattr__(self, name: str) -> Any:
-        # Who looks for a module may ask its loader for more: its file, its source.
+        # Code that looks for a module may ask the loader for more: its file, its source.
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # Undo the wrapping first: the module sees the loader it would have had.
+        # Undo the wrapping first, so that the module sees its ordinary loader.
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""The cluster's jobs, and which of them run DAGs at the moment: those share the stores' memory."""
+"""The cluster's jobs. Those that run DAGs at the same time share the stores' memory."""
 
 import ray
 
@@ -8,7 +8,7 @@ _RUNS_DAGS = b"zerrow_ray:runs_dags:"
 
 
 def live_jobs() -> set[bytes]:
-    """Ids of the cluster's running jobs, Ray's own internal ones left out."""
+    """Return the ids of the running jobs, without Ray's internal ones."""
     return {
         job_id
         for job_id, is_over, namespace in ray_compat.jobs()
@@ -17,7 +17,7 @@ def live_jobs() -> set[bytes]:
 
 
 def announce_dags(running: bool) -> None:
-    """Say that this job runs DAGs from now on, or no more."""
+    """Publish whether this job runs DAGs."""
     key = _RUNS_DAGS + ray.get_runtime_context().get_job_id().encode()
     if running:
         ray_compat.kv_put(key, b"", overwrite=True)
@@ -26,7 +26,7 @@ def announce_dags(running: bool) -> None:
 
 
 def jobs_that_run_dags() -> int:
-    """Return how many jobs have said so and have not ended since."""
+    """Return how many running jobs have published that they run DAGs."""
     announced = {bytes.fromhex(key[len(_RUNS_DAGS) :].decode()) for key in _announced()}
     return len(announced & live_jobs())
 

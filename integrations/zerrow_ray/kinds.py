@@ -1,4 +1,4 @@
-"""What can go by reference: one entry for each type, made when its library is imported."""
+"""Kinds: the types whose values can go by reference, each added when its library is imported."""
 
 import sys
 from collections.abc import Callable
@@ -18,9 +18,9 @@ PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
 class Kind:
     """How values of one type are pickled in a put or a result.
 
-    reaches: whether a value is large enough to pay, and can be described.
-    by_reference: reduces a value that reaches. Raises what makes it take Ray's own path.
-    own: reduces a value on Ray's own path.
+    reaches: whether a value can go by reference, and is large enough for that to pay.
+    by_reference: reduces such a value. If it raises, the value takes Ray's own path.
+    own: reduces a value for Ray's own path.
     """
 
     reaches: Callable[[Any], bool]
@@ -29,10 +29,10 @@ class Kind:
 
 
 def reaches(kind: Kind, value: Any) -> bool:
-    """Whether a value reaches; False, said once, if that cannot be told."""
+    """Whether a value reaches; False, logged once, if its library raises an error."""
     try:
         return kind.reaches(value)
-    except Exception as error:  # a library's own, for what it cannot describe
+    except Exception as error:  # the library's own, for values that it cannot describe
         explain(error)
         return False
 
@@ -42,19 +42,19 @@ _waiting: dict[str, Callable[[ModuleType], None]] = {}
 
 
 def add_kind(cls: type, kind: Kind) -> None:
-    """Let values of exactly this type go by reference: a subclass may hold more."""
+    """Let values of exactly this type go by reference. Subclasses do not: they may hold more."""
     _kinds[cls] = kind
 
 
 def add_when_imported(name: str, add: Callable[[ModuleType], None]) -> None:
-    """Call `add(module)` as soon as this process has a module with a class DataFrame."""
+    """Call `add(module)` once this process has imported the module `name`, with its DataFrame."""
     _waiting[name] = add
 
 
 def kinds() -> dict[type, Kind]:
     """Return the kinds by exact type, of all libraries that are imported by now."""
     for name in tuple(_waiting):
-        # A module has no such class while it is being imported.
+        # While the module is being imported, it does not have the class yet.
         if hasattr(sys.modules.get(name), "DataFrame"):
             _waiting.pop(name)(sys.modules[name])
     return _kinds

@@ -1,4 +1,4 @@
-"""Switching the plugin on for a job, in its driver."""
+"""How a driver switches the plugin on for its job."""
 
 import logging
 from collections.abc import Mapping
@@ -17,21 +17,21 @@ from zerrow_store.once import warn_once
 logger = logging.getLogger("zerrow_ray")
 
 _under_way: StoreSettings | None = None
-"""Of a `ray.init` that is to switch the plugin on, which its hooks do before it returns."""
+"""The settings of a `ray.init` under way, whose hooks switch the plugin on before it returns."""
 
 
 def init(
     *, memory: int | str | None = None, eviction: str | None = None, **ray_init_arguments: Any
 ) -> Any:
-    """Start or join Ray with the plugin on. Takes what `ray.init` does, and returns its context,
-    which ends Ray at the end of a `with`.
+    """Start or join Ray with the plugin on. Takes the arguments of `ray.init`, and returns its
+    context, which shuts Ray down at the end of a `with` block.
 
-    memory: what each node's store may hold, bytes or a text such as "8GiB"; by default
-        ZERROW_MEMORY, or 60 % of what the node or its cgroup has, less what Ray's own store may
-        hold (`object_store_memory`).
-    eviction: what goes when it is full: "adaptive", "swap", "rollback", "lru", "none", or
+    memory: what each node's store may hold, in bytes or as a text such as "8GiB"; by default
+        ZERROW_MEMORY, or 60 % of the memory of the node or its cgroup, less what Ray's own store
+        may hold (`object_store_memory`).
+    eviction: the policy for a full store: "adaptive", "swap", "rollback", "lru", "none", or
         "module:Class" for a policy of your own (`zerrow_store.policy`).
-    Both hold for the stores of the whole cluster, from the first driver that says them.
+    Both apply to all stores of the cluster, and the first driver that sets them decides.
     Raises ValueError for a bad size or policy, before Ray is started.
     """
     global _under_way
@@ -47,8 +47,8 @@ def init(
 def register(*, memory: int | str | None = None, eviction: str | None = None) -> None:
     """Switch the plugin on in a driver that has called `ray.init` already.
 
-    Workers that load what was exported before read tables by reference all the same. memory and
-    eviction: as for `init`. Raises RuntimeError if Ray is not initialized, ValueError for a bad
+    Workers that run functions exported earlier can read tables by reference all the same. memory
+    and eviction: as for `init`. Raises RuntimeError if Ray is not initialized, ValueError for a bad
     size or policy.
     """
     settings = store_settings(memory, eviction)
@@ -58,9 +58,9 @@ def register(*, memory: int | str | None = None, eviction: str | None = None) ->
 
 
 def runtime_env_hook(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Switch the plugin on in the driver that is starting; returns `runtime_env` as it is.
+    """Switch the plugin on in the driver that is starting; return `runtime_env` unchanged.
 
-    Made for `RAY_RUNTIME_ENV_HOOK`, which Ray calls in the driver during `ray.init`.
+    This is for `RAY_RUNTIME_ENV_HOOK`, which Ray calls in the driver during `ray.init`.
     """
     global _under_way
     if _under_way is None:
@@ -70,8 +70,9 @@ def runtime_env_hook(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def worker_setup() -> None:
-    """Switch the plugin on in a worker, as Ray's `worker_process_setup_hook`. Not needed: what a
-    driver with the plugin exports does the same.
+    """Switch the plugin on in a worker, as Ray's `worker_process_setup_hook`.
+
+    This is rarely needed: the functions that a driver with the plugin exports do the same.
     """
     activate()
 
@@ -98,7 +99,7 @@ def _register(settings: StoreSettings) -> None:
 
 
 def _register_after_init() -> None:
-    # Ray calls every post-init hook at every ray.init of the process, also one without the plugin.
+    # Ray calls each post-init hook at every ray.init of the process, even one without the plugin.
     global _under_way
     settings, _under_way = _under_way, None
     if settings is None:

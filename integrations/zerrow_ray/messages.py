@@ -1,4 +1,7 @@
-"""What travels through Ray for a table: a SIPC message, the object's id and its node."""
+"""Messages: what travels through Ray in place of a table.
+
+A pickled table is its SIPC message, the id of its object, and the node whose store has the object.
+"""
 
 import contextlib
 import threading
@@ -22,10 +25,10 @@ from zerrow_store.native import _native
 def publish(
     encode: Callable[[], _native.Encoded], value: Any, kind: Kind, *, wrap: Any = None
 ) -> Reduced:
-    """Publish what `encode` encodes of `value`; return how pickle is to restore it.
+    """Publish what `encode` encodes of `value`; return the reduction by which pickle restores it.
 
-    wrap: a function of this package that turns what was encoded into what was given.
-    What is put is taken by the store while the pickler goes on, which waits for it at the end.
+    wrap: a function of this package that converts the decoded data back to the type of `value`.
+    For a put, the store takes the object while the pickler goes on; the pickler waits at the end.
     Raises StoreFullError, StoreUnavailableError, NoOwnerError.
     """
     reduced, object_id, publication = _begin(encode, wrap)
@@ -35,10 +38,11 @@ def publish(
 
 
 def publish_buffers(buffers: list[memoryview]) -> Reduced:
-    """Publish contiguous bytes; return how pickle is to restore a list of them. Raises as
-    `publish` does.
+    """Publish contiguous buffers; return the reduction by which pickle restores a list of them.
+
+    Raises as `publish` does.
     """
-    # Arrow's own as such: what is only a memoryview that can be written to may change.
+    # Pass Arrow's buffers as such: anything else that is writable may still change.
     own = [view.obj if isinstance(view.obj, pa.Buffer) else view for view in buffers]
     reduced, object_id, publication = _begin(
         lambda: _native.encode_buffers(b"", own, move=True), _buffers
@@ -52,7 +56,7 @@ def publish_buffers(buffers: list[memoryview]) -> Reduced:
 def _begin(
     encode: Callable[[], _native.Encoded], wrap: Any
 ) -> tuple[Reduced, bytes, Publication | None]:
-    """Publish as a put's object or a result's."""
+    """Publish an object of the put or result that is being serialized."""
     session = current_session()
     publication = None
     if serialization.current().purpose is Purpose.PUT:
@@ -79,7 +83,10 @@ _thread = _Thread()
 
 @contextlib.contextmanager
 def substituting(values: Mapping[bytes, Any]) -> Iterator[None]:
-    """Restore these objects, by id, to these values: the store has not taken them."""
+    """Within the block, restore the objects with these ids to these values.
+
+    The store has not taken them.
+    """
     outer, _thread.substitutes = _thread.substitutes, values
     try:
         yield
@@ -104,8 +111,8 @@ def _decode_from(node_id: str, client: Client, message: bytes, object_id: bytes)
     copy = client.hold_copy(object_id, allocations)
     if copy is not None:
         return client.decode(message, copy, copy.moved)
-    # In this thread, not in one of its own: Ray holds the worker's lock while it deserializes, and
-    # another thread's `ray.get` would wait for it.
+    # Fetch in this thread: Ray holds the worker's lock while it deserializes, so a `ray.get` in
+    # another thread would wait for that lock.
     relocated, hold = transfers.fetch(client, node_id, object_id, allocations)
     return _native.decode(message, hold, relocated)
 
@@ -114,8 +121,8 @@ def _decode_here(client: Client, message: bytes, object_id: bytes) -> Any:
     holding = client.begin_hold(object_id)
     value = None
     try:
-        # The store answers while this process decodes what is most likely still there: if it is
-        # not, somebody else's bytes may lie there by now, and the store says what happened.
+        # Decode while the store answers: the object is most likely still there. If it is not, other
+        # bytes may lie there by now; the store's answer says so.
         with contextlib.suppress(ObjectLostError, _native.SipcError):
             value = client.decode(message, holding.hold, {})
     finally:

@@ -1,13 +1,13 @@
-"""A store's metrics at Ray's own endpoint of the node, which has the metrics of Ray itself.
+"""The store's metrics at the node's Prometheus endpoint of Ray, beside Ray's own metrics.
 
-`ray.util.metrics` is for Ray's workers, and a store's processes are none. But what serves that
-endpoint, Ray's agent of the node, takes metrics from any process that knows the cluster's token:
-by OpenTelemetry's protocol, from Ray's own processes, too. The transfer agent (`agent`) reports to
-it, as often as those do.
+`ray.util.metrics` is for Ray workers, which the store's processes are not. But the process behind
+that endpoint, Ray's agent of the node, accepts metrics by OpenTelemetry's protocol from any process
+that knows the cluster's token; Ray's own processes report to it in the same way. The transfer agent
+(`agent`) reports the store's metrics there, as often as Ray's processes report theirs.
 
-All are reported as gauges, also what counts. Ray's agent adds up what it is told of a counter, so
-a report that is lost, or an agent that is started again, would be a wrong number for good. A gauge
-is what the store says; one that nobody reports any more is gone after two intervals.
+All are reported as gauges, even the counters. Ray's agent sums up the increments of a counter, so a
+lost report or a restarted agent would make it wrong for good. A gauge has the value that the store
+reported last, and disappears two intervals after the last report.
 """
 
 import logging
@@ -27,11 +27,11 @@ Export = Callable[[Any], None]
 
 
 def report(store: str, address: Callable[[], str | None], labels: dict[str, str]) -> None:
-    """Report the metrics of a store to Ray's agent of this node, for ever.
+    """Keep reporting the metrics of a store to Ray's agent of this node.
 
-    address: returns where that one takes them, None if it does not. labels: of all metrics. Nothing
-    is done but to ask the store until it has been of use. Returns if Ray has no endpoint on this
-    node, as without what `ray[default]` installs.
+    address: returns where Ray's agent accepts metrics, None if it does not. labels: of all metrics.
+    Nothing is reported until the store has been of use. Returns only if Ray has no endpoint on this
+    node, as is the case without `ray[default]`.
     """
     interval = ray_compat.metrics_interval()
     export: Export | None = None
@@ -47,8 +47,8 @@ def report(store: str, address: Callable[[], str | None], labels: dict[str, str]
                 export(request(stats, labels))
             failed = False
         except StoreUnavailableError:
-            pass  # it is being started again
-        except Exception as error:  # whatever Ray and gRPC raise while the other end is away
+            pass  # the store is being restarted
+        except Exception as error:  # whatever Ray and gRPC raise while Ray's agent is away
             if not failed:
                 logger.warning("the store's metrics are not reported to Ray: %s", error)
             failed = True
@@ -56,7 +56,7 @@ def report(store: str, address: Callable[[], str | None], labels: dict[str, str]
 
 
 def request(stats: StoreStats, labels: dict[str, str]) -> Any:
-    """Return a store's metrics as OpenTelemetry's protocol has them. Raises ImportError."""
+    """Return a store's metrics as a message of OpenTelemetry's protocol. Raises ImportError."""
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
         ExportMetricsServiceRequest,
     )

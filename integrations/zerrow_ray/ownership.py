@@ -1,9 +1,9 @@
-"""Deleting objects when the references that carry them are gone, in the process that owns these.
+"""Ownership: a process deletes the objects that its references carry when these are out of scope.
 
-A result's reference is known to its owner since it called the task. An item of a stream is known to
-it once the item was reported, which comes after the store says that there is one; and it is taken
-out of the stream before anybody can let go of it. So what is said of an item that is unknown waits
-until it has been taken, or until the stream is gone.
+The owner knows the reference of a result since it called the task. It knows the reference of a
+stream's item once Ray has reported the item, which happens after the store has told of the item's
+object. An item cannot go out of scope before it is taken out of the stream. So an object whose item
+is still unknown waits until the item has been taken, or until the stream is gone.
 """
 
 import logging
@@ -25,11 +25,11 @@ logger = logging.getLogger("zerrow_ray")
 
 
 class Ownership:
-    """What the references of this process carry; see `zerrow_store.client.session.Owner`.
+    """The objects that the references of this process carry; a `zerrow_store.client.session.Owner`.
 
-    One thread does everything, in order; only `claims` and `taken` are called by others.
-    _taken: by task, the number of the last item that was taken out of its stream. _waiting: by
-    task, objects whose items are not known yet, by the items' references.
+    One thread does everything, in order. Other threads only queue work for it, and call `claims`
+    and `taken`. _taken: by task, the number of the last item that was taken out of its stream.
+    _waiting: by task, the objects whose items are not known yet, by the items' references.
     """
 
     def __init__(self) -> None:
@@ -41,44 +41,44 @@ class Ownership:
         self._followed: set[bytes] = set()
 
     def start(self, delete: Callable[[list[bytes]], None]) -> None:
-        """Begin. delete: deletes objects in the store, if they are there."""
+        """Start the thread. delete: deletes objects in the store, if they are there."""
         threads.start(self._run, delete, name="zerrow-owner")
         _listening.append(self)
 
     def close(self) -> None:
-        """End."""
+        """End the thread."""
         _listening.remove(self)
         self._queue.put(None)
 
     def delete(self, object_ids: list[bytes]) -> None:
-        """Delete objects of this process, soon and without waiting."""
+        """Have objects of this process deleted soon. Does not wait."""
         self._queue.put(object_ids)
 
     def delete_with(self, ref: Any, object_ids: list[bytes]) -> bool:
         """Delete objects as soon as an ObjectRef that this process owns is out of scope everywhere.
 
-        Returns False if it is already, or this process does not own it.
+        Returns False if it already is, or if this process does not own it.
         """
         return ray_compat.when_out_of_scope(ref, lambda _: self._queue.put(object_ids))
 
     def claims(self, object_id: bytes, reference: bytes) -> bool:
-        """Whether this process owns a reference to a result, with which the object goes then."""
+        """Whether this process owns the reference to a result. If so, the object goes with it."""
         return not dynamic_returns.includes(split(reference)[0]) and self._tie(
             reference, {object_id}
         )
 
     def adopts(self, object_id: bytes, reference: bytes) -> None:
-        """Let an object go with an item of a stream of this process."""
+        """Tie an object to an item of a stream that this process owns."""
         self._queue.put(lambda: self._adopt(object_id, reference))
 
     def taken(self, ref: Any) -> None:
-        """Note that an item, and all before it, has been taken out of its stream."""
+        """Note that an item, and all items before it, have been taken out of the stream."""
         task, number = split(ref.binary())
         self._taken[task] = number
         if task not in self._followed:
             self._queue.put(lambda: self._follow(task))
         if task in self._waiting:
-            # The event keeps the item, so that it is still known then.
+            # The event refers to the item, so that Ray still knows it then.
             self._queue.put(lambda: self._resolve(task, ref))
 
     def _run(self, delete: Callable[[list[bytes]], None]) -> None:
@@ -92,7 +92,7 @@ class Ownership:
                             event()
                         else:
                             _never_dropped.append(event)
-                        event = None  # with the reference that it may have
+                        event = None  # and the reference that it may have
             except Exception:
                 logger.exception("what a reference carried is not let go of")
 
@@ -112,7 +112,7 @@ class Ownership:
         self._resolve(task)
 
     def _resolve(self, task: bytes, ref: Any = None) -> None:
-        """Let go, or tie to their items, what is of items that have been taken."""
+        """Tie the waiting objects whose items have been taken to these, or delete them."""
         del ref
         taken, waiting = self._taken.get(task, 0), self._waiting.get(task, {})
         for reference in [each for each in waiting if split(each)[1] <= taken]:
@@ -125,7 +125,7 @@ class Ownership:
             self.delete(list(object_ids))
 
     def _follow(self, task: bytes) -> None:
-        """Hear of a stream's end, also if that was before."""
+        """Have `_stream_gone` called at the stream's end, or now if it has ended already."""
         if task in self._followed:
             return
         self._followed.add(task)
@@ -148,7 +148,7 @@ _connecting: int | None = None
 
 
 def connect_soon() -> None:
-    """Have this process connected to its node's store, unless it is: it is about to own results."""
+    """Connect this process to its node's store, without waiting: it is about to own results."""
     global _connecting
     if _connecting != os.getpid():
         _connecting = os.getpid()
@@ -167,12 +167,12 @@ def _connect() -> None:
 
 
 _never_dropped: list[Callable[[], None]] = []
-"""Events of a Ray that was shut down: a counted reference must not be dropped amid that."""
+"""Events that were left when Ray was shut down: dropping a counted reference then is fatal."""
 
 _listening: list[Ownership] = []
 
 
 def note_taken(ref: Any) -> None:
-    """Note that an item was taken out of a stream of this process."""
+    """Tell all sessions that an item was taken out of a stream of this process."""
     for ownership in _listening:
         ownership.taken(ref)

@@ -1,10 +1,10 @@
-"""Pickling what Ray serializes of puts and results, with tables and frames by reference.
+"""The pickling of puts and results, with tables and frames by reference.
 
-One pickler sees the whole object, so that everything in it is pickled as Ray pickles it: with
-cloudpickle, users' serializers, and references that are counted. A table becomes a message in the
-stream. Of a frame, the buffers that the pickler meets inside it become one message; this is known
-only when the stream is complete, so the stream is then wrapped once more. Nothing is ever pickled
-twice: what the store does not take is added to the wrapped stream.
+One pickler sees the whole object, so everything in it is pickled as by Ray: by cloudpickle, with
+users' serializers, and with references counted. A table becomes a message in the stream. The
+buffers that the pickler meets inside of frames become one message. They are known only when the
+stream is complete, so the stream is then wrapped once more. Nothing is pickled twice: values that
+the store does not take are added to the wrapped stream.
 """
 
 import io
@@ -25,15 +25,15 @@ from zerrow_ray.warnings import declined
 from zerrow_store.errors import ZerrowError
 
 _DECLINED = (ZerrowError, RayError, MemoryError, OSError, ValueError)
-"""What sends a table on Ray's own path."""
+"""Errors that send a table on Ray's own path."""
 
 
 _BYTES_FOR_ONE = 64
-"""So many bytes by reference make a message one byte larger, for Ray to weigh."""
+"""So many bytes by reference make an object one byte larger in Ray's eyes."""
 
 
 def is_plain(value: Any) -> bool:
-    """Whether this is a number, a text, or an array of numbers, which holds no table."""
+    """Whether this is a number, a text, or an array of numbers, none of which contains a table."""
     cls = type(value)
     if cls in PLAIN:
         return True
@@ -44,13 +44,14 @@ def is_plain(value: Any) -> bool:
 def dumps(
     purpose: Purpose, values: list[Any], take_buffer: Callable[[Any], Any]
 ) -> tuple[bytes, int]:
-    """Pickle what Ray's own packing leaves of a put's or a result's value; buffers that stay Ray's
-    go to `take_buffer`.
+    """Pickle the value of a put or result, as Ray's own packing hands it over. Buffers that do not
+    go by reference are passed to `take_buffer`.
 
-    Returns the stream, and by how much more room the object is to have than is written of it. Ray
-    runs a task where most of its arguments lie, by their sizes, so messages have sizes in
-    proportion to what they refer to. And what it does not keep with the owner, but in this node's
-    plasma, as puts in any case, is lost when the data is: then it runs the task again.
+    Returns the stream, and how many bytes larger than the stream Ray is to make the object. There
+    are two reasons for that. Ray runs a task where most bytes of its arguments lie, so the size of
+    a message has to be in proportion to the data that it refers to. And Ray keeps a small result
+    with its owner, but a larger one in this node's plasma, where it is lost together with the data;
+    then Ray runs the task again.
     """
     with serialization.serializing(purpose) as under_way:
         try:
@@ -88,7 +89,7 @@ class _Pickler(ray.cloudpickle.CloudPickler):  # type: ignore[misc]  # untyped i
         self.buffers = buffers = []
         self.dispatch_table = _reducers()  # looked up when the pickler is made
 
-        # No method: the pickler would refer to itself, and keep what it has pickled until Python
+        # Not a method: the pickler would refer to itself, and keep what it has pickled until Python
         # next collects cycles.
         def take(buffer: pickle.PickleBuffer) -> None:
             buffers.append((buffer, under_way.frames_open > 0))
@@ -97,7 +98,7 @@ class _Pickler(ray.cloudpickle.CloudPickler):  # type: ignore[misc]  # untyped i
 
 
 def _reducers() -> dict[type, Callable[[Any], Any]]:
-    """All reducers by type. What users registered has the last word."""
+    """Return all reducers by type. Those that users have registered take precedence."""
     registered, common = ray_compat.reducers()
     known = kinds()
     if len(_ours) != len(known):
@@ -110,7 +111,7 @@ def _reducers() -> dict[type, Callable[[Any], Any]]:
 
 
 _ours: dict[type, Callable[[Any], Reduced]] = {}
-"""Made once: kinds are added, and never changed."""
+"""Each is made once: kinds are added, and never changed."""
 
 
 def _make_reducer(kind: Kind) -> Callable[[Any], Reduced]:
@@ -127,7 +128,7 @@ def _make_reducer(kind: Kind) -> Callable[[Any], Reduced]:
 
 
 def _wait(under_way: Serialization) -> dict[bytes, Any]:
-    """Wait until the store has taken what was published; return the values that it did not take."""
+    """Wait until the store has taken the published values; return those that it did not take."""
     not_taken = {}
     for object_id, published in list(under_way.published.items()):
         try:
@@ -144,8 +145,8 @@ def _publish_buffers(
 ) -> tuple[list[pickle.PickleBuffer | None], "_Reducible | None"]:
     """Publish the buffers of frames as one object.
 
-    Returns all buffers in order, with None for a published one, and what restores those; None if
-    there are none, or the store does not take them.
+    Returns all buffers in order, with None for each published one, and what restores those; None in
+    its place if there are none, or the store does not take them.
     """
     all_of_them: list[pickle.PickleBuffer | None] = [buffer for buffer, _ in buffers]
     of_frames = [buffer for buffer, of_a_frame in buffers if of_a_frame]
@@ -163,7 +164,7 @@ def _publish_buffers(
 
 
 class _Reducible:
-    """Is pickled as given."""
+    """Is pickled by the given reduction."""
 
     def __init__(self, reduced: Reduced) -> None:
         self._reduced = reduced

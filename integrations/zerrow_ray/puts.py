@@ -1,8 +1,9 @@
-"""Objects in puts: each goes with the put object, whose process hears of its end.
+"""The store's objects in a `ray.put`: they are deleted with the put object.
 
-They are tied to the put object itself, by an out-of-scope callback of the process that put it, and
-not to a reference nested in it: Ray 2.60 forgets what is nested in a put object when that goes out
-of scope through the lineage of a task that took it (ReferenceCounter::ReleaseLineageReferences).
+The process that has put it registers an out-of-scope callback for the put object itself. A
+reference nested in it would not do: Ray 2.60 forgets what is nested in a put object when that goes
+out of scope through the lineage of a task that took it
+(ReferenceCounter::ReleaseLineageReferences).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from zerrow_ray import serialization
 
 
 def put(original: Callable[[], ray.ObjectRef]) -> ray.ObjectRef:
-    """Call the original of a `ray.put`, and tie what it publishes to its reference."""
+    """Call the original `ray.put`, and tie the objects that it publishes to its reference."""
     with serialization.putting() as object_ids:
         try:
             ref = original()
@@ -29,7 +30,7 @@ def put(original: Callable[[], ray.ObjectRef]) -> ray.ObjectRef:
 
 
 def delete(object_ids: list[bytes]) -> None:
-    """Delete objects of a put that has failed."""
+    """Delete the objects of a failed put."""
     _session().ownership.delete(object_ids)
 
 

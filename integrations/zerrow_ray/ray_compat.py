@@ -1,11 +1,13 @@
-"""Ray's private names, all in this file: where the plugin hooks in, and what it takes from Ray. Ray
-Data's are in `data/ray_data_compat.py`, as most workers do not load it.
+"""Ray's private names: the hooks of the plugin, and what it reads of Ray's internal state.
 
-`missing` compares what the hooks expect with the Ray that is there. A Ray that lacks anything is
-used without the plugin. Each hook is installed once for a process, and changes nothing for what its
-function declines.
+Private names of Ray that most workers do not need are in `data/ray_data_compat.py`,
+`dag/ray_dag_compat.py` and `cli/ray_cli_compat.py`.
 
-The file is long because what depends on Ray's insides is looked for in one place.
+`missing` compares the names that the plugin expects with those of the installed Ray. A Ray that
+lacks any of them is used without the plugin. Each hook is installed once in a process, and leaves
+alone what its function declines.
+
+The file is long because everything that depends on Ray's internals is to be found in one place.
 """
 
 import concurrent.futures
@@ -97,7 +99,7 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray.experimental.internal_kv:_internal_kv_del": ["key"],
     "ray.experimental.internal_kv:_internal_kv_list": ["prefix"],
 }
-"""Private names by module, each with the first parameters it has to take."""
+"""Private names by module. Of a function, the first parameters that it must take."""
 
 _METRICS_SECONDS = 10.0
 
@@ -107,11 +109,11 @@ kv_del = internal_kv._internal_kv_del
 kv_list = internal_kv._internal_kv_list
 
 ARROW_REDUCERS = "ray._private.arrow_serialization"
-"""The module of Ray's own reducers of Arrow data."""
+"""The module of Ray's own reducers for Arrow data."""
 
 
 def missing(expected: Mapping[str, list[str] | None] = _EXPECTED) -> list[str]:
-    """Return the expected names that this Ray lacks, or that take other parameters."""
+    """Return the expected names that this Ray lacks, or whose parameters differ."""
     return [name for name, parameters in expected.items() if not _is_there(name, parameters)]
 
 
@@ -127,7 +129,7 @@ def _is_there(name: str, parameters: list[str] | None) -> bool:
 
 
 class Purpose(Enum):
-    """What Ray serializes an object for."""
+    """The purpose for which Ray serializes an object."""
 
     PUT = auto()
     RESULT = auto()
@@ -139,36 +141,37 @@ Dumps = Callable[[Purpose, list[Any], Callable[[Any], Any]], tuple[bytes, int]]
 def serialize_through(
     dumps: Dumps, is_plain: Callable[[Any], bool], count: Callable[[Any], None]
 ) -> None:
-    """Let `dumps(purpose, values, take_buffer)` pickle what Ray serializes of puts and results, and
-    say how much room beyond that it is to have.
+    """Let `dumps(purpose, values, take_buffer)` pickle puts and results.
 
-    values: what Ray's own packing leaves of an object. is_plain: whether Ray may as well pickle a
-    value itself. count: called before each result, and each item of a stream.
+    dumps: returns the pickled bytes, and how many bytes larger Ray is to make the object. It is
+    called while Ray collects the references that the value contains, and passes each out-of-band
+    buffer to `take_buffer`. values: the object, as Ray's own packing hands it over. is_plain:
+    whether Ray may pickle a value itself. count: called before each result, and before each item of
+    a stream.
 
-    It is called while Ray collects the references that the value contains, and hands each
-    out-of-band buffer to `take_buffer`. All else takes Ray's own path: closures, plain pickling,
-    channels of compiled graphs, arguments.
+    Everything else takes Ray's own path: closures, plain pickling, channels of compiled graphs,
+    arguments.
 
     It is long because the methods that it replaces share what is under way.
     """
     serialize = SerializationContext.serialize
     to_pickle5 = SerializationContext._serialize_to_pickle5
     put_code = Worker.put_object.__code__
-    # Ray's compiled code calls `serialize` for results. Below it are the loop of a worker's main
-    # thread, the thread that reports an async generator's items, or nothing at all.
+    # For results, Ray's compiled code calls `serialize`. The Python frame below is then the loop of
+    # a worker's main thread, the thread that reports an async generator's items, or none.
     result_codes = {Worker.main_loop.__code__, concurrent.futures.thread._WorkItem.run.__code__}
     under_way = threading.local()
 
     class SerializedObject(ray._private.serialization.Pickle5SerializedObject):  # type: ignore[misc]
-        """What Ray writes to plasma. unwritten: bytes of room behind it, which take no memory as
-        long as nobody writes to them.
+        """What Ray writes to plasma. unwritten: further bytes of the object, which take no memory
+        because nobody writes to them.
         """
 
         unwritten = 0
 
         @property
         def total_bytes(self) -> int:
-            """How much room it has."""
+            """The size of the object in plasma."""
             written: int = super().total_bytes
             return written + self.unwritten
 
@@ -213,8 +216,9 @@ def serialize_through(
 
 
 def put_through(put: Callable[[Callable[[], Any]], Any], is_plain: Callable[[Any], bool]) -> None:
-    """Let `put(original)` call the original of a `ray.put`, and return its reference; not where
-    Ray may as well pickle the value itself.
+    """Let `put(original)` call the original `ray.put`, and return its reference.
+
+    is_plain: whether Ray may pickle a value itself; `put` is not called for such a value.
     """
     original = Worker.put_object
 
@@ -235,11 +239,11 @@ def submit_through(
     prepare: Callable[[Any], Any],
     submitting_dynamic: SubmittingDynamic,
 ) -> None:
-    """Call `submitting` before each submission of a task, and let `prepare` replace each argument,
+    """Call `submitting` before each submission of a task, and let `prepare` replace each argument
     before Ray looks at it.
 
-    submitting_dynamic: entered while a task with `num_returns="dynamic"` is submitted; gives what
-    is told of its reference.
+    submitting_dynamic: entered around the submission of a task with `num_returns="dynamic"`. The
+    function that it yields is called with the task's reference.
     """
     for owner in (ray.remote_function.RemoteFunction, ray.actor.ActorClass):
         owner._remote = _preparing(owner._remote, submitting, prepare, submitting_dynamic)
@@ -299,7 +303,7 @@ def _prepared(prepare: Callable[[Any], Any], args: Any, kwargs: Any) -> tuple[An
 
 
 def export_through(wrap: Callable[[bytes], Any]) -> None:
-    """Export, of each remote function and actor class, what `wrap(pickled)` is pickled to."""
+    """Export the pickled `wrap(pickled)` for each pickled remote function and actor class."""
 
     def exporting(pickle_dumps: Callable[[Any, str], bytes]) -> Callable[[Any, str], bytes]:
         @functools.wraps(pickle_dumps)
@@ -314,7 +318,7 @@ def export_through(wrap: Callable[[bytes], Any]) -> None:
 
 
 class TaskHooks(Protocol):
-    """What is called before and after the body of each task, with its id and attempt."""
+    """Hooks called before and after the body of each task, with the task's id and attempt."""
 
     def starting(self, task_id: bytes, attempt: int) -> None:
         """The body is about to run."""
@@ -326,9 +330,10 @@ class TaskHooks(Protocol):
 def around_task_bodies(hooks: TaskHooks) -> None:
     """Call the hooks around the body of each task that starts, or ends, from now on.
 
-    What a generator yields is serialized before its body has ended, a task's own results after
-    that, in the same thread. An async generator's items are serialized in a thread of their own,
-    which from the actor's first task on is told whose they are (`streaming_task`).
+    The items of a generator are serialized before its body has ended. The results of a task are
+    serialized after that, in the same thread. The items of async generators are serialized in a
+    thread of their own; from the actor's first task on, that thread knows the task of each item
+    (`streaming_task`).
     """
     before, after = Worker.record_task_log_start, Worker.record_task_log_end
 
@@ -349,20 +354,20 @@ def around_task_bodies(hooks: TaskHooks) -> None:
 
 
 class _Executor(concurrent.futures.ThreadPoolExecutor):
-    """Runs what an async task submits in that task's context."""
+    """Runs each function in the context of the async task that has submitted it."""
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         return super().submit(contextvars.copy_context().run, function, *args, **kwargs)
 
 
 def streaming_task() -> bytes | None:
-    """Return the async generator's task whose item this thread serializes, None in others."""
+    """Return the task of the async generator whose item this thread serializes; else None."""
     task_id = ray._raylet.async_task_id.get()
     return None if task_id is None else task_id.binary()
 
 
 def reducers() -> tuple[dict[type, Any], dict[type, Any]]:
-    """Return Ray's and the users' reducers by type, and those of `copyreg`, which come after."""
+    """Return Ray's and the users' reducers by type, and those of `copyreg`, which they override."""
     registered, common = ray.cloudpickle.CloudPickler.dispatch_table.maps
     return registered, common
 
@@ -374,7 +379,7 @@ def is_async_actor() -> bool:
 
 
 def actor() -> Any:
-    """Return the actor that this process is; None before it has been made."""
+    """Return this process's actor; None before its constructor has returned."""
     worker = ray._private.worker.global_worker
     return worker.actors.get(worker.actor_id)
 
@@ -382,7 +387,7 @@ def actor() -> Any:
 def when_out_of_scope(ref: ray.ObjectRef, action: Callable[[bytes], None]) -> bool:
     """Call `action(object_id)` when `ref`, which this process owns, is out of scope everywhere.
 
-    Returns False if it is already, or this process does not own it.
+    Returns False if it already is, or if this process does not own it.
     """
     with connection() as connected:
         if not connected:
@@ -390,7 +395,7 @@ def when_out_of_scope(ref: ray.ObjectRef, action: Callable[[bytes], None]) -> bo
         core_worker = ray._private.worker.global_worker.core_worker
         try:
             registered: bool = core_worker.add_object_out_of_scope_callback(ref, action)
-        except ValueError:  # another process's, or nobody's any more
+        except ValueError:  # another process owns it, or nobody does any more
             return False
         return registered
 
@@ -400,10 +405,10 @@ _connection = threading.RLock()
 
 @contextmanager
 def connection() -> Iterator[bool]:
-    """Keep Ray from being shut down meanwhile; yields whether it is not yet.
+    """Keep Ray from being shut down inside of the block; yield whether Ray is still connected.
 
-    A thread that asks Ray anything while another one shuts it down, or that drops a counted
-    reference then, ends the process ("The core worker has already been shutdown").
+    If a thread calls Ray while another one shuts it down, or drops a counted reference then, the
+    process ends ("The core worker has already been shutdown").
     """
     with _connection:
         yield ray._private.worker.global_worker.connected
@@ -422,10 +427,10 @@ def let_shutdown_wait() -> None:
 
 
 def uncounted_ref(reference: bytes) -> ray.ObjectRef:
-    """Return the reference of this id, good for asking after it.
+    """Return an uncounted reference with this id, to query Ray with.
 
-    It is not counted. A counted one is an entry in Ray's books, also of an id that Ray is just
-    about to own, which then ends the process ("Check failed: owned_by_us").
+    A counted one would be entered into Ray's reference table. If Ray is only about to own that id,
+    the entry ends the process ("Check failed: owned_by_us").
     """
     ref = ray.ObjectRef.__new__(ray.ObjectRef)
     ref._set_id(reference)
@@ -433,8 +438,8 @@ def uncounted_ref(reference: bytes) -> ray.ObjectRef:
 
 
 def owner_of(reference: bytes) -> tuple[bytes, bytes] | None:
-    """Return the worker that owns a reference, and its node; None if this one has not heard of
-    that.
+    """Return the worker that owns a reference, and its node; None if this process does not know
+    them.
     """
     core_worker = ray._private.worker.global_worker.core_worker
     try:
@@ -452,7 +457,7 @@ def worker_id() -> bytes:
 
 
 def items_taken_through(taken: Callable[[ray.ObjectRef], None]) -> None:
-    """Call `taken` with each item that is taken out of a stream, which comes in their order."""
+    """Call `taken` with each item that is taken out of a stream, in the order of the items."""
     next_sync, next_async = ObjectRefGenerator._next_sync, ObjectRefGenerator._next_async
     consume = ObjectRefGenerator._consume_next_ref_n
 
@@ -490,22 +495,22 @@ def after_init(action: Callable[[], None]) -> None:
 
 
 def function_and_options(remote: ray.remote_function.RemoteFunction) -> tuple[Any, dict[str, Any]]:
-    """Return what `@ray.remote` was given: the function, and the options that are set."""
+    """Return the function that `@ray.remote` was applied to, and the options that are set."""
     options = remote._default_options or {}
     return remote._function, {k: v for k, v in options.items() if v is not None}
 
 
 def raylet_pid() -> int:
-    """Return the process of this node's raylet."""
+    """Return the pid of this node's raylet."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(ray._private.worker._global_node.raylet_socket_name)
         return peer(connection)[0]
 
 
 class Gcs:
-    """A connection to a cluster's control store, of a process that is none of Ray's.
+    """A connection to a cluster's control store, for a process outside of Ray.
 
-    Its methods raise RayError, or other errors of Ray's, while that is away.
+    Its methods raise RayError, or other errors of Ray, while the control store is away.
     """
 
     def __init__(self, address: str) -> None:
@@ -517,9 +522,7 @@ class Gcs:
         return [node.binary() for node, info in found if info.state == GcsNodeInfo.ALIVE]
 
     def metrics_address(self, node_id: bytes) -> tuple[str, int] | None:
-        """Return on which host and port Ray's agent of a node takes metrics; None if it takes
-        none.
-        """
+        """Return host and port where Ray's agent of a node accepts metrics; None if it does not."""
         for node, info in self._client.get_all_node_info().items():
             if node.binary() == node_id and info.metrics_agent_port > 0:
                 return info.node_manager_address, info.metrics_agent_port
@@ -540,18 +543,18 @@ class Gcs:
 
 
 def metrics_interval() -> float:
-    """Return every how many seconds Ray's processes report their metrics; Ray's agent forgets a
-    gauge after twice that.
+    """Return the interval in seconds at which Ray's processes report metrics. Ray's agent forgets a
+    gauge after two of them.
     """
     milliseconds: int = ray._config.metrics_report_interval_ms()
     return max(milliseconds / 1000, 1.0)
 
 
 def metrics_exporter(address: str) -> Callable[[Any], None]:
-    """Return what sends Ray's agent of a node an ExportMetricsServiceRequest of OpenTelemetry, as
-    all of Ray's processes do, with their token and certificates. It raises an RpcError.
+    """Return a function that sends an ExportMetricsServiceRequest of OpenTelemetry to Ray's agent
+    of a node, with the token and certificates of Ray's own processes. It raises RpcError.
 
-    Raises ImportError where gRPC or OpenTelemetry is missing: that agent has no endpoint then.
+    Raises ImportError if gRPC or OpenTelemetry is missing. Ray's agent has no endpoint then.
     """
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
     from ray._private.grpc_utils import init_grpc_channel
@@ -561,7 +564,7 @@ def metrics_exporter(address: str) -> Callable[[Any], None]:
 
 
 def session_name() -> str:
-    """Return the name of this Ray, by which its metrics are told from another one's."""
+    """Return the name of this Ray session, which distinguishes its metrics from another's."""
     name: str = ray._private.worker._global_node.session_name
     return name
 
@@ -573,11 +576,11 @@ def is_client() -> bool:
 
 
 def logs_directory() -> Path:
-    """Return where this session's logs are, on this node."""
+    """Return the directory of this session's logs on this node."""
     return Path(ray._private.worker._global_node.get_logs_dir_path())
 
 
 def jobs() -> Iterator[tuple[bytes, bool, str]]:
-    """Yield the cluster's jobs: id, whether it is over, its namespace."""
+    """Yield the cluster's jobs: the id, whether the job is over, and its namespace."""
     for job_id, job in ray._private.worker.global_worker.gcs_client.get_all_job_info().items():
         yield job_id.binary(), job.is_dead, job.config.ray_namespace

@@ -1,4 +1,4 @@
-"""Reading and scanning Parquet in a task or in the driver, through the node's cache."""
+"""Parquet files read through the node's cache, in tasks and in the driver."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ def read_parquet(source: Any, **options: Any) -> "pa.Table":
     """Read a table from Parquet, each column decoded once on this node for all tasks of all jobs.
 
     The arguments, the result and the errors are those of `zerrow_store.read_parquet`, which are
-    those of `pyarrow.parquet.read_table`. What a task returns of the table is stored by reference.
+    those of `pyarrow.parquet.read_table`. If a task returns the table or a part of it, the result
+    is stored by reference.
     """
-    # pyarrow.dataset is loaded by those who read.
+    # Import pyarrow.dataset only in processes that read.
     from zerrow_store.decache import read_parquet
 
     return read_parquet(source, client=node_client(), **options)
@@ -29,8 +30,8 @@ def read_parquet(source: Any, **options: Any) -> "pa.Table":
 def scan(source: Any, **options: Any) -> "ds.FileSystemDataset":
     """Return Parquet files as a dataset over this node's cache, for duckdb, polars and others.
 
-    The arguments, the result and the errors are those of `zerrow_store.scan`. The dataset is this
-    process's: make it in the task that reads it.
+    The arguments, the result and the errors are those of `zerrow_store.scan`. The dataset belongs
+    to this process: make it in the task that reads it.
     """
     from zerrow_store.decache import scan
 
@@ -38,7 +39,9 @@ def scan(source: Any, **options: Any) -> "ds.FileSystemDataset":
 
 
 def node_client() -> Client | None:
-    """The node's store; None, said once, if there is none: files are decoded as usual."""
+    """Return the client of the node's store; None, logged once, if there is none. Files are then
+    decoded as usual.
+    """
     try:
         return current_session().client
     except (ZerrowError, RayError) as error:

@@ -1,8 +1,9 @@
-"""Ray tasks that run confined: `@zerrow_ray.sandboxed`.
+"""Ray tasks whose functions run in a sandbox: `@zerrow_ray.sandboxed`.
 
-The Ray worker is the broker. It gets the arguments and stores the result as for any task; the
-function itself runs in a sandbox of `zerrow_store.sandbox`, which has no way to Ray or the store.
-The tenant is the job, unless it is named: sandboxes are reused within a job, never between two.
+The Ray worker is the broker. It gets the arguments and stores the result as for any task. The
+function itself runs in a sandbox of `zerrow_store.sandbox`, which cannot reach Ray or the store.
+The tenant is the job, unless another one is named: a sandbox is reused within a job, but never by
+another job.
 """
 
 import functools
@@ -21,16 +22,17 @@ from zerrow_store.sandbox import SandboxOptions, SandboxStats
 
 
 def sandboxed(function: Any = None, /, *, tenant: str | None = None, **settings: Any) -> Any:
-    """Let a task's function run in a sandbox. Above or below `@ray.remote`; settings are those of
-    `zerrow_store.sandbox.SandboxOptions`.
+    """Run a task's function in a sandbox. The decorator goes above or below `@ray.remote`; settings
+    are those of `zerrow_store.sandbox.SandboxOptions`.
 
         @zerrow_ray.sandboxed(memory="2GiB", timeout=600)
         @ray.remote
         def node(table): ...
 
-    The task fails with SandboxError for an exception of the function, SandboxMemoryError,
-    SandboxTimeoutError, or SandboxUnavailableError if its machine cannot confine it as asked. Ray
-    wraps them as it does with any task's error. Raises TypeError for what is not a plain function.
+    The task fails with SandboxError if the function raises an exception, with SandboxMemoryError,
+    SandboxTimeoutError, or with SandboxUnavailableError if its machine cannot confine it as asked.
+    Ray wraps these errors like those of any task. Raises TypeError for anything but a plain
+    function.
     """
     options = SandboxOptions(**settings)
     if function is None:
@@ -49,7 +51,7 @@ def _sandboxed(function: Any, *, tenant: str | None, options: SandboxOptions) ->
 def confined(
     function: Callable[..., Any], tenant: str | None, options: SandboxOptions
 ) -> Callable[..., Any]:
-    """Return a function that does the same in a sandbox. Raises TypeError for what cannot."""
+    """Return a function that does the same in a sandbox. Raises TypeError if it cannot."""
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise TypeError("a sandbox runs plain functions, no generators or coroutines")
     if not inspect.isfunction(function):
@@ -73,7 +75,7 @@ _reported: dict[str, int] = SandboxStats().as_dict()
 
 
 def _report() -> None:
-    """Tell the node's store what has been done since the last report."""
+    """Report to the node's store what sandboxes have done since the last report."""
     with _reporting:
         counts = sandbox.stats().as_dict()
         increments = {name: count - _reported[name] for name, count in counts.items()}

@@ -1,4 +1,4 @@
-"""What this thread serializes, and what of it has been published so far."""
+"""The put or result that a thread serializes, with the objects published for it so far."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published:
-    """A value of a put that the store is taking while the rest is pickled."""
+    """A value inside of a put, which the store takes while the rest is pickled."""
 
     publication: "Publication"
     value: Any
@@ -26,10 +26,10 @@ class Published:
 class Serialization:
     """One put or result on its way through the pickler.
 
-    published: the values of a put, by object id.
-    buffers: the object of a put that holds the buffers of its frames.
+    published: the published values of a put, by object id.
+    buffers: the object of a put with the buffers of its frames.
     frames_open: how many frames the pickler is inside of.
-    bytes_stored: those of all that was published.
+    bytes_stored: the bytes of everything that was published.
     """
 
     purpose: Purpose
@@ -39,7 +39,7 @@ class Serialization:
     bytes_stored: int = 0
 
     def object_ids(self) -> list[bytes]:
-        """Return the objects of a put."""
+        """Return the ids of a put's objects."""
         return [*self.published, *([] if self.buffers is None else [self.buffers])]
 
 
@@ -52,14 +52,14 @@ _thread = _Thread()
 
 
 def current() -> Serialization:
-    """Return what this thread serializes; for what the pickler calls."""
+    """Return what this thread serializes, for code that runs inside of the pickler."""
     assert _thread.current is not None
     return _thread.current
 
 
 @contextmanager
 def serializing(purpose: Purpose) -> Iterator[Serialization]:
-    """Begin a put or result. They nest: what is pickled may put other objects meanwhile."""
+    """Begin a put or result. They nest: an object's own reducer may put another object."""
     outer, _thread.current = _thread.current, Serialization(purpose)
     try:
         yield _thread.current
@@ -69,7 +69,7 @@ def serializing(purpose: Purpose) -> Iterator[Serialization]:
 
 @contextmanager
 def putting() -> Iterator[list[bytes]]:
-    """Begin a `ray.put`; yields the list of the objects that it publishes."""
+    """Begin a `ray.put`; yield the list of the objects that it publishes, which grows."""
     outer, _thread.put = _thread.put, []
     try:
         yield _thread.put
@@ -78,6 +78,6 @@ def putting() -> Iterator[list[bytes]]:
 
 
 def add_to_put(object_ids: list[bytes]) -> None:
-    """Tie objects to the put under way in this thread."""
+    """Add objects to the put under way in this thread."""
     assert _thread.put is not None
     _thread.put += object_ids

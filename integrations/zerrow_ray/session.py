@@ -1,4 +1,4 @@
-"""This process's connection to the store of its Ray node: made at first use, one per process."""
+"""The session: this process's connection to the store of its Ray node, made at first use."""
 
 import contextlib
 import logging
@@ -38,7 +38,7 @@ class Session:
         self.ownership.start(self._delete)
 
     def close(self) -> None:
-        """Let go of a store whose cluster has been left."""
+        """Disconnect, after this process has left the cluster."""
         self.ownership.close()
         self.client.close()
 
@@ -47,27 +47,29 @@ class Session:
         try:
             return Client(name, owner=self.ownership, missed=self._start_again)
         except StoreUnavailableError as error:
-            if isinstance(error.__cause__, ProtocolError):  # there is one, which refuses
+            if isinstance(error.__cause__, ProtocolError):  # there is a store, which refuses this
                 raise
             store.start(self.node_id)
             return Client(name, owner=self.ownership, missed=self._start_again)
 
     def _start_again(self) -> None:
-        """Start the store, all of whose processes have ended, unless this Ray has been left: asked
-        for anything then, Ray would begin anew.
+        """Start the store again, all processes of which have ended.
+
+        Do nothing if this process has left Ray: a question to Ray would start a new one.
         """
         try:
             with ray_compat.connection() as connected:
                 if connected and ray.get_runtime_context().get_node_id() == self.node_id:
                     store.start(self.node_id)
-        except Exception as error:  # of a Ray that is about to end, for one
+        except Exception as error:  # for instance from a Ray that is shutting down
             logger.warning("the node's store is away, and cannot be started: %s", error)
 
     def publish(self, encode: Callable[[], Encoded]) -> tuple[Encoded, bytes]:
-        """Publish what `encode` encodes of a result; returns it, and the object's id.
+        """Publish what `encode` encodes of a result; return it, and the object's id.
 
-        The object belongs to the owner of the result, who deletes it. Raises NoOwnerError if it is
-        not known which reference carries the result, or if no process with the plugin owns that.
+        The object belongs to the owner of the result, which deletes it. Raises NoOwnerError if it
+        is not known which reference carries the result, or if no process with the plugin owns that
+        reference.
         """
         carrier = current_carrier()
         if carrier is None:
@@ -78,22 +80,22 @@ class Session:
         return encoded, object_id
 
     def publish_put(self, encoded: Encoded) -> tuple[bytes, Publication]:
-        """Publish for a put of this process; returns the object's id, and what to wait for.
+        """Publish an object of a put; return its id, and the publication to wait for.
 
-        The object is this process's to delete, by `delete_with` or `delete`.
+        This process has to delete the object, by `delete_with` or `delete`.
         """
         object_id = os.urandom(16)
         return object_id, self.client.begin_publish(object_id, encoded, owned=True)
 
     def _delete(self, object_ids: list[bytes]) -> None:
-        # Without a store, the client deletes them as soon as there is one again.
+        # If the store is away, the client deletes them once it is back.
         with contextlib.suppress(StoreUnavailableError):
             self.client.delete(object_ids, missing_ok=True)
 
 
 @dataclass(frozen=True)
 class _Absence:
-    """A node without a store, as was found; not looked at again until then."""
+    """A node that was found to have no store. It is not looked at again before `until`."""
 
     node_id: str
     reason: str
@@ -107,10 +109,11 @@ _absence: _Absence | None = None
 
 
 def current_session() -> Session:
-    """Return this process's session, made at first use, after a fork, in a new cluster.
+    """Return this process's session. A new one is made at first use, after a fork, and in a new
+    cluster.
 
-    Raises StoreUnavailableError when the node has no store and cannot get one, or has one of
-    another version of the plugin.
+    Raises StoreUnavailableError if the node has no store and none can be started, or if its store
+    is of another version of the plugin.
     """
     global _session, _owner_pid
     node_id = ray.get_runtime_context().get_node_id()
@@ -129,6 +132,6 @@ def _make_session(node_id: str) -> Session:
     try:
         return Session(node_id)
     except StoreUnavailableError as error:
-        # Each table would wait for the attempt otherwise.
+        # Otherwise each table would wait for another attempt.
         _absence = _Absence(node_id, str(error), time.monotonic() + _ABSENCE_SECONDS)
         raise

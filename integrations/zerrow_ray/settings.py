@@ -1,4 +1,4 @@
-"""What the stores of a cluster are started with: said once, by the driver that starts the first."""
+"""The settings of a cluster's stores: set once, by the first driver that sets any."""
 
 import json
 import logging
@@ -16,15 +16,17 @@ _KEY = b"zerrow_ray:store_settings"
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """memory: bytes that each node's store may hold; None: what `default_budget` gives it beside
-    Ray's own store. eviction: the policy's name; None: ZERROW_EVICTION, or "adaptive".
+    """Settings as a driver gives them.
+
+    memory: the bytes that each node's store may hold; None for what `default_budget` leaves beside
+    Ray's own store. eviction: the policy's name; None for ZERROW_EVICTION, or "adaptive".
     """
 
     memory: int | None = None
     eviction: str | None = None
 
     def budget(self, rays_own: int) -> int:
-        """Return the budget of this node's store, where Ray's own may hold `rays_own` bytes."""
+        """Return the budget of this node's store. rays_own: the bytes that Ray's store may hold."""
         return default_budget(rays_own) if self.memory is None else self.memory
 
     def policy(self) -> str:
@@ -33,7 +35,7 @@ class StoreSettings:
 
 
 def store_settings(memory: int | str | None, eviction: str | None) -> StoreSettings:
-    """Check settings as users give them. Raises ValueError for a bad size or policy."""
+    """Check a user's settings. Raises ValueError for a bad size or policy."""
     if eviction is not None:
         load_policy(eviction)
     size = parse_size(memory) if isinstance(memory, str) else memory
@@ -43,7 +45,7 @@ def store_settings(memory: int | str | None, eviction: str | None) -> StoreSetti
 
 
 def announce(settings: StoreSettings) -> None:
-    """Set the cluster's settings, unless a driver before this one has."""
+    """Set the cluster's settings, unless an earlier driver has done so."""
     if settings == StoreSettings():
         return
     ray_compat.kv_put(_KEY, json.dumps(asdict(settings)).encode(), overwrite=False)

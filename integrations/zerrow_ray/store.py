@@ -14,7 +14,7 @@ _UNUSED_SECONDS = 60.0
 
 
 def start(node_id: str) -> None:
-    """Start the store of this node; it ends with the raylet, or when it was not used for a minute.
+    """Start the store of this node. It ends with the raylet, or after a minute without users.
 
     Raises StoreUnavailableError.
     """

@@ -1,4 +1,4 @@
-"""What the nodes' stores hold and have done."""
+"""Figures of the nodes' stores."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -11,12 +11,13 @@ from zerrow_store.protocol.reports import SandboxStats, StoreStats
 
 @dataclass(frozen=True)
 class StoreTotals:
-    """Sums over the stores of all nodes, of the figures of the same names in `StoreStats`; bytes.
+    """Sums, over the stores of all nodes, of the figures of the same names in `StoreStats`.
 
-    objects: in the stores now. bytes_stored, bytes_spilled: held now in memory and on disk, each
-    byte once on each node. Running counts: bytes_shared: published where they lay; bytes_reshared:
-    referred to in another process's segment; bytes_copied. sandbox: for all workers, but for the
-    last call of a worker that was killed.
+    objects: how many objects are in the stores now. bytes_stored, bytes_spilled: the bytes in
+    memory and on disk now, each counted once on each node. bytes_shared, bytes_reshared,
+    bytes_copied: running counts of the bytes that were published where they lay, referred to in
+    another process's segment, and copied. sandbox: of all workers, without the last call of a
+    worker that was killed.
     """
 
     objects: int
@@ -34,8 +35,10 @@ class StoreTotals:
 
 @dataclass(frozen=True)
 class ClusterStats:
-    """The figures of a cluster's stores. nodes: by the Ray node's id in hexadecimal. A node whose
-    store nothing has needed yet, or whose store does not answer, is not among them.
+    """The figures of a cluster's stores.
+
+    nodes: by the Ray node's id in hexadecimal. A node is missing if its store was never needed, or
+    does not answer.
     """
 
     total: StoreTotals
@@ -52,7 +55,7 @@ def stats() -> ClusterStats:
     Raises
     ------
     RayError, StoreUnavailableError
-        If this node has no store and cannot get one.
+        This node has no store, and none can be started.
 
     Examples
     --------

@@ -24,7 +24,7 @@ def _reaches(value: Any) -> bool:
 
 
 def _by_reference(value: Any) -> Reduced:
-    # Loaded by those who have something to publish: it takes as long as a small task.
+    # Imported only when there is something to publish: it takes as long as a small task.
     from zerrow_ray.messages import publish
 
     return publish(lambda: _native.encode(value, move=True), value, _KIND)
@@ -42,6 +42,6 @@ _KIND = Kind(_reaches, _by_reference, _own)
 
 @functools.cache
 def _subclasses(cls: type) -> frozenset[type]:
-    # The reducers are looked up by exact type, and pa.Array has one subclass per Arrow type.
+    # Reducers are looked up by exact type, and pa.Array has a subclass for each Arrow type.
     below: list[type] = cls.__subclasses__()
     return frozenset({cls}.union(*map(_subclasses, below)))

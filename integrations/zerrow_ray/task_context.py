@@ -30,10 +30,10 @@ _UNIQUE_BYTES = 8
 
 
 class Carrier(NamedTuple):
-    """A reference's id, and what is known of its owner: see `Carrier` in
-    `zerrow_store.protocol.messages`.
+    """The id of the reference that carries an object, and what is known of its owner.
 
-    That one would load the store in every worker.
+    The fields are those of `zerrow_store.protocol.messages.Carrier`, which would load the store in
+    every worker.
     """
 
     reference: bytes
@@ -44,14 +44,17 @@ class Carrier(NamedTuple):
 
 @dataclass(slots=True)
 class _Task:
-    """A task whose results are serialized. index: of the last one; None if it is not known."""
+    """A task whose results are being serialized.
+
+    index: the number of the last one; None if it is not known.
+    """
 
     id: bytes
     attempt: int
     index: int | None
 
     def count(self, value: Any) -> None:
-        # Of results that cannot be serialized an error takes the place, from the first one on.
+        # If a result cannot be serialized, Ray serializes an error for each result, from the first.
         is_error = isinstance(value, RayError)
         self.index = None if self.index is None or is_error else self.index + 1
 
@@ -61,7 +64,7 @@ class Publications(list[bytes]):
 
 
 class _Thread(threading.local):
-    """body: the task that runs, whose items are serialized. results: the task that ended last,
+    """body: the task that runs, whose items may be serialized. results: the task that ended last,
     whose results are. recorder: see `record_publications`.
     """
 
@@ -84,7 +87,7 @@ def count(value: Any) -> None:
 def current_carrier() -> Carrier | None:
     """Return what carries the result that this thread serializes; None if that is not known.
 
-    A result's owner is not known here, an item's is.
+    The owner of an item is known here, the owner of a result is not.
     """
     task = _current()
     if task is None or task.index is None or task.attempt:
@@ -93,7 +96,7 @@ def current_carrier() -> Carrier | None:
     group = task.id[_UNIQUE_BYTES:]
     if task is _thread.results:
         return Carrier(carrying, group=group)
-    # Ray has just named the item: it knows the owner of no other one that is to come.
+    # Ray knows the owner of an item that it has just named, and of no later one.
     owner = ray_compat.owner_of(carrying)
     return None if owner is None else Carrier(carrying, *owner, group)
 
@@ -141,7 +144,7 @@ def starting(task_id: bytes, attempt: int) -> None:
     _thread.results = None
     task = _Task(task_id, attempt, 1)
     if ray_compat.is_async_actor():
-        # Several tasks share the thread: whose plain generator runs is not known.
+        # Several tasks share the thread, so the task of a plain generator's item is not known.
         _async_tasks[task_id] = task
     else:
         _thread.body = task
@@ -149,7 +152,7 @@ def starting(task_id: bytes, attempt: int) -> None:
 
 def ending(task_id: bytes, attempt: int) -> None:
     """See `ray_compat.TaskHooks`."""
-    # What a task returns is serialized right after this, by the same thread.
+    # The results are serialized right after this, by the same thread.
     _thread.results = _Task(task_id, attempt, 0)
     _thread.body = None
     _async_tasks.pop(task_id, None)

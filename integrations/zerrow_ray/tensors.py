@@ -17,33 +17,33 @@ _NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}
 def to_torch(data: Any) -> "torch.Tensor | dict[str, torch.Tensor]":
     """Return columns as torch tensors on the CPU, without copying what lies in the store.
 
-    Tensors can be written to, and are the caller's own: a write copies its page (4 KiB), and
-    reaches neither the table nor anybody who reads it. (torch has no read-only tensors: those that
-    it makes itself of the store's memory, by DLPack or `torch.from_numpy`, look writable, and a
-    write ends the process with SIGSEGV.)
+    The tensors are writable, and the caller's own: a write copies its page (4 KiB), and changes
+    neither the table nor what others read. (torch has no read-only tensors. One that it makes from
+    the store's memory by DLPack or `torch.from_numpy` looks writable, and a write to it ends the
+    process with SIGSEGV.)
 
     Parameters
     ----------
     data
-        A Table or RecordBatch; or an Array or ChunkedArray. Its types: integers, floats, and
-        lists of a fixed size of these, which become tensors of two dimensions. Without nulls.
+        A Table, RecordBatch, Array or ChunkedArray of integers, floats, or fixed-size lists of
+        these, which become two-dimensional tensors. It must have no nulls.
 
     Returns
     -------
     torch.Tensor or dict
-        One tensor for each column, by name; for an array its tensor. Not copied are columns of
-        one chunk and of 256 KiB or more that come from the store or the cache, or that Arrow has
-        computed in this process. Chunks are put together, which copies them.
+        A tensor for each column, by name; for an array, its tensor. A column is not copied if it
+        has one chunk of 256 KiB or more, and comes from the store or the cache, or was computed by
+        Arrow in this process. Several chunks are combined, which copies them.
 
     Raises
     ------
     TypeError
-        For other types: cast them first.
+        A column has another type: cast it first.
     ValueError
-        For nulls, which tensors have not (`pyarrow.compute.fill_null`), and for columns of the
-        same name.
+        A column has nulls, which tensors cannot have (see `pyarrow.compute.fill_null`), or two
+        columns have the same name.
     ImportError
-        Without torch.
+        torch is not installed.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def _contiguous(column: Any) -> pa.Array:
 
 
 def _values(name: str, array: pa.Array) -> pa.Array:
-    """The numbers of an array, or in its lists."""
+    """Return the numbers in an array, or in its lists."""
     values = array
     if pa.types.is_fixed_size_list(array.type) and not array.null_count:
         values = array.flatten()
@@ -98,7 +98,7 @@ def _type(name: str, type_: pa.DataType) -> "torch.dtype":
     import torch
 
     if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        # of unsigned integers, torch has had those of 8 bits alone for long
+        # For long, torch has had unsigned integers of 8 bits only.
         dtype = getattr(torch, _NAMES.get(str(type_), str(type_)), None)
         if dtype is not None:
             return dtype
@@ -106,7 +106,7 @@ def _type(name: str, type_: pa.DataType) -> "torch.dtype":
 
 
 def _bytes(array: pa.Array) -> pa.Buffer:
-    """The part of an array's buffer that it shows."""
+    """Return the part of its buffer that an array shows."""
     width = array.type.bit_width // 8
     data = array.buffers()[1]
     return (

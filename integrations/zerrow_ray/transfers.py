@@ -1,4 +1,4 @@
-"""Objects between nodes, and what else one node asks of another one's store: by its agent."""
+"""Requests to other nodes' stores, by way of their agents: for objects, figures, and hints."""
 
 import contextlib
 import logging
@@ -23,15 +23,15 @@ _PAUSE_SECONDS = 0.05
 _PATIENCE_SECONDS = 120.0
 
 _locations: dict[str, str] = {}
-"""Where agents served when they were last fetched from: Ray need not be asked then."""
+"""The last known locations of agents, by node, which save asking Ray."""
 
 
 def fetch(client: Client, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
-    """Bring another node's object to this node's store; once, however many ask. Where that node is
-    gone, from any other one that has a copy.
+    """Bring another node's object to this node's store, once for all that ask for it. If that node
+    is gone, a copy on any other node will do.
 
-    Returns (where each allocation lies here, an owner that keeps it there). Raises ObjectLostError
-    if it is on no node any more.
+    Returns where each allocation lies here, and the hold that keeps them there. Raises
+    ObjectLostError if the object is on no node any more.
     """
     try:
         return _fetch_from(client, node_id, object_id, allocations)
@@ -52,7 +52,7 @@ def _fetch_from(client: Client, node_id: str, object_id: bytes, allocations: All
             return landed
         except ObjectLostError:
             _locations.pop(node_id, None)
-            # That node's agent may have been killed; another one listens elsewhere.
+            # That node's agent may have been killed, and the next one listens elsewhere.
             location, failed = _other_location(node_id, location), location
             if location == failed:
                 raise
@@ -76,15 +76,15 @@ def stats(node_id: str) -> StoreStats | None:
 
 
 def ahead(node_id: str, object_ids: list[bytes], *, spill: bool) -> None:
-    """Have objects of a node's store spilled as soon as nobody reads them, or read back, before
-    that is needed. Does not wait.
+    """Have objects of a node's store spilled as soon as nobody reads them, or read back ahead of
+    need. Does not wait.
     """
     session = current_session()
     if node_id == session.node_id:
         tell = session.client.spill_ahead if spill else session.client.read_ahead
         tell(object_ids)
     elif location := _said_location(node_id):
-        # Here and not in the thread, which Ray may be shut down under.
+        # Not in the thread: Ray may be shut down while that runs.
         security = cluster.security(ray_compat.kv_get)
         arguments = [location, security, object_ids, spill]
         threading.Thread(target=_ahead, args=arguments, name="zerrow-ahead", daemon=True).start()
@@ -98,15 +98,16 @@ def _ahead(location: str, security: Security, object_ids: list[bytes], spill: bo
 
 
 def _other_location(node_id: str, failed: str) -> str:
-    """Return where another agent of a node serves; where it has failed, if somebody is there."""
+    """Return the location of a node's next agent; `failed`, if that one still listens."""
     if is_listening(failed):
         return _said_location(node_id) or failed
     return _location(node_id, but=failed)
 
 
 def _location(node_id: str, *, but: str = "") -> str:
-    """Return where a node's agent serves; waits for one that has not begun, as long as the node is
-    alive. but: where one has ended. Raises ObjectLostError.
+    """Return the location of a node's agent. Wait for it, as long as the node is alive.
+
+    but: the location of an agent that has ended. Raises ObjectLostError.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -123,6 +124,6 @@ def _is_alive(node_id: str) -> bool:
 
 
 def _said_location(node_id: str) -> str:
-    """Return where a node's agent has said that it serves; nothing if it has not, or has ended."""
+    """Return the published location of a node's agent; empty if it has none, or has ended."""
     location: bytes | None = ray_compat.kv_get(cluster.location_key(node_id))
     return "" if location is None else location.decode()

@@ -3,13 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 
 TESTED = {"ray": ((2, 57), (2, 60)), "pyarrow": ((19, 0), (26, 0)), "numpy": ((1, 26), (2, 4))}
-"""By package, the first and the last (major, minor) that the tests run with."""
+"""By package, the oldest and the newest (major, minor) that the tests run with."""
 
 
 def untested() -> list[str]:
-    """Return what this environment has in versions that the plugin is not tested with, one line
-    for each.
-    """
+    """Return a line for each package that is installed in an untested version."""
     found = []
     for package, (first, last) in TESTED.items():
         try:

@@ -1,1 +1,1 @@
-"""What the `zerrow` command asks of a Ray cluster; it is no process of Ray's."""
+"""The `zerrow` command's view of a Ray cluster. The command is not a process of Ray."""

@@ -1,4 +1,6 @@
-"""The user's line in what Ray records of a call: its own frames, and the plugin's, say nothing."""
+"""Call sites: the user's line in the frames that Ray records of a call, without Ray's own frames
+and the plugin's.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +15,7 @@ _ELSEWHERE = re.compile(
     r"/(?:site|dist)-packages/(?:ray|zerrow_ray)/|/zerrow_ray/\w+\.py"
     r"|/ray/(?:_private/|util/tracing/|actor\.py|remote_function\.py)"
 )
-"""Where they are on other machines."""
+"""Paths of the packages on other machines."""
 
 _TRACEBACK = re.compile(r'File "(.+?)", line (\d+), in (.+)')
 _FRAME = re.compile(r"(.+):(.+?):(\d+)")
@@ -21,13 +23,13 @@ _DELIMITER = " | "
 
 
 def of_traceback(text: str) -> str:
-    """Return the innermost of a traceback's lines that is a user's, as path:function:line."""
+    """Return the innermost of the user's lines in a traceback, as path:function:line."""
     frames = [(path, function, line) for path, line, function in _TRACEBACK.findall(text)]
     return _first_of_users(reversed(frames))
 
 
 def of_frames(text: str) -> str:
-    """Return the same of a call site as `ray memory` has it, the innermost frame first."""
+    """Return the same for a call site as `ray memory` shows it, the innermost frame first."""
     found = (_FRAME.fullmatch(part.strip()) for part in text.split(_DELIMITER))
     return _first_of_users(match.groups() for match in found if match)
 

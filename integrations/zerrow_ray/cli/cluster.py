@@ -1,8 +1,7 @@
-"""A Ray cluster, as the `zerrow` command sees it: its nodes, their stores, and what Ray knows of
-ObjectRefs.
+"""A Ray cluster, as the `zerrow` command sees it: nodes, their stores, the origins of ObjectRefs.
 
-The store of a node of this machine is asked itself. That of another machine is asked by its agent,
-which serves as soon as there is a second node.
+The command asks a store on this machine directly, and a store on another machine by way of its
+agent, which serves as soon as there is a second node.
 """
 
 import logging
@@ -29,11 +28,11 @@ logger = logging.getLogger("zerrow_ray")
 _AT_ONCE = 32
 _ADDRESS = "RAY_ADDRESS"
 _JOB_BYTES = 4
-"""A task's id ends with its job's. The rest of a driver's own is all ones."""
+"""A task's id ends with the id of its job. The rest is all ones for a driver."""
 
 _ATTEMPT_BYTES = 1
-"""In the references of what a task puts, the first byte of its id is the number of its attempt
-(TaskID::ForExecutionAttempt in Ray's id.cc)."""
+"""In the reference of an object that a task puts, the first byte of the task's id is the number of
+the attempt (TaskID::ForExecutionAttempt in Ray's id.cc)."""
 
 DRIVER = "(driver)"
 
@@ -51,8 +50,9 @@ class RayCluster:
         return [Node(each.id, each.host, each.hostname) for each in self._raylets.values()]
 
     def ask(self, node: Node, what: Report) -> Any:
-        """Return figures of a node's store. Raises ZerrowError; StoreUnavailableError if there is
-        none.
+        """Return a report of a node's store.
+
+        Raises ZerrowError, of which StoreUnavailableError says that there is no store.
         """
         name = store_name(node.id)
         if name in self._here:
@@ -63,8 +63,9 @@ class RayCluster:
         return remote.report(location.decode(), cluster.security(self._control.get), what)
 
     def origins(self, references: Iterable[bytes], *, sites: bool) -> dict[bytes, Origin]:
-        """Return where references come from, those of puts from the task that put them; `sites`:
-        with their call sites, which all processes of all nodes are asked for.
+        """Return the origins of references: the tasks that returned or put the objects.
+
+        sites: include call sites, for which all processes of all nodes are asked.
         """
         tasks = {
             _name(task): (function, site if sites else "")
@@ -75,7 +76,7 @@ class RayCluster:
 
 
 def _name(task: bytes) -> bytes:
-    """Return what all attempts of a task have in common."""
+    """Return the part of a task's id that all its attempts have in common."""
     return task[_ATTEMPT_BYTES:]
 
 
@@ -100,19 +101,20 @@ def _call_sites(raylets: Iterable[Raylet]) -> dict[bytes, str]:
 def _sites_of(raylet: Raylet) -> Iterable[tuple[bytes, str]]:
     try:
         return call_sites(raylet).items()
-    except OSError as error:  # its references have none then
+    except OSError as error:  # then references of this node have no call sites
         logger.warning("%s", error)
         return []
 
 
 def find(address: str | None) -> RayCluster | None:
-    """Return the cluster at an address; else the one that Ray's own commands would ask; None if
-    there is none here. Raises ValueError.
+    """Return the cluster at `address`; without one, the cluster that Ray's own commands would use.
+
+    None if there is none. Raises ValueError if there are several, or the one asked for is away.
     """
     said = address or os.environ.get(_ADDRESS)
     found = find_addresses(address)
     if not said:
-        found = [each for each in found if is_listening(each)]  # Ray remembers one that has ended
+        found = [each for each in found if is_listening(each)]  # Ray may remember one that ended
     if len(found) > 1:
         raise ValueError(f"several Rays run here: {', '.join(found)}. Say which by --address")
     if not found:

@@ -1,5 +1,6 @@
-"""Ray's private names that the `zerrow` command takes; `ray_compat` has all others, and says how
-they are checked.
+"""The private names of Ray that the `zerrow` command uses.
+
+`ray_compat` has all others, and says how they are checked.
 """
 
 from collections.abc import Iterator
@@ -26,10 +27,10 @@ if _lacking := ray_compat.missing(_EXPECTED):
 
 
 def find_addresses(address: str | None) -> list[str]:
-    """Return where the control store of the cluster serves that Ray's own commands would ask; all
-    of this machine's, if these would not know which.
+    """Return the address of the control store that Ray's own commands would use for `address`. If
+    they could not decide, return those of all clusters on this machine.
 
-    Raises ValueError or OSError for an address that is none.
+    Raises ValueError or OSError for a malformed address.
     """
     found = services.canonicalize_bootstrap_address(address)
     return sorted(services.find_gcs_addresses()) if found is None else [found]
@@ -46,7 +47,7 @@ class Raylet:
 
 
 class ControlStore(ray_compat.Gcs):
-    """A connection to a cluster's control store, of the command."""
+    """The command's connection to a cluster's control store."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
@@ -66,8 +67,8 @@ class ControlStore(ray_compat.Gcs):
         ]
 
     def tasks(self) -> Iterator[tuple[bytes, str, str]]:
-        """Yield the tasks that Ray remembers: id, name, and where it was called, if that is
-        recorded (RAY_record_task_actor_creation_sites).
+        """Yield the tasks that Ray remembers: the id, the name, and the call site, if Ray records
+        these (RAY_record_task_actor_creation_sites).
         """
         options = ray._raylet.GcsClientOptions.create(
             self._address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
@@ -82,10 +83,10 @@ class ControlStore(ray_compat.Gcs):
 
 
 def call_sites(raylet: Raylet) -> dict[bytes, str]:
-    """Return where references of a node's processes were made, as `ray memory` shows it, if that is
-    recorded (RAY_record_ref_creation_sites). Raises OSError if the node does not answer.
+    """Return the call sites of the references of a node's processes, as `ray memory` shows them, if
+    Ray records these (RAY_record_ref_creation_sites). Raises OSError if the node does not answer.
 
-    Nothing is known without gRPC, which `ray[default]` installs.
+    The result is empty without gRPC, which `ray[default]` installs.
     """
     try:
         import grpc

@@ -233,7 +233,7 @@ class _Execution:
         for ref in ready:
             step = self._running.pop(ref)
             try:
-                # Also fetches what is no measurement: Ray reports a failure in no other way.
+                # Fetch other results, too: that is how Ray reports failures.
                 value = ray.get(ref)
                 measurement = value if isinstance(value, Measurement) else None
                 del value
@@ -263,7 +263,7 @@ class _Execution:
             self._bar.update()
 
     def _retry(self, step: Step) -> bool:
-        """Have a failed step run again, after the steps whose results it could not read."""
+        """Run a failed step again, after the steps whose results it could not read."""
         values = self._values  # without those that are lost to another step
         lost = [k for k in step.inputs if k not in values or not tasks.is_readable(values[k])]
         if not lost or not step.is_task or not self._scheduler.retry(step.key, lost):

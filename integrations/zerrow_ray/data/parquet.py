@@ -1,4 +1,4 @@
-"""`ray.data.read_parquet`, with fragments that its tasks read from the cache."""
+"""`ray.data.read_parquet`, whose tasks read through the nodes' caches."""
 
 import functools
 import logging
@@ -23,20 +23,20 @@ def cache_reads(on: bool = True) -> None:
     Parameters
     ----------
     on
-        False to stop that.
+        False to switch that off again.
     """
     global _all_reads
     _all_reads = on and _is_hooked()
 
 
-# Shows Ray's signature as this function's.
+# So that this function shows Ray's signature.
 @functools.wraps(ray.data.read_parquet, assigned=(), updated=())
 def read_parquet(*args: Any, **kwargs: Any) -> ray.data.Dataset:
     """Create a dataset from Parquet files, each column decoded once on a node for all jobs.
 
     Arguments, records and errors are those of `ray.data.read_parquet`. Files that the cache cannot
-    serve, such as encrypted ones or ones whose changes it could not see, are read as Ray reads
-    them.
+    serve, such as encrypted ones and ones whose changes it could not notice, are read as by Ray
+    itself.
     """
     with _cached():
         return ray.data.read_parquet(*args, **kwargs)

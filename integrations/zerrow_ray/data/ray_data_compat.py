@@ -51,7 +51,7 @@ _EXPECTED: dict[str, list[str] | None] = {
     f"{_V1}:read_fragments": None,
     "ray.data._internal.util:RetryingPyFileSystemHandler.unwrap": ["self"],
 }
-"""As `zerrow_ray.ray_compat._EXPECTED`."""
+"""See `zerrow_ray.ray_compat._EXPECTED`."""
 
 if _lacking := ray_compat.missing(_EXPECTED):
     raise ImportError(f"it lacks {', '.join(_lacking)}")
@@ -86,7 +86,7 @@ class CachedParquetScanner(ParquetScanner):  # type: ignore[misc]  # Ray has no 
     def create_reader(self) -> "CachedParquetReader":
         """Create the reader, in a task."""
         reader = super().create_reader()
-        # The same state, with other methods.
+        # Keep the state, and change the methods.
         reader.__class__ = CachedParquetReader
         cached: CachedParquetReader = reader
         return cached
@@ -130,7 +130,7 @@ class _ShippedFragment:
 
 
 def _cached(fragment: Any) -> Any:
-    """Return the fragment as served by this node's cache; as it is if there is no cache."""
+    """Return the fragment as served by this node's cache; unchanged if there is no cache."""
     filesystem = fragment.filesystem
     # The old reader wraps the file system, to retry temporary failures.
     handler = getattr(filesystem, "handler", None)
