@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     "arrow_data errors forks memfd once processes sizes threads cgroups _disk _ledger",
-    "config logs policy segments",
+    "config logs lru policy segments",
     "budget protocol native",
     "memory client server",
     "connection",

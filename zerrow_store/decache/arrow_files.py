@@ -15,10 +15,10 @@ from zerrow_store.client.client import Client
 from zerrow_store.decache.errors import is_decode_error, with_path
 from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted, fetch
 from zerrow_store.decache.files import LocalFile, OpenFile
-from zerrow_store.decache.lru import LruCache
 from zerrow_store.decache.parts import Chunks
 from zerrow_store.decache.sources import read_stable
 from zerrow_store.decache.store import default_client
+from zerrow_store.lru import LruCache
 from zerrow_store.protocol.fields import Unit
 
 _VARIANT = "arrow"

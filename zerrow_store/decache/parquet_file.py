@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from zerrow_store.decache.errors import UncacheableFileError, is_decode_error, with_path
 from zerrow_store.decache.fetch import Decoded, DecodeFailedError, Wanted
 from zerrow_store.decache.files import OpenFile
-from zerrow_store.decache.lru import LruCache
 from zerrow_store.decache.nested import Leaf, Path, count_leaves, cut, leaves_of
 from zerrow_store.decache.parts import Chunks
+from zerrow_store.lru import LruCache
 from zerrow_store.protocol.fields import Unit
 
 _KNOWN = frozenset(inspect.signature(pq.ParquetFile).parameters)

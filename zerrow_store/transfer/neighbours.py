@@ -9,11 +9,11 @@ that has left the cluster are deleted.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from zerrow_store.forks import Lock
+from zerrow_store.lru import LruCache
 from zerrow_store.protocol.messages import Carrier
 from zerrow_store.transfer.followers import Followers
 from zerrow_store.transfer.neighbour import Neighbour
@@ -50,7 +50,7 @@ class Neighbours:
         self._lock = Lock()
         self._neighbours: dict[bytes, Neighbour] = {}
         self._asked: dict[bytes, _Question] = {}
-        self._last_owners: OrderedDict[bytes, bytes] = OrderedDict()
+        self._last_owners: LruCache[bytes, bytes] = LruCache(_MOST_GROUPS)
 
     def update(self, locations: dict[bytes, str]) -> None:
         """Take note of all other machines of the cluster, with the locations of their agents.
@@ -106,7 +106,7 @@ class Neighbours:
 
     def whose(self, object_id: bytes, carrier: Carrier) -> None:
         with self._lock:
-            first = carrier.node or self._last_owners.get(carrier.group, b"")
+            first = carrier.node or self._last_owners.get(carrier.group) or b""
             others = [] if carrier.node else [each for each in self._neighbours if each != first]
             self._asked[object_id] = _Question(carrier, [[first], others])
             self._proceed(object_id)
@@ -127,10 +127,7 @@ class Neighbours:
             if mine:
                 del self._asked[object_id]
                 self._client.claim(object_id, node)
-                self._last_owners[question.carrier.group] = node
-                self._last_owners.move_to_end(question.carrier.group)
-                if len(self._last_owners) > _MOST_GROUPS:
-                    self._last_owners.popitem(last=False)
+                self._last_owners.put(question.carrier.group, node)
             else:
                 question.waiting.discard(node)
                 self._proceed(object_id)

@@ -1,6 +1,6 @@
-"""The bounded cache of footers and of what is known about Arrow files."""
+"""The bounded map drops the entry that was used least recently."""
 
-from zerrow_store.decache.lru import LruCache
+from zerrow_store.lru import LruCache
 
 
 def test_what_was_not_used_for_the_longest_goes() -> None:
