@@ -1,4 +1,4 @@
-"""What a process asks of a node store: putting, getting and deleting objects, and their parts.
+"""The client of a node store: it puts, gets and deletes objects.
 
 `Client` is safe to use from any thread.
 """
@@ -37,11 +37,12 @@ from zerrow_store.protocol.reports import (
 Allocations = list[tuple[bytes, int, int]]
 
 
+# It has many methods because it is the one class that users see of all requests to a store.
 class Client:
     """A connection to the store `name`. Raises StoreUnavailableError if none is running.
 
-    owner: given if this process may own what others publish. missed: called now and then while the
-    store is away for long, to start it again.
+    owner: given if this process may own objects that other processes publish. missed: called
+    repeatedly while the store is away for long, to start it again.
 
     Attributes
     ----------
@@ -75,7 +76,7 @@ class Client:
         return self._connection.closed
 
     def close(self) -> None:
-        """Disconnect. Views stay valid only as long as somebody else holds their objects."""
+        """Disconnect. Views then stay valid only as long as another process holds their objects."""
         self._connection.close()
 
     def put(self, obj: Any, *, object_id: bytes | None = None, name: str | None = None) -> bytes:
@@ -87,12 +88,12 @@ class Client:
             Table, RecordBatch, ChunkedArray or Array, or anything that exports an Arrow stream
             (polars, duckdb, nanoarrow), which is stored as a Table.
         object_id
-            By default a new one.
+            By default a new id.
         name
-            Under which any process finds the object with `get_named`. It is the store's, as all
-            objects are that are put: it stays until it is deleted or replaced, or the store ends.
-            A second put under a name replaces the object, at once for all processes; what they have
-            got of the one before stays as it is. If the put fails, the object before stays.
+            The name under which any process finds the object with `get_named`. Like any put object,
+            it stays until it is deleted or replaced, or until the store ends. A second put under
+            the name replaces the object, at once for all processes. Views of the earlier object
+            stay as they are. If the put fails, the earlier object keeps the name.
 
         Returns
         -------
@@ -117,7 +118,8 @@ class Client:
         return object_id
 
     def get(self, object_id: bytes) -> Any:
-        """Return an object's data, read-only, where it lies; it stays until the last view is gone.
+        """Return read-only views of an object's data, where it lies in shared memory. The object
+        stays until the last view is gone.
 
         Raises ObjectNotFoundError.
         """
@@ -127,7 +129,7 @@ class Client:
         return self.decode(found.message, hold, moved_places(found.moves))
 
     def _found(self, object_id: bytes) -> tuple[Found, Hold]:
-        """Return an object's entry, and what keeps it. Raises ObjectNotFoundError."""
+        """Return an object's entry, and a hold of it. Raises ObjectNotFoundError."""
         check_id(object_id)
         connection = self._connection
         request = connection.send(GetRequest(m.Get(object_id), connection))
@@ -135,18 +137,18 @@ class Client:
         return found
 
     def get_named(self, name: str) -> Any:
-        """Return the data of the object that has a name, as `get` does.
+        """Return the data of the object with this name, as `get` does.
 
         Raises ObjectNotFoundError.
         """
         while True:
             object_id = self._named(name)
-            # It may be replaced before it is held: then another one has the name.
+            # If the object is replaced before it is held, another one has the name.
             with contextlib.suppress(errors.ObjectNotFoundError):
                 return self.get(object_id)
 
     def delete_named(self, name: str) -> None:
-        """Delete the object that has a name. Raises as `delete` does."""
+        """Delete the object with this name. Raises as `delete` does."""
         while True:
             object_id = self._named(name)
             with contextlib.suppress(errors.ObjectNotFoundError):
@@ -158,21 +160,21 @@ class Client:
         return object_id
 
     def delete(self, object_ids: bytes | Iterable[bytes], *, missing_ok: bool = False) -> None:
-        """Delete objects. Their memory goes when the last view does.
+        """Delete objects. The memory of each is freed when its last view is gone.
 
-        Raises ObjectNotFoundError, with nothing deleted; StoreUnavailableError, and they are
-        deleted as soon as the store is back.
+        Raises ObjectNotFoundError, in which case nothing is deleted; and StoreUnavailableError, in
+        which case the objects are deleted as soon as the store is back.
         """
         if isinstance(object_ids, bytes):
             object_ids = [object_ids]
         self._connection.request(m.Delete(check_ids(object_ids), missing_ok))
 
     def cache_list(self) -> list[CacheEntry]:
-        """Return what is in the node's cache of decoded columns."""
+        """Return the entries of the node's cache of decoded columns."""
         return self.decode_cache.entries()
 
     def cache_drop(self, path: str | None = None) -> int:
-        """Drop the cache's entries of a file, or all; return how many. Views of them stay."""
+        """Drop the cache entries of a file, or all; return how many. Their views stay valid."""
         return self.decode_cache.drop(path)
 
     def list(self) -> list[ObjectInfo]:
@@ -191,11 +193,11 @@ class Client:
         return report
 
     def memory_by_segment(self) -> tuple[SegmentMemory, ...]:
-        """Return what each segment is used for: those of processes, sealed ones, files on disk."""
+        """Return what each segment is used for: arenas, sealed segments, spilled files."""
         return tuple(self._connection.request(m.MemoryBySegment()))
 
     def evictions(self) -> tuple[Eviction, ...]:
-        """Return the newest evictions, the oldest first, since the store was last started."""
+        """Return the latest evictions since the store was last started, in order of time."""
         return tuple(self._connection.request(m.Evictions()))
 
     def report(self, what: m.Report) -> Any:
@@ -203,19 +205,19 @@ class Client:
         return self._connection.request(m.REQUESTS[what]())
 
     def carried(self, object_ids: Iterable[bytes], reference: bytes) -> None:
-        """Say which reference carries objects that this process owns, for people to find them by.
-        Does not wait.
+        """Tell the store which reference carries objects of this process, for people to find them
+        by. Does not wait.
         """
         self._connection.notify(m.Carried(check_ids(object_ids), reference))
 
     def spill_ahead(self, object_ids: Iterable[bytes]) -> None:
-        """Have objects that are there spilled as soon as nobody reads them, whether memory is short
-        or not: somebody knows that it will be. Who reads one before that takes it back.
+        """Have objects spilled as soon as nobody reads them, even if memory is not short yet: the
+        caller knows that it will be. An object that is read before it is spilled stays in memory.
         """
         self._connection.notify(m.SpillAhead(check_ids(object_ids)))
 
     def read_ahead(self, object_ids: Iterable[bytes]) -> None:
-        """Have what of these objects is on disk read into memory: somebody is about to read it."""
+        """Have the spilled bytes of objects read into memory, because they are needed soon."""
         self._connection.notify(m.ReadAhead(check_ids(object_ids)))
 
     def count_sandbox(self, increments: dict[str, int]) -> None:
@@ -227,10 +229,10 @@ class Client:
         self._connection.notify(m.Count("transfers", increments))
 
     def record_rollback(self, name: str, nbytes: int, expected: float, seconds: float) -> None:
-        """Enter a result that was dropped and made again into the list of evictions."""
+        """Record the rollback of a result, which was made again, in the list of evictions."""
         self._connection.notify(m.Evicted(name, nbytes, expected, seconds))
 
-    # --- below: for those who carry messages themselves ---
+    # --- the low level: for callers that transport messages themselves ---
 
     def publish(
         self,
@@ -244,10 +246,10 @@ class Client:
     ) -> None:
         """Enter an encoded message's allocations into the object table.
 
-        message: kept for `get`, if given. An owned object goes when this process ends, one with a
-        carrier when the process does that owns that, if they were not deleted before.
-        On failure the allocations are unpinned. Raises StoreFullError, ObjectExistsError,
-        ObjectLostError, NoOwnerError.
+        message: kept for `get`, if given. owned: the object goes when this process ends, unless it
+        is deleted before. carrier: the object goes when the owner of this reference ends, unless it
+        is deleted before. On failure the allocations are unpinned. Raises StoreFullError,
+        ObjectExistsError, ObjectLostError, NoOwnerError.
         """
         put = put_message(object_id, encoded, message, owned=owned, carrier=carrier, name=name)
         self._connection.wait(self._sent(put))
@@ -261,34 +263,34 @@ class Client:
         owned: bool = False,
         carrier: Carrier | None = None,
     ) -> Publication:
-        """Do as `publish` does, but leave it to the caller to wait."""
+        """Publish as `publish` does, but leave the waiting to the caller."""
         put = put_message(object_id, encoded, message, owned=owned, carrier=carrier)
         return Publication(self._connection, self._sent(put))
 
     def publish_transient(self, object_id: bytes, encoded: _native.Encoded) -> Hold:
         """Enter an encoded message's allocations as an object that goes with its last hold; return
-        the first one. On failure the allocations are unpinned. Raises as `publish` does.
+        its first hold. On failure the allocations are unpinned. Raises as `publish` does.
         """
         put = put_message(object_id, encoded, None, transient=True)
-        # Where it counted already before a crash of the store, the answer and the hold are lost.
+        # If the store crashed after it had entered the object, the answer and the hold are lost.
         return self._connection.wait(self._sent(put)) or self.hold(object_id)
 
     def _sent(self, message: m.Put) -> Request:
         return publish(self._connection, self._session.pins, message)
 
     def discard(self, encoded: Iterable[_native.Encoded]) -> None:
-        """Unpin what was encoded and is not going to be published."""
+        """Unpin encoded data that will not be published."""
         for message in encoded:
             _native.unpin(offsets_of(message.own))
 
     def begin_hold(self, object_id: bytes) -> Holding:
-        """Ask for a hold of an object: `confirm` it."""
+        """Ask for a hold of an object, without waiting. The caller waits by `confirm`."""
         check_id(object_id)
         request = HoldRequest(m.Hold(object_id), self._connection)
         return Holding(self._connection, self._connection.send(request), request.hold)
 
     def hold(self, object_id: bytes) -> Hold:
-        """Return something that keeps the object in the store until it is collected.
+        """Return a hold, which keeps the object in the store until the hold is collected.
 
         Raises ObjectNotFoundError.
         """
@@ -297,8 +299,8 @@ class Client:
         return holding.hold
 
     def hold_copy(self, object_id: bytes, allocations: Allocations) -> Hold | None:
-        """Return a hold of this machine's copy of another machine's object; None if there is none,
-        or not of all these allocations. Its `moved` says where they lie.
+        """Return a hold of this machine's copy of another machine's object; None if there is no
+        copy, or not of all these allocations. The hold's `moved` says where they lie.
         """
         try:
             hold = self.hold(object_id)
@@ -315,9 +317,9 @@ class Client:
         return unpacked(found.allocations)
 
     def decode(self, message: bytes, hold: Hold, moved: Moved) -> Any:
-        """Return a message's data, where it lies; its buffers keep `hold`, which is the object's.
+        """Return a message's data, where it lies. Its buffers keep the object's `hold` alive.
 
-        moved: what the hold says. Raises ObjectLostError, SipcError.
+        moved: see `Hold`. Raises ObjectLostError, SipcError.
         """
         if not moved:
             segments = _native.message_segments(message)
@@ -331,11 +333,10 @@ class Client:
         return _native.decode(message, hold, places)
 
     def ensure_places(self, places: Iterable[Place], hold: Hold) -> None:
-        """Map the segments of allocations that are about to be read, and check what was spilled,
-        unless another hold has. It stays checked as long as `hold` is alive.
+        """Map the segments of allocations that are about to be read, and check spilled bytes that
+        no other hold has checked. They count as checked as long as `hold` is alive.
 
-        Raises ObjectLostError for a segment that is gone, and for spilled bytes that are not what
-        they were.
+        Raises ObjectLostError for a segment that is gone, and for spilled bytes that are damaged.
         """
         places = list(places)
         self.ensure_segments({segment for segment, _ in places})
@@ -345,8 +346,8 @@ class Client:
             self._connection.notify(m.ReadBack(list(files.items()), seconds))
 
     def ensure_segments(self, segment_ids: Iterable[bytes]) -> None:
-        """Have the store send segments that are not here yet. Raises ObjectLostError for one that
-        is gone.
+        """Have the store send the segments that are not here yet. Raises ObjectLostError for a
+        segment that is gone.
         """
         fetch(self._connection, self._session.segments, segment_ids)
 
@@ -356,5 +357,5 @@ class Client:
 
 
 def unpacked(allocations: Iterable[tuple[bytes, bytes]]) -> Allocations:
-    """Return allocations, packed by segment, as (segment, offset, size)."""
+    """Return the allocations (segment, offset, size) that are packed by segment."""
     return [(s, o, size) for s, packed in allocations for o, size in unpack(packed)]

@@ -1,16 +1,16 @@
-"""A process's connection to a node store that outlives restarts of the store.
+"""A process's connection to a node store, which outlives restarts of the store.
 
-One background thread reads replies and events, and connects again when the store has hung up; what
-was under way is sent again then. While no store answers, requests wait for some seconds; then they
-fail, and each later one has one more attempt to connect made. A request that was under way when the
-store hung up twice in a row fails: it may be what the store cannot bear. Another thread releases
-what was held.
+A background thread reads replies and notices. When the store hangs up, the thread connects again
+and sends the requests under way again. While no store answers, requests wait for some seconds and
+then fail; after that, each new request triggers one attempt to connect. A request fails if the
+store hangs up twice in a row while it is under way: it may be what brings the store down. Another
+thread tells the store of holds that have ended.
 
-A store is known by its *epoch*: one that has begun anew knows nothing of what there was. What its
-predecessor's objects lie in stays pinned in their producers then, as somebody may read it.
+A store is known by its *epoch*. A store with another epoch knows nothing of earlier objects. The
+memory of those stays pinned in their producers, because readers may still have views of it.
 
-Locking: `_lock` guards the socket's sending side, the requests under way and what is held, so that
-what a restarted store is told is what was held at that moment.
+Locking: `_lock` guards the sending side of the socket, the requests under way, and the holds. So a
+restarted store is told exactly what is held at that moment.
 """
 
 import contextlib
@@ -46,7 +46,9 @@ _GOODBYE_SECONDS = 1.0
 class Connection:
     """A connection to the store `name`, once `connect` was called.
 
-    holds: what is held at the store.
+    holds: the holds that the store knows of.
+
+    It has many methods because callers, the reading thread and the releasing one share its state.
     """
 
     def __init__(
@@ -76,8 +78,8 @@ class Connection:
         self._left = False
 
     def begin_in_child(self) -> None:
-        """Have nothing, and no connection, in a forked child: the parent's is the parent's alone,
-        and its end must be seen when the parent ends.
+        """Begin without connection and holds, in a forked child. The parent's connection must end
+        when the parent does, so the child may not keep it.
         """
         if self._socket is not None:
             self._socket.close()
@@ -91,7 +93,7 @@ class Connection:
 
     @property
     def is_up(self) -> bool:
-        """Whether the store is connected just now."""
+        """Whether there is a connection at this moment."""
         return self._socket is not None
 
     def close(self) -> None:
@@ -102,7 +104,7 @@ class Connection:
             self._ended.put(None)
             self._wanted.put(None)
             if first and self._socket is not None:
-                # The reading thread hears of it, and closes the socket.
+                # The reading thread gets the answer, and closes the socket.
                 self._register(Request(m.Goodbye()))
         if self._thread is None or threading.current_thread() is self._thread:
             return
@@ -126,7 +128,7 @@ class Connection:
             self._start_releasing()
 
     def _greet(self) -> None:
-        """Connect, say hello, and take up again what a restarted store has to know."""
+        """Connect, say hello, and tell a restarted store what it has to know."""
         with handshake(self.name, self._listener.note) as (connection, reader, call):
             hello = m.Hello(framing.PROTOCOL_VERSION, self._role, self._identity)
             greeting: Greeting = call(hello)
@@ -168,10 +170,10 @@ class Connection:
         return self.wait(self.send(Request(message)))
 
     def send(self, request: Request) -> Request:
-        """Send a request, now or as soon as the store is there. Once it is sent, or about to be,
-        its answer has it concluded, whatever is raised here.
+        """Send a request, now or as soon as the store is there. Once it is registered, the reading
+        thread concludes it, whatever is raised here.
 
-        Raises TypeError or ValueError for one that is malformed, StoreUnavailableError.
+        Raises TypeError or ValueError for a malformed request, StoreUnavailableError.
         """
         try:
             messages.check(request.message)
@@ -195,20 +197,20 @@ class Connection:
             raise
 
     def abandon(self, request: Request) -> None:
-        """Nobody waits for a request any more: its sender was interrupted, or it was never sent."""
+        """Give up a request: its sender was interrupted, or it was never sent."""
         with self._lock:
             request.abandoned = True
             is_sent = self._under_way.is_sent(request)
             is_done = request.concluded and request.error is None
         if not is_sent:
             request.clear()
-        elif is_done:  # else the reading thread does so
+        elif is_done:  # otherwise the reading thread undoes it
             request.undo()
 
     def notify(self, message: m.Request) -> None:
-        """Send what has no reply, if there is a connection.
+        """Send a request that has no reply, if there is a connection.
 
-        Raises TypeError or ValueError for one that is malformed.
+        Raises TypeError or ValueError for a malformed request.
         """
         messages.check(message)
         with self._lock:
@@ -220,8 +222,8 @@ class Connection:
                     raise
 
     def _send_frame(self, frame: bytes, fds: list[int] | None = None) -> None:
-        """Send on the connection; without one, have the reading thread try to get one. If sending
-        fails, that thread sees it, and sends again once it has connected.
+        """Send on the connection. Without one, have the reading thread try to connect. If sending
+        fails, the reading thread notices, and sends again once it has connected.
         """
         if self._socket is None:
             self._wanted.put(None)
@@ -232,8 +234,8 @@ class Connection:
             _shut(self._socket)
 
     def _begin_anew(self) -> None:
-        """Have the reading thread connect again: a thread was interrupted as it sent, and how much
-        of it the store has got is unknown.
+        """Have the reading thread connect again. A thread was interrupted while it sent, so it is
+        unknown how much of the frame the store has received.
         """
         if self._socket is not None:
             self._anew = True
@@ -245,10 +247,10 @@ class Connection:
             return request.wait()
         except BaseException as error:
             if error is request.error:
-                # It refers to the frames of all callers, and these to what they publish: if they
-                # referred to it, that would stay until Python next collects cycles.
+                # The error refers to the frames of all callers, and these to what they publish. A
+                # reference back to it would keep that until Python next collects cycles.
                 request.error = None
-            else:  # interrupted; it may have failed at the same time, and then undoes nothing
+            else:  # interrupted; if the request fails at the same time, there is nothing to undo
                 self.abandon(request)
             raise
 
@@ -264,8 +266,8 @@ class Connection:
             self._leave()
 
     def _leave(self) -> None:
-        """Say goodbye to a store that has hung up, if there is one: else it would keep what was
-        held here until this process ends. There is no answer, nobody waits for one.
+        """Say goodbye to a restarted store, if there is one. Otherwise it would keep what was held
+        here until this process ends. Does not wait for an answer.
         """
         with contextlib.suppress(OSError, errors.ZerrowError), sockets.connect(self.name) as sock:
             hello = m.Hello(framing.PROTOCOL_VERSION, self._role, self._identity)
@@ -274,7 +276,7 @@ class Connection:
                 framing.send(sock, framing.pack(message.kind, 0, message))
 
     def _follow(self) -> Exception:
-        """Handle what the store says until it hangs up; returns why."""
+        """Handle the store's frames until it hangs up; return the reason."""
         assert self._socket is not None
         try:
             while True:
@@ -317,7 +319,7 @@ class Connection:
             request.undo()
 
     def _hang_up(self, reason: Exception) -> None:
-        """Close the connection; what was under way twice in a row then has failed."""
+        """Close the connection. Fail the requests over which the store hung up twice in a row."""
         with self._lock:
             if self._socket is not None:
                 self._socket.close()
@@ -335,7 +337,7 @@ class Connection:
         """Connect again, however long that takes, or until this client is closed."""
         impatient = missed = time.monotonic() + _PATIENCE_SECONDS
         if self._silent:
-            # It has answered nothing since it was connected to.
+            # The store has answered nothing since the last connection was made.
             _await(self._ended, min(_FIRST_PAUSE * 2 ** min(self._silent, 10), _LONGEST_PAUSE))
         self._silent += 1
         pause = _FIRST_PAUSE
@@ -359,7 +361,7 @@ class Connection:
             return self._under_way.take()
 
     def _fail(self, requests: Iterable[Request], reason: str) -> None:
-        # A put may have counted: what it named stays pinned.
+        # The store may have entered a put: its allocations stay pinned.
         for request in requests:
             error = StoreUnavailableError(f"the store {self.name!r} does not answer: {reason}")
             request.clear()
@@ -384,8 +386,8 @@ class Connection:
 
 
 def _await(signal: "queue.SimpleQueue[None]", seconds: float) -> None:
-    """Wait for a signal, which may be given by a thread that is interrupted as it does so: Python's
-    own events stay locked then.
+    """Wait for a signal. A queue, because the signalling thread may be interrupted: one of Python's
+    events would then stay locked.
     """
     with contextlib.suppress(queue.Empty):
         signal.get(timeout=seconds)

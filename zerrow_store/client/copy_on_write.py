@@ -1,7 +1,7 @@
-"""Arrow data that can be written to, in memory of the reader's own.
+"""Writable copies of Arrow data, made page by page when they are written to.
 
-What lies in a segment is mapped once more, privately: a page is copied when it is first written to,
-and writes reach neither the segment nor any other view of it. What lies elsewhere is copied.
+Data in a segment is mapped once more, privately. A page is copied when it is first written to, and
+writes reach neither the segment nor any other view of it. Data elsewhere is copied at once.
 """
 
 import os
@@ -22,10 +22,10 @@ _LEAST_MAPPED = 256 << 10
 
 
 def writable(buffers: Sequence[pa.Buffer], store: str | None) -> list[Any]:
-    """Return objects with the buffer protocol that have the same bytes, and can be written to.
+    """Return writable objects with the buffer protocol that have the same bytes.
 
-    store: the name of the store that has the segments, if there is one. Each result keeps its
-    buffer, if it is mapped.
+    store: the name of the store that has the segments, if there is one. A mapped result keeps its
+    buffer alive.
     """
     places = [_native.locate(b) if b.size >= _LEAST_MAPPED else None for b in buffers]
     files = _open_files({place[0] for place in places if place is not None}, store)
@@ -38,14 +38,14 @@ def writable(buffers: Sequence[pa.Buffer], store: str | None) -> list[Any]:
 
 def _writable(buffer: pa.Buffer, place: Place | None, files: dict[bytes, int]) -> Any:
     if place is None or place[0] not in files:
-        # NumPy's memory: what is made of it may be published, and be written to afterwards.
+        # NumPy's memory, because arrays made of it may be published and written to afterwards.
         return np.frombuffer(buffer, np.uint8).copy()
     segment, offset = place
     return _native.map_privately(buffer, files[segment], offset)
 
 
 def _open_files(segments: set[bytes], store: str | None) -> dict[bytes, int]:
-    """Return descriptors by segment, without those that cannot be had."""
+    """Return the segments' descriptors. Segments that are not available are left out."""
     if not segments:
         return {}
     own_id, own, _ = _native.arena_segment()
@@ -57,5 +57,5 @@ def _open_files(segments: set[bytes], store: str | None) -> dict[bytes, int]:
                 ids = others[start : start + MAX_DESCRIPTORS]
                 files |= zip(ids, segment_files(store, ids), strict=True)
     except ZerrowError:
-        pass  # another store's, or of a store that has begun anew
+        pass  # segments of another store, or of one that has begun anew
     return files

@@ -1,7 +1,7 @@
 """The client's side of the deserialization cache's requests.
 
-A read has a token; its claims end by publication, by failure, by release, or with the connection.
-What an answer hands out is held: whoever gets it makes a hold of it.
+A read has a token. Its claims end by publication, failure or release, or with the connection. The
+store counts a hold for each object in an answer.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from zerrow_store.protocol.reports import CacheEntry
 class CacheHit:
     """Decoded parts of the wanted unit `index`, in an object that `hold` keeps.
 
-    layout: (part, number of chunks) in the object's order; parts: those that were wanted. moved: as
-    a hold has it.
+    layout: (part, number of chunks) in the object's order. parts: the wanted ones. moved: see
+    `Hold`.
     """
 
     index: int
@@ -37,8 +37,10 @@ class CacheHit:
 
 @dataclass(frozen=True)
 class CacheAnswer:
-    """hits; (index, parts) that are the caller's to decode; (index, parts, pid) to ask for again,
-    which process pid decodes, or (pid 0) nobody as yet.
+    """The answer to `open`.
+
+    granted: (index, parts) for the caller to decode. later: (index, parts, pid) to ask for again,
+    which the process pid decodes; 0 if nobody does yet.
     """
 
     hits: list[CacheHit]
@@ -48,7 +50,7 @@ class CacheAnswer:
 
 @dataclass(frozen=True)
 class DecodedColumn:
-    """What a reader publishes of one unit; `object_id` is a new one."""
+    """A decoded column as a reader publishes it, under a new `object_id`."""
 
     unit: Unit
     layout: list[list[int]]
@@ -57,7 +59,7 @@ class DecodedColumn:
     encoded: _native.Encoded
 
     def message(self) -> m.Column:
-        """As it travels."""
+        """Return the column as it travels."""
         e = self.encoded
         counters = (e.bytes_shared, e.bytes_reshared, e.bytes_copied)
         layout = [(part, chunks) for part, chunks in self.layout]
@@ -66,7 +68,7 @@ class DecodedColumn:
 
 
 class _Open(Request):
-    """Asks for parts; what the answer hands out is held."""
+    """Asks for parts. The objects in the answer are held."""
 
     message: m.CacheOpen
 
@@ -87,7 +89,7 @@ class _Open(Request):
 
 
 class DecodeCache:
-    """The node's cache of decoded columns, as its readers ask it."""
+    """The node's cache of decoded columns, for its readers."""
 
     def __init__(self, connection: Connection, pins: Pins) -> None:
         self._connection = connection
@@ -101,10 +103,10 @@ class DecodeCache:
         wanted: list[tuple[Unit, list[int]]],
         most: int,
     ) -> CacheAnswer:
-        """Ask for parts of units of a file; waits while others decode all that is missing.
+        """Ask for parts of units of a file. Wait while other readers decode everything missing.
 
-        most: how many units the caller wants to be given to decode at a time.
-        Raises DecodeError when the one who decodes fails.
+        most: how many units the caller will decode at a time. Raises DecodeError if another
+        reader's decoding fails.
         """
         request = _Open(m.CacheOpen(token, file, path, wanted, most), self._connection)
         answer: CacheAnswer = self._connection.wait(self._connection.send(request))
@@ -113,9 +115,9 @@ class DecodeCache:
     def publish(
         self, token: bytes, file: bytes, path: str, columns: list[DecodedColumn]
     ) -> list[Hold | None]:
-        """Give decoded columns to the cache; returns a hold of each, None for what does not fit.
+        """Give decoded columns to the cache; return a hold of each, None for one that does not fit.
 
-        What the cache does not take is the caller's alone.
+        A column that the cache does not take remains the caller's.
         """
         message = m.CachePublish(token, file, path, [column.message() for column in columns])
         holds: list[Hold | None] = self._connection.wait(
@@ -126,20 +128,20 @@ class DecodeCache:
     def fail(
         self, token: bytes, file: bytes, failed: list[tuple[Unit, list[int]]], error: Exception
     ) -> None:
-        """Give up claims because decoding fails; whoever waits is told."""
+        """Give up claims because decoding fails. Readers that wait for these parts are told."""
         reason = (type(error).__name__, str(error))
         self._connection.notify(m.CacheFail(token, file, failed, reason))
 
     def release(self, token: bytes) -> None:
-        """Give up a read's claims; the next who waits decodes."""
+        """Give up a read's claims. The next waiting reader gets them."""
         self._connection.notify(m.CacheRelease(token))
 
     def entries(self) -> list[CacheEntry]:
-        """Return what is in the cache."""
+        """Return the cache's entries."""
         entries: list[CacheEntry] = self._connection.request(m.CacheList())
         return entries
 
     def drop(self, path: str | None = None) -> int:
-        """Drop the entries of a file, or all; returns how many. Views of them stay."""
+        """Drop the entries of a file, or all; return how many. Their views stay valid."""
         dropped: int = self._connection.request(m.CacheDrop(path))
         return dropped

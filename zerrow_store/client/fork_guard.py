@@ -1,10 +1,10 @@
-"""Forks of a process that is connected to stores: its views are the child's, too, and something has
-to hold them for as long as that lives.
+"""The fork guard: a connection that keeps holds for a forked child.
 
-A view's hold is its process's connection, which is the parent's alone. So before a fork whose
-parent holds anything, a connection is made that holds the same and that only the child keeps: it
-ends with the child, or when the child becomes another program. It is not made again for a store
-that is restarted: there, inherited views are held by the parent only.
+A child inherits the views of its parent, so their objects must be held as long as the child lives.
+But the parent's holds end with the parent's connection. So before a fork, if the parent holds
+anything, a connection is made that holds the same objects, and only the child keeps it. It ends
+with the child, or when the child executes another program. It does not outlive the store: after a
+restart, only the parent holds the objects of inherited views.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from zerrow_store.protocol import messages as m
 
 logger = logging.getLogger("zerrow_store")
 
-# A fork does not wait longer for a store that hangs.
+# How long a fork waits for a store that hangs.
 _PATIENCE_SECONDS = 5.0
 
 
@@ -38,18 +38,18 @@ class Guarded(Protocol):
     def closed(self) -> bool: ...
 
     def begin_in_child(self) -> None:
-        """Have nothing of the parent's."""
+        """Begin anew, without the parent's connection."""
 
 
 connections: "weakref.WeakSet[Guarded]" = weakref.WeakSet()
-"""Those of this process."""
+"""The connections of this process."""
 
 _guards: list[socket.socket] = []
 _kept: list[socket.socket] = []
 
 
 def _guard(name: str, held: Counter[bytes]) -> None:
-    """Before the fork: make a connection to the store `name` that holds these objects."""
+    """Before a fork, make a connection to the store `name` that holds these objects."""
     connection = None
     try:
         connection = sockets.connect(name)
@@ -70,7 +70,7 @@ def _guard(name: str, held: Counter[bytes]) -> None:
 
 
 def _release_guards() -> None:
-    """In the parent, after the fork: they are the child's."""
+    """Close the guards in the parent after the fork: they belong to the child."""
     while _guards:
         with contextlib.suppress(OSError):
             _guards.pop().close()

@@ -1,4 +1,4 @@
-"""The first requests on a new connection, before a thread reads it."""
+"""The handshake: the first requests on a new connection, before a thread reads from it."""
 
 import contextlib
 import logging
@@ -22,11 +22,12 @@ _REQUEST_ID = 0xFFFFFFFF
 def handshake(
     name: str, note: Callable[[notices.Notice], None]
 ) -> Iterator[tuple[socket.socket, framing.FrameReader, Call]]:
-    """Connect to the store `name`; have a socket, what reads it, and a function that sends a
-    request and waits for its reply. They are the caller's, but closed if anything is raised.
+    """Connect to the store `name`; yield the socket, its reader, and a function that sends a
+    request and waits for its reply. The caller keeps the socket and the reader. They are closed if
+    anything is raised.
 
-    note: called with what the store says in between.
-    Raises StoreUnavailableError for whatever is raised.
+    note: called with the notices that arrive in between. Raises StoreUnavailableError in place of
+    any error.
     """
     connection = sockets.connect(name)
     reader = framing.FrameReader()

@@ -1,4 +1,4 @@
-"""Requests whose answers hand out holds."""
+"""Requests whose replies give holds."""
 
 from zerrow_store.client.connection import Connection
 from zerrow_store.client.holds import Hold, moved_places
@@ -10,7 +10,7 @@ from zerrow_store.protocol.replies import Found
 
 
 class Holding:
-    """A hold that was asked for. `hold` is what keeps the object, from `confirm` on."""
+    """A hold that was asked for. It keeps the object once `confirm` has returned."""
 
     def __init__(self, connection: Connection, request: Request, hold: Hold) -> None:
         self._connection = connection
@@ -18,7 +18,7 @@ class Holding:
         self.hold = hold
 
     def confirm(self) -> None:
-        """Wait for the store. Raises ObjectNotFoundError: what was decoded is then not held."""
+        """Wait for the store's reply. Raises ObjectNotFoundError if the object cannot be held."""
         self._connection.wait(self._request)
 
 

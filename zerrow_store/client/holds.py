@@ -1,9 +1,9 @@
-"""Holds: what keeps objects in the store until it is collected.
+"""Holds, each of which keeps an object in the store until Python collects it.
 
-Python's collector may run anywhere: in a thread that has a lock, and just as an interrupt
-(control-C, Ray's cancellation) is about to be raised. So the end of a hold is noted without a line
-of Python, by a weak reference whose callback is a queue's own `put`; a thread of its own tells the
-store.
+Python's collector may run anywhere: in a thread that has a lock, or just as an interrupt
+(control-C, Ray's cancellation) is about to be raised. So no Python code runs when a hold ends. It
+has a weak reference whose callback is the C method `put` of a queue; another thread reads the queue
+and tells the store.
 """
 
 import logging
@@ -29,8 +29,8 @@ Moved = dict[Place, Place]
 class Hold:
     """Keeps an object in the store until it is collected, once the store has confirmed it.
 
-    moved: where allocations lie that the object's message has elsewhere.
-    checked: stands for those of them that need not be checked again while this is alive.
+    moved: where allocations lie now, if not where the object's message has them.
+    checked: keeps spilled allocations from being checked again while the hold is alive.
     """
 
     __slots__ = ("__weakref__", "checked", "moved")
@@ -41,7 +41,7 @@ class Hold:
 
 
 class _Collected(weakref.ref):  # type: ignore[type-arg]  # before Python 3.11 at run time
-    """Is put into a queue when the hold that it refers to is collected."""
+    """A weak reference to a hold, put into a queue when the hold is collected."""
 
     __slots__ = ("object_id",)
 
@@ -49,9 +49,9 @@ class _Collected(weakref.ref):  # type: ignore[type-arg]  # before Python 3.11 a
 
 
 class Holds:
-    """The holds of one process that one store knows of. A forked child's copy tells nobody.
+    """The holds of one process at one store. A forked child's copy tells the store nothing.
 
-    lock: the connection's, so that what a restarted store is told is what is held at that moment.
+    lock: the connection's, so that a restarted store is told exactly what is held at that moment.
     """
 
     def __init__(self, lock: Lock) -> None:
@@ -64,11 +64,11 @@ class Holds:
         return len(self._held)
 
     def counts(self) -> Counter[bytes]:
-        """Return how often each object is held. In one step: the lock is not needed."""
+        """Return how often each object is held. The copy is atomic, and needs no lock."""
         return Counter(self._held)
 
     def confirm(self, object_id: bytes, hold: Hold | None = None) -> Hold:
-        """Return what keeps an object, by default a new hold, as the store has just confirmed."""
+        """Count a hold that the store has just confirmed, by default a new one; return it."""
         hold = hold or Hold()
         collected = _Collected(hold, self._queue.put)
         collected.object_id = object_id
@@ -78,7 +78,7 @@ class Holds:
         return hold
 
     def collected(self) -> list[bytes] | None:
-        """Wait for holds that have been collected; return their objects, or None at the end."""
+        """Wait for collected holds; return the ids of their objects, or None at the end."""
         found = [self._queue.get()]
         while not self._queue.empty():
             found.append(self._queue.get())
@@ -88,16 +88,16 @@ class Holds:
         return [each.object_id for each in found]
 
     def release(self, object_ids: Iterable[bytes]) -> list[bytes]:
-        """Hold objects no more; return those that the store is to be told of. The caller has the
+        """Uncount ended holds; return those that the store has to be told of. The caller has the
         lock.
         """
-        # Not what a restarted store could not hold again. It learns only of what is held.
+        # Without those that a restarted store could not hold again: it does not know them.
         known = Counter(object_ids) & self._held
         self._held -= known
         return list(known.elements())
 
     def hold_again(self, ask: Callable[[m.Hold], Any]) -> Counter[bytes]:
-        """Hold what is held at a store that was started again; return what could be held."""
+        """Have a restarted store hold everything again; return what it could hold."""
         with self._lock:
             held = self.counts()
         for object_id in list(held.elements()):
@@ -109,15 +109,15 @@ class Holds:
         return held
 
     def held_again(self, held: Counter[bytes]) -> list[bytes]:
-        """Have only what was held again; return what was released while that was under way. The
-        caller has the lock.
+        """Keep only what was held again; return what ended while that was under way. The caller has
+        the lock.
         """
         released = held - self._held
         self._held &= held
         return list(released.elements())
 
     def end(self) -> None:
-        """Let `collected` return None: the store knows nothing of these any more."""
+        """Make `collected` return None: the store does not know these holds any more."""
         self._queue.put(None)
 
 

@@ -1,4 +1,4 @@
-"""What a process does when something happens to its connection to a store."""
+"""The interface by which a connection reports events to the rest of the client."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,27 +10,27 @@ Call = Callable[..., Any]
 
 
 class Listener:
-    """What is told of a connection; does nothing by itself. All but `begin` are called by the
-    connection's own threads, and may not wait for the store.
+    """A listener that does nothing. The connection's own threads call all methods but `begin`, so
+    none of them may wait for the store.
     """
 
     def begin(self) -> None:
-        """Have nothing, as at first: this process is a forked child."""
+        """Begin anew: this process is a forked child."""
 
     def introduce(self, call: Call) -> None:
-        """Tell a store that was just connected to what it has to know first."""
+        """Tell a newly connected store what it has to know first."""
 
     def lost(self) -> None:
-        """The store has begun anew: what it had is lost to it."""
+        """Note that the store has begun anew, and lost all its objects."""
 
     def paused(self) -> None:
-        """The store has hung up: until it is back, it says nothing of memory."""
+        """Note that the store has hung up. Until it is back, it sends no notices about memory."""
 
     def missed(self) -> None:
-        """The store has been away for long."""
+        """Note that the store has been away for long."""
 
     def note(self, notice: notices.Notice) -> None:
-        """Do what a notice of the store entails."""
+        """Handle a notice of the store."""
 
     def released(self) -> None:
-        """Some holds have ended."""
+        """Note that some holds have ended."""

@@ -1,6 +1,6 @@
-"""Asking a store without being a client: no pyarrow, no arena, no holds.
+"""Requests of an observer, which has no pyarrow, no arena and no holds.
 
-An observer is no user: it does not keep an unused store from ending.
+An observer does not count as a user: it does not keep an unused store from ending.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,17 @@ def observe(name: str) -> StoreStats:
 
 
 def segment_files(name: str, segment_ids: Sequence[bytes]) -> list[int]:
-    """Return descriptors of segments of the store `name`, open for reading, which are the caller's
-    to close.
+    """Return descriptors of segments of the store `name`, open for reading. The caller closes them.
 
-    Raises StoreUnavailableError, ObjectLostError for a segment that is gone, and ProtocolError for
-    more than a frame takes.
+    Raises StoreUnavailableError, ObjectLostError for a segment that is gone, and ProtocolError if
+    one frame cannot have so many descriptors.
     """
     frame, _ = _exchange(name, m.Segments(list(segment_ids)))
     return frame.take_descriptors(len(segment_ids))
 
 
 def ask(name: str, request: m.Request) -> Any:
-    """Return the store's reply to a request, over a connection of its own.
+    """Return the store's reply to a request, which is sent over a new connection.
 
     Raises StoreUnavailableError, and the errors of the request.
     """

@@ -1,9 +1,8 @@
-"""Pins: what a process has published stays in its arena for as long as a store refers to it.
+"""Pins: published allocations stay in the process's arena for as long as a store refers to them.
 
-An allocation is registered by the connection's first publication that names it, one pin kept, and
-freed by one event. Both are handled by the reading thread, in the order in which the store sent
-them, so that a pin is never taken for another's. A request that was interrupted is concluded by
-that thread all the same, which then undoes it.
+The first publication over a connection that names an allocation registers it, and one pin is kept.
+One notice frees it. The reading thread handles both, in the order in which the store sent them, so
+a pin is never taken for another one. It also concludes interrupted requests, and then undoes them.
 """
 
 import contextlib
@@ -25,9 +24,9 @@ from zerrow_store.protocol import messages as m
 
 
 class Pins:
-    """What a process has published to one store.
+    """The pinned allocations that a process has published to one store.
 
-    owner_id: what the process is known by, if it may own what others publish; else empty.
+    owner_id: the process's name as an owner; empty if it cannot own what others publish.
     """
 
     def __init__(self, connection: Connection, owner_id: bytes) -> None:
@@ -36,13 +35,13 @@ class Pins:
         self.begin()
 
     def begin(self) -> None:
-        """Have published nothing: at first, and in a forked child."""
+        """Begin with nothing published: at first, and in a forked child."""
         self.attached = False
         self._published_before = False
         self._registered = OffsetSet()
 
     def attach(self) -> None:
-        """Let the store know of this process's arena, before anything in it is published."""
+        """Attach this process's arena to the store, before anything in it is published."""
         with _attaching:
             if self.attached:
                 return
@@ -51,8 +50,9 @@ class Pins:
             _stores.add(name)
             _pins.add(self)
             self._announce()
-            # Another store must not give back, at this process's end, what only this one knows of.
-            # One that is reconnecting tells its store by itself, once there is one.
+            # Tell the other stores that the arena is shared: at this process's end, a store must
+            # not free what another one refers to. A connection that is down tells its store itself,
+            # once it is up.
             for pins in list(_pins):
                 if pins._connection.is_up and pins._connection.name in others:
                     with contextlib.suppress(StoreUnavailableError):
@@ -63,26 +63,26 @@ class Pins:
                     _tell(other)
 
     def introduce(self, call: Call) -> None:
-        """Tell a store that was just connected to what it has to know of the arena."""
+        """Attach the arena to a newly connected store, and unpin what it does not refer to."""
         if self.attached:
             message, fd = self._segment()
             live: bytes = call(message, [fd])
             _native.unpin(self._registered.retain(live))
 
     def lose(self) -> None:
-        """The store has begun anew. Whoever reads what it had has no hold any more that would say
-        so: that stays pinned, and a store that knows nothing of it must not give it back at this
-        process's end.
+        """Note that the store has begun anew. Readers of its earlier objects have no holds any
+        more, so these objects stay pinned. The store does not know them, and must not free them at
+        this process's end.
         """
         self._registered = OffsetSet()
         self._published_before |= self.attached
 
     def register(self, own: bytes) -> None:
-        """Keep one pin of each allocation that the store now refers to."""
+        """Keep one pin for each allocation that the store now refers to."""
         _native.unpin(self._registered.add(own))
 
     def free(self, offsets: bytes) -> None:
-        """Unpin what the store refers to no more."""
+        """Unpin allocations that the store does not refer to any more."""
         _native.unpin(self._registered.remove(offsets))
 
     def _announce(self) -> None:
@@ -91,7 +91,7 @@ class Pins:
 
     def _segment(self) -> tuple[m.Attach, int]:
         segment_id, fd, size = _native.arena_segment()
-        # A forked child owns nothing of what its parent does.
+        # A forked child does not own its parent's references.
         owner_id = self._owner_id if self._owner_pid == os.getpid() else b""
         shared = self._published_before or len(_stores) > 1
         return m.Attach(segment_id, size, shared, owner_id), fd
@@ -108,7 +108,7 @@ class _Attach(Request):
 
 
 def _tell(name: str) -> None:
-    """Tell a store that this process has no connection to of its arena."""
+    """Attach this process's arena to a store to which it has no connection."""
     connection = Connection(name, Listener())
     connection.connect()
     Pins(connection, b"")._announce()
@@ -117,7 +117,7 @@ def _tell(name: str) -> None:
 
 _attaching = Lock()
 _stores: set[str] = set()
-"""The stores that this process's arena was attached to; guarded by `_attaching`, as `_pins`."""
+"""The stores that this process's arena was attached to. `_attaching` guards it, and `_pins`."""
 _pins: "weakref.WeakSet[Pins]" = weakref.WeakSet()
 
-forks.register(in_child=_stores.clear)  # the child's arena is another
+forks.register(in_child=_stores.clear)  # the child has another arena

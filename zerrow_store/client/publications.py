@@ -1,4 +1,4 @@
-"""Publications: requests that enter what this process has encoded into the object table."""
+"""Publications: requests that enter encoded data of this process into the object table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from zerrow_store.protocol.messages import Carrier
 
 
 class Publication:
-    """A publication under way; it takes its course also if nobody waits."""
+    """A publication under way. It is completed even if nobody waits for it."""
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self._connection = connection
@@ -32,7 +32,7 @@ class Publication:
 
 
 def publish(connection: Connection, pins: Pins, message: m.Put | m.CachePublish) -> Request:
-    """Send a publication, and with it what segments of no process it refers to.
+    """Send a publication, together with the sealed segments that it refers to.
 
     On failure the allocations are unpinned.
     """
@@ -71,7 +71,7 @@ def put_message(
 
 
 class _Request(Request):
-    """own: what is unpinned if it fails."""
+    """own: the allocations to unpin if the request fails."""
 
     def __init__(self, message: m.Put | m.CachePublish, pins: Pins, connection: Connection) -> None:
         super().__init__(message)
@@ -95,15 +95,15 @@ class PutRequest(_Request):
     def __init__(self, message: m.Put, pins: Pins, connection: Connection) -> None:
         super().__init__(message, pins, connection)
         self.own = message.own
-        self._existed = False  # before this was sent, or by that
+        self._existed = False  # because of another put, or of this one when it was first sent
 
     def replied(self, reply: Any, frame: framing.Frame) -> Any:
         self._pins.register(self.own)
-        # As from now on this process may hold what it has put.
+        # The reply says whether the store counts a hold of the object for this process.
         return self._connection.holds.confirm(self.message.object_id) if reply else None
 
     def refused(self, error: Exception) -> Any:
-        # Sent twice around a crash of the store, and the first time has counted.
+        # A put that was sent twice, around a crash of the store, may have succeeded the first time.
         if not (isinstance(error, ObjectExistsError) and self.resent):
             return super().refused(error)
         self._existed = True
@@ -111,7 +111,7 @@ class PutRequest(_Request):
         return None
 
     def undo(self) -> None:
-        # What it holds goes with the hold; what existed may be somebody else's.
+        # A held object goes with its hold; one that existed may be another process's.
         if self.result is None and not self._existed:
             self._connection.notify(m.Delete([self.message.object_id], True))
 
@@ -125,7 +125,7 @@ class ColumnsRequest(_Request):
 
     def replied(self, reply: Sequence[bool], frame: framing.Frame) -> list[Hold | None]:
         holds: list[Hold | None] = []
-        # One at a time: columns share allocations, and each has pinned them.
+        # One at a time: columns may share allocations, and each column has pinned them.
         for column, admitted in zip(self.message.columns, reply, strict=True):
             if admitted:
                 self._pins.register(column.own)

@@ -1,8 +1,8 @@
-"""Requests to a node store under way, and what their answers entail.
+"""Requests under way to a node store, and how their answers are handled.
 
-A sender may be interrupted anywhere, by control-C or by Ray's cancellation, and so waits for a
-queue, which is C: Python's events and futures stay locked then. What an answer hands out is in
-`result` before the sender wakes: who no longer waits for it drops it by that.
+A sender may be interrupted anywhere, by control-C or by Ray's cancellation. So it waits on a queue,
+which is implemented in C; Python's events and futures could stay locked. The result is stored in
+the request before the sender wakes, so a result that nobody waits for goes with the request.
 """
 
 import itertools
@@ -18,11 +18,12 @@ _MOST_HANG_UPS = 2
 
 
 class Request:
-    """A request under way. Requests whose answers entail something are of classes of their own.
+    """A request under way. Subclasses do more with the answer.
 
-    fds: what is sent along. hang_ups: how often the store hung up over it. resent: the store may
-    have got it twice. answered: it is not under way any more. abandoned: nobody waits. concluded:
-    `result` or `error` is there.
+    fds: the descriptors that are sent with it. hang_ups: how often the store hung up while it was
+    under way. resent: whether the store may have received it twice. answered: whether it is no
+    longer under way. abandoned: whether nobody waits for it. concluded: whether `result` or `error`
+    is set.
     """
 
     def __init__(self, message: m.Request, fds: Iterable[int] = ()) -> None:
@@ -39,37 +40,37 @@ class Request:
         self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def conclude(self, result: Any = None, error: Exception | None = None) -> None:
-        """Say what came of it, once."""
+        """Set the result or the error, once, and wake the sender."""
         self.result, self.error, self.concluded = result, error, True
         self._over.put(None)
 
     def wait(self) -> Any:
-        """Wait until it is concluded; return the result, or raise the error. For one thread."""
+        """Wait for the conclusion; return the result, or raise the error. For a single thread."""
         if not self.concluded:
             self._over.get()
         if self.error is not None:
             raise self.error
         return self.result
 
-    # --- what an answer entails; called by the thread that reads it ---
+    # --- handling the answer; called by the thread that reads it ---
 
     def replied(self, reply: Any, frame: framing.Frame) -> Any:
-        """Do what a reply entails; return what the sender gets."""
+        """Handle the reply; return the sender's result."""
         return reply
 
     def refused(self, error: Exception) -> Any:
-        """Do what an error entails; return what the sender gets, or raise it."""
+        """Handle an error; return the sender's result, or raise the error."""
         raise error
 
     def undo(self) -> None:
-        """Take back what an answer has done for which nobody waits any more."""
+        """Undo the effect of a request for which nobody waits any more."""
 
     def clear(self) -> None:
-        """Let go of what went along, when this is over, or was never sent."""
+        """Release what was sent along, once the request is over or was never sent."""
 
 
 class UnderWay:
-    """Requests that were sent, or will be when the store is there, and are not answered.
+    """The requests that are not answered: sent already, or as soon as the store is there.
 
     The caller has the connection's lock.
     """
@@ -80,8 +81,8 @@ class UnderWay:
         self._undeleted: set[bytes] = set()
 
     def add(self, request: Request) -> bytes:
-        """Enter a request; return its frame. Raises ValueError, and enters nothing, if it is too
-        large.
+        """Enter a request; return its frame. A request that is too large raises ValueError, and is
+        not entered.
         """
         message = request.message
         request.id = next(self._ids)
@@ -92,18 +93,18 @@ class UnderWay:
         return frame
 
     def pop(self, request_id: int) -> Request:
-        """Take out the request that is answered."""
+        """Remove and return the request that was answered."""
         request = self._requests.pop(request_id)
         request.answered = True
         return request
 
     def is_sent(self, request: Request) -> bool:
-        """Whether a request was entered, answered by now or not."""
+        """Whether a request was entered, whether it has been answered or not."""
         return request.answered or request.id in self._requests
 
     def again(self) -> list[tuple[bytes, list[int]]]:
-        """Return the frames and descriptors to send on a new connection: all requests, and the
-        deletions that no store has heard of.
+        """Return the frames and descriptors to send on a new connection: those of all requests, and
+        of the deletions that have failed.
         """
         if self._undeleted:
             self.add(Request(m.Delete(list(self._undeleted), True)))
@@ -119,7 +120,7 @@ class UnderWay:
         return frames
 
     def hung_up(self) -> list[Request]:
-        """Count that the store hung up over all of them; take out those over which it did so twice
+        """Count that the store hung up. Remove and return the requests over which it did so twice
         in a row.
         """
         for request in self._requests.values():
@@ -128,7 +129,7 @@ class UnderWay:
         return [self.pop(request_id) for request_id in failed]
 
     def take(self) -> list[Request]:
-        """Take out all, which are to fail. What they delete is deleted later all the same."""
+        """Remove and return all requests, which are to fail. Deletions are made up for later."""
         requests = [self.pop(request_id) for request_id in list(self._requests)]
         for request in requests:
             if isinstance(request.message, m.Delete):
@@ -136,12 +137,12 @@ class UnderWay:
         return requests
 
     def forget_deletions(self) -> None:
-        """The store has begun anew: there is nothing left to delete."""
+        """Forget failed deletions: the store has begun anew, and has nothing to delete."""
         self._undeleted.clear()
 
 
 def check_id(object_id: bytes) -> None:
-    """Raise TypeError or ValueError for what is no object's id."""
+    """Raise TypeError or ValueError for an invalid object id."""
     if not isinstance(object_id, bytes):
         raise TypeError(
             f"an object's id is bytes, not {type(object_id).__name__}: {object_id!r:.100}"
@@ -151,16 +152,16 @@ def check_id(object_id: bytes) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise TypeError or ValueError for what is no object's name."""
+    """Raise TypeError or ValueError for an invalid object name."""
     if not isinstance(name, str):
         raise TypeError(f"an object's name is a str, not {type(name).__name__}: {name!r:.100}")
     if not 1 <= len(name) <= MAX_ID:
         raise ValueError(f"an object's name has 1 to {MAX_ID} characters, not {len(name)}")
-    name.encode()  # raises for half of a surrogate pair, which does not travel
+    name.encode()  # raises for a lone surrogate, which cannot be encoded
 
 
 def check_ids(object_ids: Any) -> list[bytes]:
-    """Return ids as a list. Raises TypeError or ValueError for what are none."""
+    """Return object ids as a list. Raises TypeError or ValueError for invalid ones."""
     if isinstance(object_ids, str | bytes | bytearray | memoryview):
         raise TypeError(f"ids are a list or the like of bytes, not {type(object_ids).__name__}")
     ids = list(object_ids)

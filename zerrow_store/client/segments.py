@@ -1,6 +1,4 @@
-"""Segments that the store has sent: mapped here, for as long as the store has them and views need
-them.
-"""
+"""Segments that the store has sent, mapped for as long as the store has them or views need them."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,29 +15,29 @@ from zerrow_store.protocol.replies import SentSegment
 
 
 class Segments(Protocol):
-    """Where a process has the segments that the store has sent."""
+    """Keeps the segments that the store has sent to a process."""
 
     def begin(self) -> None:
-        """Have none of one's own: at first, and in a forked child."""
+        """Begin: at first, and in a forked child."""
 
     def missing(self, segment_ids: Iterable[bytes]) -> set[bytes]:
-        """Return those that are not here."""
+        """Return the segments among these that the store has to send."""
 
     def have(self, segment_id: bytes, fd: int, sent: SentSegment) -> None:
-        """Have a segment that the store has sent. The descriptor stays the caller's."""
+        """Keep a segment that the store has sent. The caller closes the descriptor."""
 
     def forget(self, segment_id: bytes) -> None:
-        """The store has a segment no more."""
+        """Note that the store does not have a segment any more."""
 
     def lose(self) -> None:
-        """The store has begun anew: it knows none of them."""
+        """Note that the store has begun anew, and knows none of the segments."""
 
     def tidy(self) -> None:
-        """Some views have ended."""
+        """Note that some views have ended."""
 
 
 class MappedSegments:
-    """Segments mapped for reading, in one place for all stores."""
+    """Segments mapped for reading. A process has one mapping of each, for all its connections."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -55,7 +53,7 @@ class MappedSegments:
 
     def have(self, segment_id: bytes, fd: int, sent: SentSegment) -> None:
         """See `Segments`."""
-        # Registered first: as soon as it is mapped, another thread may read it.
+        # Register it first: another thread may read it as soon as it is mapped.
         if sent.checksums:
             spill_reader.register(segment_id, fd, sent.size, sent.checksums)
         _native.map_segment(segment_id, fd, sent.size, sealed=not sent.checksums)
@@ -68,7 +66,7 @@ class MappedSegments:
         self.tidy()
 
     def lose(self) -> None:
-        """Keep them: views may need them."""
+        """Keep all mappings: views may need them."""
 
     def tidy(self) -> None:
         """See `Segments`."""
@@ -79,8 +77,8 @@ class MappedSegments:
 
 
 def fetch(connection: Connection, segments: Segments, segment_ids: Iterable[bytes]) -> None:
-    """Have the store send segments that are not here yet. Raises ObjectLostError for one that is
-    gone.
+    """Have the store send the segments that are not here yet. Raises ObjectLostError for a segment
+    that is gone.
     """
     missing = list(segments.missing(segment_ids))
     for start in range(0, len(missing), framing.MAX_DESCRIPTORS):

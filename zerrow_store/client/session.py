@@ -1,4 +1,4 @@
-"""What a process has at a node store: pins, holds and segments over one connection."""
+"""A process's session with a node store: its pins, holds and segments over one connection."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -14,30 +14,31 @@ from zerrow_store.protocol import notices
 
 
 class Owner(Protocol):
-    """What a process does that may own what others publish.
+    """The part of a process that owns objects which other processes publish.
 
-    id: what it is known by. Both are called by the thread that reads what the store says, and may
-    not wait for the store.
+    id: its name as an owner. The thread that reads from the store calls both methods, so neither
+    may wait for the store.
     """
 
     id: bytes
 
     def claims(self, object_id: bytes, reference: bytes) -> bool:
-        """Whether this process owns a reference that is alive. If so, it deletes the object when
-        that is gone, which may be at any time.
+        """Whether this process owns a reference that is in scope. If so, it deletes the object when
+        the reference goes out of scope, which may be at any time.
         """
 
     def adopts(self, object_id: bytes, reference: bytes) -> None:
-        """Delete an object after a reference is gone that this process owns, or is about to. The
-        store may say this more than once.
+        """Delete an object once a reference is out of scope, which this process owns or is about to
+        own. The store may call for this more than once.
         """
 
 
 class Session(Listener):
-    """A connection to the store `name`, once `open` was called, and what this process has there.
+    """A session with the store `name`, once `open` was called.
 
-    segments: where it has those that the store sends. owner: given if this process may own what
-    others publish. missed: called now and then while the store is away for long, to start it again.
+    segments: keeps the segments that the store sends. owner: given if this process may own objects
+    that other processes publish. missed: called repeatedly while the store is away for long, to
+    start it again.
     """
 
     def __init__(

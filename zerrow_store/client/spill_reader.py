@@ -1,12 +1,12 @@
-"""Spilled bytes are checked before a process reads them: against the checksum of when they were
-written.
+"""The spill reader: it checks spilled bytes against their checksums before a process reads them.
 
-They are read for that, not touched in their mapping: a disk that fails is an error then, not a
-signal that ends the process. What was checked lies in the page cache, where the mapping has it,
-until the last hold ends: then the store may drop it, and who holds it next checks again. So checked
-is what a live `Checked` stands for, which the holds keep. Process-wide, as mappings are.
+It reads the file instead of the mapping, so a failing disk is an error, not a signal that ends the
+process. Checked bytes stay in the page cache, which also backs the mapping, until the last hold
+ends. Then the store may drop them from the page cache, and the next hold checks them again. A
+`Checked`, which the holds keep alive, stands for checked bytes. All this is process-wide, as the
+mappings are.
 
-The lock is never taken where a hold ends: that may be in a garbage collection, anywhere.
+The lock is never taken when a hold ends, because that may happen in a garbage collection anywhere.
 """
 
 import os
@@ -22,13 +22,13 @@ from zerrow_store.protocol.places import Place
 
 
 class Checked:
-    """An allocation that was checked, for as long as this is alive."""
+    """Stands for an allocation, which counts as checked for as long as this is alive."""
 
     __slots__ = ("__weakref__",)
 
 
 class _File:
-    """expected: (size, checksum) by offset. Its descriptor ends with it."""
+    """A spilled file. expected: (size, checksum) by offset."""
 
     def __init__(self, fd: int, expected: dict[int, tuple[int, int]]) -> None:
         self.fd = os.dup(fd)
@@ -39,12 +39,12 @@ class _File:
         os.close(self.fd)
 
     def checked(self, offset: int) -> Checked | None:
-        """Return what stands for an allocation, if some hold of it has checked it."""
+        """Return the live `Checked` of an allocation; None if no hold has checked it."""
         reference = self._checked.get(offset)
         return None if reference is None else reference()
 
     def note_checked(self, offset: int) -> Checked:
-        """Return what stands for an allocation that was checked just now."""
+        """Return the `Checked` of an allocation that was checked just now."""
         with _lock:
             checked = self.checked(offset)  # another thread may have been faster
             if checked is None:
@@ -53,7 +53,7 @@ class _File:
             return checked
 
     def forget_checked(self) -> None:
-        """Have everything checked again."""
+        """Let everything be checked again."""
         self._checked = {}
 
 
@@ -77,21 +77,21 @@ def register(
 
 
 def forget(segment_id: bytes) -> None:
-    """Close a file that nobody will read any more, if it was one."""
+    """Close the file of a segment that nobody will read any more, if it is a spilled one."""
     with _lock:
         _files.pop(segment_id, None)
 
 
 def concerns(segment_ids: Iterable[bytes]) -> bool:
-    """Whether something in these segments was spilled."""
+    """Whether any of these segments is a spilled file."""
     return bool(_files) and not _files.keys().isdisjoint(segment_ids)
 
 
 def check(places: Iterable[Place]) -> tuple[tuple[Checked, ...], dict[bytes, int], float]:
-    """Check what is not checked; returns what the hold that reads it is to keep, the bytes read
-    from each file, and the seconds that took.
+    """Check allocations that are not checked. Return what the reader's hold has to keep, the bytes
+    read from each file, and the seconds that this took.
 
-    Raises ObjectLostError for bytes that cannot be read or are not those that were written.
+    Raises ObjectLostError for bytes that cannot be read, or differ from those that were written.
     """
     kept: list[Checked] = []
     read: defaultdict[bytes, int] = defaultdict(int)
@@ -122,7 +122,8 @@ def _compare(fd: int, offset: int, size: int, checksum: int) -> None:
 
 
 def _after_in_child() -> None:
-    # Holds of the parent's other threads never end here: what they checked would stay so forever.
+    # Holds of the parent's other threads never end here, so what they checked would count as
+    # checked forever.
     for file in _files.values():
         file.forget_checked()
 
