@@ -15,7 +15,7 @@ from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.client import spill_reader
 from zerrow_store.client.decode_cache import DecodeCache
 from zerrow_store.client.hold_requests import GetRequest, Holding, HoldRequest
-from zerrow_store.client.holds import Hold, Moved, moved_places
+from zerrow_store.client.holds import Hold
 from zerrow_store.client.publications import Publication, offsets_of, publish, put_message
 from zerrow_store.client.requests import Request, check_id, check_ids, check_name
 from zerrow_store.client.segments import MappedSegments, fetch
@@ -23,7 +23,7 @@ from zerrow_store.client.session import Owner, Session
 from zerrow_store.native import _native
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.messages import Carrier
-from zerrow_store.protocol.places import Place, unpack
+from zerrow_store.protocol.places import Moved, Place, moved_places, unpack
 from zerrow_store.protocol.replies import Found
 from zerrow_store.protocol.reports import (
     CacheEntry,

@@ -7,7 +7,7 @@ store counts a hold for each object in an answer.
 from dataclasses import dataclass
 
 from zerrow_store.client.connection import Connection
-from zerrow_store.client.holds import Hold, Moved, moved_places
+from zerrow_store.client.holds import Hold
 from zerrow_store.client.pins import Pins
 from zerrow_store.client.publications import publish
 from zerrow_store.client.requests import Request
@@ -15,6 +15,7 @@ from zerrow_store.native import _native
 from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import Unit
+from zerrow_store.protocol.places import Moved, moved_places
 from zerrow_store.protocol.replies import CacheOpened
 from zerrow_store.protocol.reports import CacheEntry
 

@@ -1,11 +1,12 @@
 """Requests whose replies give holds."""
 
 from zerrow_store.client.connection import Connection
-from zerrow_store.client.holds import Hold, moved_places
+from zerrow_store.client.holds import Hold
 from zerrow_store.client.requests import Request
 from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import Moves
+from zerrow_store.protocol.places import moved_places
 from zerrow_store.protocol.replies import Found
 
 

@@ -17,13 +17,9 @@ from zerrow_store.client.spill_reader import Checked
 from zerrow_store.errors import ObjectNotFoundError
 from zerrow_store.forks import Lock
 from zerrow_store.protocol import messages as m
-from zerrow_store.protocol.fields import Moves
-from zerrow_store.protocol.places import Place
+from zerrow_store.protocol.places import Moved
 
 logger = logging.getLogger("zerrow_store")
-
-Moved = dict[Place, Place]
-"""Where allocations lie, as they were spilled, or are copies of another machine's."""
 
 
 class Hold:
@@ -119,8 +115,3 @@ class Holds:
     def end(self) -> None:
         """Make `collected` return None: the store does not know these holds any more."""
         self._queue.put(None)
-
-
-def moved_places(moves: Moves) -> Moved:
-    """Return where allocations lie, as the store has said it."""
-    return {(segment, offset): (file, at) for segment, offset, file, at in moves}

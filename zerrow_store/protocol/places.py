@@ -15,7 +15,7 @@ Packed = list[tuple[bytes, bytes]]
 """Per segment id, its allocations: packed little-endian uint64 pairs (offset, size)."""
 
 Moved = dict[Place, Place]
-"""Where allocations are now, by where they were."""
+"""Where allocations are now, by where they were: spilled, or as another machine's object."""
 
 Freed = list[tuple[bytes, bytes]]
 """Per segment id, offsets: packed little-endian uint64."""

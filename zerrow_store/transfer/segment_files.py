@@ -10,13 +10,14 @@ from typing import Protocol
 
 from zerrow_store.client.client import Allocations, Client, unpacked
 from zerrow_store.client.connection import Connection
-from zerrow_store.client.holds import Hold, moved_places
+from zerrow_store.client.holds import Hold
 from zerrow_store.client.listener import Call
 from zerrow_store.client.requests import Request
 from zerrow_store.client.session import Session
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.protocol import framing, notices
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.places import moved_places
 from zerrow_store.protocol.replies import SentSegment
 
 
