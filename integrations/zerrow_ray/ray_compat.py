@@ -92,8 +92,6 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray._raylet:InnerGcsClient.internal_kv_put": None,
     "ray._raylet:InnerGcsClient.internal_kv_multi_get": None,
     "ray._raylet:InnerGcsClient.get_all_job_info": None,
-    "ray:_config.metrics_report_interval_ms": None,
-    "ray._private.grpc_utils:init_grpc_channel": ["address"],
     "ray.experimental.internal_kv:_internal_kv_get": ["key"],
     "ray.experimental.internal_kv:_internal_kv_put": ["key", "value", "overwrite"],
     "ray.experimental.internal_kv:_internal_kv_del": ["key"],
