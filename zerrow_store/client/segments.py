@@ -53,14 +53,10 @@ class MappedSegments:
 
     def have(self, segment_id: bytes, fd: int, sent: SentSegment) -> None:
         """See `Segments`."""
-        # Register it first: another thread may read it as soon as it is mapped.
-        if sent.checksums:
-            spill_reader.register(segment_id, fd, sent.size, sent.checksums)
         _native.map_segment(segment_id, fd, sent.size, sealed=not sent.checksums)
 
     def forget(self, segment_id: bytes) -> None:
         """Unmap a segment, at once or when its views have ended."""
-        spill_reader.forget(segment_id)
         with self._lock:
             self._gone.add(segment_id)
         self.tidy()
@@ -98,6 +94,9 @@ class _Fetch(Request):
         fds = frame.take_descriptors(len(segment_ids))
         try:
             for segment_id, fd, sent in zip(segment_ids, fds, reply, strict=True):
+                # First: another thread may read the segment as soon as it is here.
+                if sent.checksums:
+                    spill_reader.register(segment_id, fd, sent.size, sent.checksums)
                 self._segments.have(segment_id, fd, sent)
         finally:
             for fd in fds:

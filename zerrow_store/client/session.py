@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from zerrow_store.client import spill_reader
 from zerrow_store.client.connection import Connection
 from zerrow_store.client.listener import Call, Listener
 from zerrow_store.client.pins import Pins
@@ -90,6 +91,7 @@ class Session(Listener):
         if isinstance(notice, notices.Freed):
             self.pins.free(notice.offsets)
         elif isinstance(notice, notices.SegmentGone):
+            spill_reader.forget(notice.segment_id)
             self.segments.forget(notice.segment_id)
         elif isinstance(notice, notices.Unpublished):
             _native.bound_unpublished(notice.bound)
