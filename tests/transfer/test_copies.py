@@ -10,6 +10,7 @@ from tests.helpers.links import Link
 from tests.helpers.machines import Node, Object, decoded, know
 from tests.helpers.processes import kill
 from tests.helpers.waiting import wait_until
+from zerrow_store.client.connection import Connection
 from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, ProtocolError
 from zerrow_store.protocol.messages import Land
 
@@ -283,3 +284,21 @@ def test_only_the_agent_lands_and_only_what_it_holds(home, node):
         client.land(wanted.object_id, own, moved, b"")
     del hold
     assert not is_at(here, wanted)
+
+
+def test_a_copy_that_is_entered_twice_around_a_crash_goes_with_its_object(home, node, monkeypatch):
+    """The store ended after it was entered, and was asked again."""
+    here, send = node(), Connection.send
+
+    def sent_again(self, request):
+        if isinstance(request.message, Land):
+            self.wait(send(self, type(request)(request.message, self)))
+            request.resent = True
+        return send(self, request)
+
+    monkeypatch.setattr(Connection, "send", sent_again)
+    wanted = home.publish(table_of(MIB))
+    assert fetch(here, home.location, wanted).equals(table_of(MIB))
+    assert is_at(here, wanted)
+    home.connected().delete(wanted.object_id)
+    wait_until(here.is_empty)

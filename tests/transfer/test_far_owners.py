@@ -13,7 +13,10 @@ from tests.helpers.links import Link
 from tests.helpers.machines import SECURITY, Node, know
 from tests.helpers.processes import kill
 from tests.helpers.waiting import wait_until
+from zerrow_store.client.connection import Connection
+from zerrow_store.client.requests import Request
 from zerrow_store.errors import ProtocolError
+from zerrow_store.protocol.messages import Put
 from zerrow_store.transfer import channel, messages
 from zerrow_store.transfer import neighbour as neighbour_module
 from zerrow_store.transfer.channel import connect
@@ -269,4 +272,22 @@ def test_a_connection_that_nothing_is_followed_on_ends(far, near, anna, monkeypa
     wait_until(lambda: not neighbour._runs)
     assert producer.do("publish(b'another', b'anna 2')")
     anna.do("owning.delete(b'another')")
+    wait_until(lambda: far.count() == 0)
+
+
+def test_a_proxy_that_is_entered_twice_around_a_crash_counts_once(far, near, anna, monkeypatch):
+    """The store ended after it was entered, and was asked again."""
+    send = Connection.send
+
+    def sent_again(self, request):
+        if isinstance(request.message, Put):
+            self.wait(send(self, Request(request.message)))
+            request.resent = True
+        return send(self, request)
+
+    monkeypatch.setattr(Connection, "send", sent_again)
+    know(far, near)
+    assert far.producer().do("publish(b'object', b'anna 1')")
+    assert near.has_proxies()
+    anna.do("owning.delete(b'object')")
     wait_until(lambda: far.count() == 0)

@@ -6,7 +6,7 @@ failing disk is an error. In a mapping it would be a signal that ends the proces
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zerrow_store.client.client import Allocations, Client, unpacked
 from zerrow_store.client.connection import Connection
@@ -14,7 +14,7 @@ from zerrow_store.client.holds import Hold
 from zerrow_store.client.listener import Call
 from zerrow_store.client.requests import Request
 from zerrow_store.client.session import Session
-from zerrow_store.errors import ObjectLostError
+from zerrow_store.errors import ObjectExistsError, ObjectLostError
 from zerrow_store.protocol import framing, notices
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.places import moved_places
@@ -161,7 +161,7 @@ class FileClient(Client):
     def put_proxy(self, object_id: bytes, carrier: m.Carrier) -> None:
         """Enter a proxy of another machine's object. Raises NoOwnerError."""
         put = m.Put(object_id, b"", [], None, False, False, (0, 0, 0), carrier=carrier)
-        self._connection.request(put)
+        self._connection.wait(self._sent(put))
 
     def hold_all(self, object_id: bytes) -> tuple[Hold, Allocations, bytes]:
         """Return a hold of an object, its allocations (segment, offset, size), and the machine
@@ -189,3 +189,9 @@ class _Land(Request):
 
     def replied(self, reply: bool, frame: framing.Frame) -> Hold | None:
         return self._connection.holds.confirm(self.message.object_id) if reply else None
+
+    def refused(self, error: Exception) -> Any:
+        # Sent twice around a crash of the store, and the first time has counted.
+        if isinstance(error, ObjectExistsError) and self.resent:
+            return None
+        raise error
