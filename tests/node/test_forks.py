@@ -81,7 +81,7 @@ def test_a_fork_while_each_lock_is_held(store: Store, tmp_path: Path) -> None:
 def test_all_locks_of_the_package_are_renewed_at_forks() -> None:
     lock = re.compile(r"threading\.(R?Lock|Condition|(Bounded)?Semaphore)\(")
     # What runs in the transfer agent's process alone, which does not fork.
-    names = "followers neighbour neighbours receiver sender tracker".split()
+    names = ["followers", "neighbour", "neighbours", "receiver", "sender", "tracker"]
     agents = {PACKAGE / "transfer" / f"{name}.py" for name in names}
     files = [p for p in PACKAGE.rglob("*.py") if p not in {PACKAGE / "forks.py", *agents}]
     assert [path.name for path in files if lock.search(path.read_text())] == []
