@@ -51,9 +51,9 @@ def spilled_files(server: int) -> list[str]:
     ]
 
 
-def descriptors(pid: int) -> int:
-    """Return how many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def descriptors(pid: int | None = None) -> int:
+    """Return how many descriptors a process has open, by default this one."""
+    return len(os.listdir(f"/proc/{pid or 'self'}/fd"))
 
 
 def mappings(pid: int) -> int:
