@@ -75,3 +75,14 @@ def test_private_names_of_ray_are_used_in_one_place() -> None:
         if path.name not in RAYS_PRIVATE_NAMES
     ]
     assert used == []
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    shared = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("tests")
+        for name in imports(path)
+        if name.startswith("tests.")
+        if any(part == "conftest" or part.startswith("test_") for part in name.split("."))
+    ]
+    assert shared == []

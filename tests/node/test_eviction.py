@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers import policies
 from tests.helpers.processes import kill, spilled_files
 from tests.helpers.python import Worker
 from tests.helpers.small_store import BUDGET, NBYTES, make
@@ -199,14 +200,14 @@ def test_the_disks_speed_is_learned_with_decay(store: Make) -> None:
 
 
 def test_an_own_policy_drives_the_store(store: Make) -> None:
-    newest = store("tests.node.test_policy:Newest")
+    newest = store(policies.NAME)
     client = newest.connected()
     known, ids = 0, []
     for n in range(16):
         ids += fill(newest, 1)
         known = n + 1 if client.stats().bytes_spilled == 0 else known
     assert ways(newest) == {"spill"}
-    assert client.stats().eviction == "tests.node.test_policy:Newest"
+    assert client.stats().eviction == policies.NAME
     # Of those that were there when the first went, the newest are on disk.
     holds = [client.hold(object_id) for object_id in ids[:known]]
     on_disk = [bool(hold.moved) for hold in holds]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.helpers import policies
 from zerrow_store.policy import POLICIES, Adaptive, Candidate, Lru, Rollback, Swap, load_policy
 from zerrow_store.protocol import events
 from zerrow_store.protocol.places import Freed
@@ -103,18 +104,8 @@ def test_what_is_dear_ages_against_a_stream_of_cheap_ones():
     assert n < 20
 
 
-class Newest:
-    """Somebody's own: what became idle last goes first."""
-
-    def way(self, candidate):
-        return next(iter(candidate.ways), None)
-
-    def rank(self, candidate, floor):
-        return 0.0, -candidate.idle_since
-
-
 def test_an_own_policy_is_named_by_its_class():
-    policy = load_policy(f"{__name__}:Newest")
+    policy = load_policy(policies.NAME)
     old, new = (Candidate(n, 1, {"spill": 1.0}, float(n)) for n in range(2))
     assert [key for key, _ in order(policy, old, new)] == [1, 0]
     with pytest.raises(ValueError, match="adaptive, swap, rollback, lru, none"):
