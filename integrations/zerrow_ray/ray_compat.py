@@ -40,8 +40,6 @@ from ray.core.generated.common_pb2 import Address
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.experimental import internal_kv
 
-from zerrow_store.protocol.sockets import peer
-
 _EXPECTED: dict[str, list[str] | None] = {
     "ray._private.worker:Worker.put_object": ["self", "value"],
     "ray._private.worker:Worker.main_loop": ["self"],
@@ -500,6 +498,9 @@ def function_and_options(remote: ray.remote_function.RemoteFunction) -> tuple[An
 
 def raylet_pid() -> int:
     """Return the pid of this node's raylet."""
+    # Imported by the process that starts the store: workers load nothing of it to be activated.
+    from zerrow_store.protocol.sockets import peer
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(ray._private.worker._global_node.raylet_socket_name)
         return peer(connection)[0]
