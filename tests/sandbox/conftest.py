@@ -3,12 +3,13 @@
 import gc
 from collections.abc import Iterator
 
+import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.helpers import arrow_strategies
+from tests.helpers import arrow_strategies, escapes
 from tests.helpers.sandboxes import elsewhere, groups, sandboxes
 from tests.helpers.waiting import eventually
 from zerrow_store import memory, sandbox
@@ -21,6 +22,14 @@ def _extension_type() -> Iterator[None]:
     pa.register_extension_type(arrow_strategies.PointType())
     yield
     pa.unregister_extension_type("zerrow.test.point")
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _helpers_by_value() -> Iterator[None]:
+    """Of what a sandbox cannot import, only the module of the function itself goes by value."""
+    cloudpickle.register_pickle_by_value(escapes)
+    yield
+    cloudpickle.unregister_pickle_by_value(escapes)
 
 
 @pytest.fixture(autouse=True, scope="module")
