@@ -1,21 +1,16 @@
 """Ways out of a sandbox. Each returns what came of it, so that a test sees for which reason it
-failed. They go into sandboxes by value: no test's module is there.
-"""
+failed."""
 
 import ctypes
 import errno
 import os
-import sys
 import time
 from typing import Any
 
-import cloudpickle
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tests.helpers.processes import MEMORY_FILES
-
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def attempt(function: Any, *arguments: Any) -> str:
