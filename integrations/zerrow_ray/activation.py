@@ -79,6 +79,7 @@ def _let_tables_go_by_reference() -> None:
         choose_module()
         from zerrow_ray import (
             arguments,
+            buffers,
             dynamic_returns,
             frames,
             ownership,
@@ -89,6 +90,7 @@ def _let_tables_go_by_reference() -> None:
         from zerrow_store import memory
 
         memory.start()
+        buffers.register()
         tables.register()
         frames.register()
     except Exception:

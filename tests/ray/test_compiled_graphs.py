@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pytest
 import ray
 from ray.dag import InputNode
+from ray.dag.context import DAGContext
 
 from tests.helpers.rays import ROWS, make, total
 
@@ -22,6 +23,13 @@ class Stage:
 
     def add(self, table):
         return pa.table({"x": pc.add(table["x"], 1)})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _patience() -> None:
+    """Ray waits for ten seconds, which a busy machine may take for the actors' first imports."""
+    context = DAGContext.get_current()
+    context.get_timeout = context.submit_timeout = 120
 
 
 @pytest.mark.parametrize("kind", [make, lambda: pd.DataFrame({"x": np.arange(ROWS)})])

@@ -1,7 +1,8 @@
 """pandas frames come back by reference exactly as they do on plain Ray, whatever is in them."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -211,6 +212,34 @@ def test_what_is_put_does_not_change_with_the_array_below(make, wrap) -> None:
     column[:] = -1
     got = ray.get(ref)
     assert set(np.unique(np.asarray(got["x"]))) == {1}
+
+
+def by_writer(buffer: pa.Buffer, file: Path) -> None:
+    with pa.FixedSizeBufferWriter(buffer) as writer:
+        writer.write(file.read_bytes())
+
+
+def by_file(buffer: pa.Buffer, file: Path) -> None:
+    with pa.OSFile(str(file)) as source:
+        source.readinto(buffer)
+
+
+def by_view(buffer: pa.Buffer, file: Path) -> None:
+    memoryview(buffer).cast("B")[:] = file.read_bytes()
+
+
+@pytest.mark.parametrize("resizable", [False, True])
+@pytest.mark.parametrize("fill", [by_writer, by_file, by_view])
+def test_what_is_put_does_not_change_with_a_buffer_that_is_filled_again(
+    tmp_path: Path, fill: Callable[[pa.Buffer, Path], None], resizable: bool
+) -> None:
+    for value in (1, -1):
+        (tmp_path / str(value)).write_bytes(np.full(LONG, value).tobytes())
+    buffer = pa.allocate_buffer(8 * LONG, resizable=resizable)
+    fill(buffer, tmp_path / "1")
+    ref = ray.put(pa.table({"x": pa.Array.from_buffers(pa.int64(), LONG, [None, buffer])}))
+    fill(buffer, tmp_path / "-1")
+    assert ray.get(ref)["x"].unique().to_pylist() == [1]
 
 
 def test_a_frame_of_arrow_changes_after_it_was_put() -> None:

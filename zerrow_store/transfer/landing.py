@@ -33,7 +33,8 @@ class Landing:
     """Memory for allocations of the given sizes. Raises StoreFullError if they do not fit."""
 
     def __init__(self, client: Client, sizes: list[int]) -> None:
-        buffers = [pa.allocate_buffer(max(size, 1)) for size in sizes]
+        pool = pa.default_memory_pool()
+        buffers = [pa.allocate_buffer(max(size, 1), pool) for size in sizes]
         encoded = _native.encode_buffers(b"", buffers)
         if encoded.bytes_copied:
             client.discard([encoded])
