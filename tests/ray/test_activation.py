@@ -237,6 +237,16 @@ print(ray_compat.missing())
     ]
 
 
+def test_a_ray_without_what_its_extras_install_is_fit():
+    script = """
+import sys
+sys.modules.update(dict.fromkeys(["grpc", "opentelemetry", "aiohttp", "opencensus"]))
+from zerrow_ray import ray_compat
+print(ray_compat.missing())
+"""
+    assert eval(run_python(script, timeout=200)) == []
+
+
 def test_a_client_driver_is_told():
     script = """
 import logging, ray
