@@ -15,6 +15,7 @@ import concurrent.futures.thread
 import contextvars
 import functools
 import inspect
+import os
 import socket
 import sys
 import threading
@@ -504,6 +505,17 @@ def raylet_pid() -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(ray._private.worker._global_node.raylet_socket_name)
         return peer(connection)[0]
+
+
+def end_with_raylet() -> None:
+    """End this process if it is a worker whose raylet has ended, as it would by itself a moment
+    later. What it could not do is not its task's error: Ray runs the task again elsewhere.
+    """
+    try:
+        raylet_pid()
+    except OSError:
+        if ray.get_runtime_context().get_task_id() is not None:
+            os._exit(1)
 
 
 class Gcs:

@@ -49,8 +49,12 @@ class Session:
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, ProtocolError):  # there is a store, which refuses this
                 raise
-            store.start(self.node_id)
-            return Client(name, owner=self.ownership, missed=self._start_again)
+            try:
+                store.start(self.node_id)
+                return Client(name, owner=self.ownership, missed=self._start_again)
+            except (StoreUnavailableError, OSError):
+                ray_compat.end_with_raylet()
+                raise
 
     def _start_again(self) -> None:
         """Start the store again, all processes of which have ended.

@@ -192,3 +192,28 @@ def test_all_of_the_store_killed(cluster):
     assert ray.get(ref).equals(make(2))
     assert ray.get(ray.put(make(3))).equals(make(3))
     assert total()["bytes_shared"] >= before + 8 * ROWS
+
+
+def test_a_worker_whose_raylet_has_ended_fails_no_task(tmp_path: Path) -> None:
+    """It ends, as it would by itself soon, and the task runs again."""
+    tried = tmp_path / "tried"
+
+    @ray.remote(max_retries=1)
+    def read() -> str:
+        if tried.exists():
+            return "again"
+        tried.touch()
+        from zerrow_ray import ray_compat, session, store
+        from zerrow_store.errors import StoreUnavailableError
+
+        def start(node_id: str) -> None:
+            raise StoreUnavailableError("it did not start")
+
+        def raylet_pid() -> int:
+            raise ConnectionRefusedError
+
+        store.start, ray_compat.raylet_pid = start, raylet_pid
+        session.Session("no such node")
+        return "not reached"
+
+    assert ray.get(read.remote()) == "again"
