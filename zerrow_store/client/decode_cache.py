@@ -7,10 +7,10 @@ store counts a hold for each object in an answer.
 from dataclasses import dataclass
 
 from zerrow_store.client.connection import Connection
+from zerrow_store.client.hold_requests import GivingRequest
 from zerrow_store.client.holds import Hold
 from zerrow_store.client.pins import Pins
 from zerrow_store.client.publications import publish
-from zerrow_store.client.requests import Request
 from zerrow_store.native import _native
 from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
@@ -68,14 +68,10 @@ class DecodedColumn:
         return m.Column(*column, e.own, e.foreign, e.message, counters)
 
 
-class _Open(Request):
+class _Open(GivingRequest):
     """Asks for parts. The objects in the answer are held."""
 
     message: m.CacheOpen
-
-    def __init__(self, message: m.CacheOpen, connection: Connection) -> None:
-        super().__init__(message)
-        self._connection = connection
 
     def replied(self, reply: CacheOpened, frame: framing.Frame) -> CacheAnswer:
         hits = []

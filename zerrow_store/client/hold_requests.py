@@ -23,24 +23,27 @@ class Holding:
         self._connection.wait(self._request)
 
 
-class GetRequest(Request):
-    message: m.Get
+class GivingRequest(Request):
+    """A request whose reply gives holds, which the connection counts."""
 
-    def __init__(self, message: m.Get, connection: Connection) -> None:
+    def __init__(self, message: m.Request, connection: Connection) -> None:
         super().__init__(message)
         self._connection = connection
+
+
+class GetRequest(GivingRequest):
+    message: m.Get
 
     def replied(self, reply: Found, frame: framing.Frame) -> tuple[Found, Hold]:
         return reply, self._connection.holds.confirm(self.message.object_id)
 
 
-class HoldRequest(Request):
+class HoldRequest(GivingRequest):
     message: m.Hold
 
     def __init__(self, message: m.Hold, connection: Connection) -> None:
-        super().__init__(message)
+        super().__init__(message, connection)
         self.hold = Hold()
-        self._connection = connection
 
     def replied(self, reply: Moves, frame: framing.Frame) -> Hold:
         hold = self._connection.holds.confirm(self.message.object_id, self.hold)

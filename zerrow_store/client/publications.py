@@ -8,7 +8,6 @@ from zerrow_store.client.connection import Connection
 from zerrow_store.client.holds import Hold
 from zerrow_store.client.pins import Pins
 from zerrow_store.client.requests import Request
-from zerrow_store.errors import ObjectExistsError
 from zerrow_store.native import _native
 from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
@@ -103,8 +102,7 @@ class PutRequest(_Request):
         return self._connection.holds.confirm(self.message.object_id) if reply else None
 
     def refused(self, error: Exception) -> Any:
-        # A put that was sent twice, around a crash of the store, may have succeeded the first time.
-        if not (isinstance(error, ObjectExistsError) and self.resent):
+        if not self.has_counted(error):
             return super().refused(error)
         self._existed = True
         self._pins.register(self.own)

@@ -10,6 +10,7 @@ import queue
 from collections.abc import Iterable
 from typing import Any
 
+from zerrow_store.errors import ObjectExistsError
 from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import MAX_ID
@@ -51,6 +52,12 @@ class Request:
         if self.error is not None:
             raise self.error
         return self.result
+
+    def has_counted(self, error: Exception) -> bool:
+        """Whether an error says only that the request, which was sent twice around a crash of the
+        store, succeeded the first time. The answer, and a hold that it gave, are lost then.
+        """
+        return self.resent and isinstance(error, ObjectExistsError)
 
     # --- handling the answer; called by the thread that reads it ---
 

@@ -212,8 +212,8 @@ class Supervisor:
             if self._changes is None:
                 self._changes = ChangeCount()
             mark = events.Restored(self.id)
-            frame_of_mark = framing.pack(mark.kind, 0, mark, mark.descriptors)
-            framing.send(ours, frame_of_mark, [self._changes.fd])
+            shared = [self._changes.fd]
+            framing.send(ours, framing.pack(mark.kind, 0, mark, len(shared)), shared)
             framing.send(ours, framing.pack("stats", 1, m.Stats()))
             reader = framing.FrameReader()
             while (frame := reader.read(ours)).kind != "reply":

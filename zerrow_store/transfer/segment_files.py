@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from zerrow_store.client.client import Allocations, Client, unpacked
-from zerrow_store.client.connection import Connection
+from zerrow_store.client.hold_requests import GivingRequest
 from zerrow_store.client.holds import Hold
 from zerrow_store.client.listener import Call
-from zerrow_store.client.requests import Request
 from zerrow_store.client.session import Session
-from zerrow_store.errors import ObjectExistsError, ObjectLostError
+from zerrow_store.errors import ObjectLostError
 from zerrow_store.protocol import framing, notices
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.places import moved_places
@@ -180,18 +179,11 @@ class FileClient(Client):
         return {segment_id: self._files.get(segment_id) for segment_id in wanted}
 
 
-class _Land(Request):
+class _Land(GivingRequest):
     message: m.Land
-
-    def __init__(self, message: m.Land, connection: Connection) -> None:
-        super().__init__(message)
-        self._connection = connection
 
     def replied(self, reply: bool, frame: framing.Frame) -> Hold | None:
         return self._connection.holds.confirm(self.message.object_id) if reply else None
 
     def refused(self, error: Exception) -> Any:
-        # Sent twice around a crash of the store, and the first time has counted.
-        if isinstance(error, ObjectExistsError) and self.resent:
-            return None
-        raise error
+        return None if self.has_counted(error) else super().refused(error)
