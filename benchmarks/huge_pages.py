@@ -43,6 +43,7 @@ import pyarrow.parquet as pq
 from zerrow_store.client.client import Client
 from zerrow_store.connection import connect
 from zerrow_store.decache import read_parquet
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 from zerrow_store.server.supervisor import Supervisor
 from zerrow_store.sizes import parse_size
@@ -97,7 +98,7 @@ def total(table: pa.Table) -> float:
 def fill(nbytes: int, figures: Figures) -> None:
     touch(nbytes)
     with measured(figures, "fill"):
-        buffer = pa.allocate_buffer(nbytes)
+        buffer = allocate(nbytes)
         np.frombuffer(buffer, np.uint8)[:] = 1
 
 

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.flight as flight
 
 from zerrow_store.connection import connect
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 from zerrow_store.server.supervisor import Supervisor
 from zerrow_store.transfer import local, reading
@@ -126,7 +127,7 @@ class Site:
             ticket = flight.Ticket(json.dumps([_text(object_id), len(allocations)]).encode())
             pieces = _pieces(connection.do_get(ticket))
             for _, _, size in allocations:
-                buffers.append(pa.allocate_buffer(size))
+                buffers.append(allocate(size))
                 target, filled = memoryview(buffers[-1]), 0
                 while filled < size:
                     piece = next(pieces)

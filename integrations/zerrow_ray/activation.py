@@ -79,7 +79,6 @@ def _let_tables_go_by_reference() -> None:
         choose_module()
         from zerrow_ray import (
             arguments,
-            buffers,
             dynamic_returns,
             frames,
             ownership,
@@ -90,7 +89,6 @@ def _let_tables_go_by_reference() -> None:
         from zerrow_store import memory
 
         memory.start()
-        buffers.register()
         tables.register()
         frames.register()
     except Exception:

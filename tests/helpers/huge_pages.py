@@ -29,6 +29,7 @@ import numpy as np, pyarrow as pa
 from zerrow_store import errors, memory
 from zerrow_store.config import MemoryConfig
 from zerrow_store.memory import huge_pages
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 
 def in_huge_pages():
@@ -37,7 +38,7 @@ def in_huge_pages():
     return os.readlink(f"/proc/self/fd/{fd}") == "/zerrow (deleted)"
 def resident(): return os.fstat(_native.arena_segment()[1]).st_blocks * 512
 def fill(size):
-    buffer = pa.allocate_buffer(size)
+    buffer = allocate(size)
     np.frombuffer(buffer, np.uint8)[:] = 1
     return buffer
 """

@@ -65,6 +65,7 @@ def run(code: str, environ: dict[str, str]) -> str:
 PRELUDE = """
 import numpy as np, pyarrow as pa
 from zerrow_store import memory
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 memory.start()
 """
@@ -105,9 +106,9 @@ for on in (False, True, False):
     _native.track_allocations(on)
     for size in (100, 65_535, 65_536, 66_048, 80_000, 81_920, 524_288, 600_000, 3 << 20):
         for other in (0, 64, 65_536, 70_016, 600_064, 5 << 20):
-            buffer = pa.allocate_buffer(size, resizable=True)
+            buffer = allocate(size, resizable=True)
             buffer.resize(other, shrink_to_fit=True)
-            held.append(pa.allocate_buffer(size, resizable=True))
+            held.append(allocate(size, resizable=True))
 for buffer in held:
     buffer.resize(70_016, shrink_to_fit=True)
 assert pa.total_allocated_bytes() - before == 70_016 * len(held)
@@ -119,7 +120,7 @@ assert pa.total_allocated_bytes() == before
 
 def test_auto_uses_it_and_off_does_not(emulation: dict[str, str]) -> None:
     code = """
-buffer = pa.allocate_buffer(1 << 20)
+buffer = allocate(1 << 20)
 print(_native.deanon_stats()["tracked"] > 0)
 del buffer
 """

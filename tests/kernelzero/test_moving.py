@@ -20,6 +20,7 @@ from tests.helpers.moved_memory import (
     through,
 )
 from tests.helpers.publishing import edges, moved
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("moving")
@@ -119,7 +120,7 @@ def test_without_being_asked_moved_memory_is_copied() -> None:
 
 
 def test_moved_memory_can_be_resized() -> None:
-    buffer = pa.allocate_buffer(1 << 20, resizable=True)
+    buffer = allocate(1 << 20, resizable=True)
     np.frombuffer(buffer, np.uint8)[:] = 7
     encoded = publish(pa.Array.from_buffers(pa.uint8(), 1 << 20, [None, buffer]))
     for size in (3 << 20, 2 << 20, 1 << 16):

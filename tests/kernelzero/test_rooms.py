@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests.helpers.moved_memory import PAGE, mappings_of_moved_files, publish, through
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 
 pytestmark = pytest.mark.usefixtures("moving")
@@ -21,7 +22,7 @@ SECRET = 101
 
 
 def filled(value: int, size: int = SIZE) -> pa.ResizableBuffer:
-    buffer = pa.allocate_buffer(size, resizable=True)
+    buffer = allocate(size, resizable=True)
     np.frombuffer(buffer, np.uint8)[:] = value
     return buffer
 
@@ -105,7 +106,7 @@ def known() -> int:
 def test_resizing_keeps_bytes_and_statistics() -> None:
     pattern = np.arange(16_384, dtype=np.uint32).view(np.uint8)
     counted, before = pa.total_allocated_bytes(), known()  # NumPy's are known, too
-    buffer = pa.allocate_buffer(SIZE, resizable=True)
+    buffer = allocate(SIZE, resizable=True)
     np.frombuffer(buffer, np.uint8)[: pattern.size] = pattern
     for size in (80_000, SIZE, ROOM, ROOM + 64, 1 << 20, 70_016, 600_000, 65_536, 1024, 80_000):
         buffer.resize(size, shrink_to_fit=True)
@@ -157,5 +158,5 @@ def test_an_allocation_that_nobody_could_make_is_an_error() -> None:
     before = known()
     for size in (1 << 62, (1 << 63) - 1):
         with pytest.raises((pa.ArrowMemoryError, pa.ArrowInvalid)):
-            pa.allocate_buffer(size)
+            allocate(size)
     assert known() == before

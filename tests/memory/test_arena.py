@@ -253,18 +253,19 @@ def test_a_full_arena_falls_back_to_the_original_pool() -> None:
         """
         import numpy as np, pyarrow as pa
         from zerrow_store import memory
+        from zerrow_store.memory.buffers import allocate
         from zerrow_store.native import _native
         memory.start()
         assert _native.arena_segment()[2] == 64 << 20
-        big = pa.allocate_buffer(100 << 20)
+        big = allocate(100 << 20)
         assert not _native.ArenaProbe.contains(big.address)
         array = np.ones(100 << 20, np.uint8)
         assert not _native.ArenaProbe.contains(array.ctypes.data) and array[-1] == 1
         assert _native.ArenaProbe.allocate(100 << 20) == 0
         # What is warm in pieces serves a large one all the same.
-        pieces = [pa.allocate_buffer(9 << 20) for _ in range(6)]
+        pieces = [allocate(9 << 20) for _ in range(6)]
         del pieces[::2], pieces
-        whole = pa.allocate_buffer(50 << 20)
+        whole = allocate(50 << 20)
         assert _native.ArenaProbe.contains(whole.address)
         assert pa.total_allocated_bytes() == (150 << 20)
         """,

@@ -19,6 +19,7 @@ import pytest
 
 from tests.helpers.python import run_python
 from zerrow_store import memory
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 
 ROWS = 50_000
@@ -180,7 +181,7 @@ def test_arrow_counts_what_it_allocates() -> None:
     pool = pa.default_memory_pool()
     assert pool.backend_name == "zerrow"
     before, live = pa.total_allocated_bytes(), _native.arena_stats()["live"]
-    held = [pa.allocate_buffer(size, resizable=True) for size in (0, 100, 50_000, 10 << 20)]
+    held = [allocate(size, resizable=True) for size in (0, 100, 50_000, 10 << 20)]
     assert pa.total_allocated_bytes() - before == sum(-(-b.size // 64) * 64 for b in held)
     assert pool.max_memory() >= pool.bytes_allocated()
     held[3].resize(1000, shrink_to_fit=True)

@@ -97,10 +97,11 @@ def test_each_capture_can_be_switched_off() -> None:
             import numpy as np, pyarrow as pa
             from zerrow_store import memory
             from zerrow_store.native import _native
+            from zerrow_store.memory.buffers import allocate
             on = memory.start()
             assert on == {{"arrow": {name} != "ARROW", "numpy": {name} != "NUMPY"}}
             assert memory.start() == on
-            assert _native.ArenaProbe.contains(pa.allocate_buffer(1 << 20).address) == on["arrow"]
+            assert _native.ArenaProbe.contains(allocate(1 << 20).address) == on["arrow"]
             assert _native.ArenaProbe.contains(np.ones(1 << 20).ctypes.data) == on["numpy"]
             memory.stop()
             memory.stop()

@@ -10,11 +10,12 @@ PRELUDE = """
 import os, time
 import pyarrow as pa, numpy as np
 from zerrow_store import memory
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 memory.start()
 def resident(): return os.fstat(_native.arena_segment()[1]).st_blocks * 512
 def fill(size):
-    buffer = pa.allocate_buffer(size)
+    buffer = allocate(size)
     np.frombuffer(buffer, np.uint8)[:] = 1
     return buffer
 """

@@ -9,6 +9,7 @@ PRELUDE = """
 import ctypes, os, time
 import numpy as np, pyarrow as pa, pyarrow.compute
 from zerrow_store import memory
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 memory.start()
 
@@ -42,7 +43,7 @@ def run(code: str) -> None:
 def test_writes_of_the_child_do_not_reach_the_parent() -> None:
     run(
         """
-        buffers = [pa.allocate_buffer(n) for n in (100, 5000, 1 << 20)]
+        buffers = [allocate(n) for n in (100, 5000, 1 << 20)]
         for b in buffers: ctypes.memset(b.address, 1, b.size)
         array = np.ones(100_000, np.uint8)
         def child():
@@ -59,7 +60,7 @@ def test_what_the_parent_recycles_stays_as_it_was_in_the_child() -> None:
     run(
         """
         sizes = (100, 5000, 1 << 20)
-        buffers = [pa.allocate_buffer(n) for n in sizes]
+        buffers = [allocate(n) for n in sizes]
         for b in buffers: ctypes.memset(b.address, 1, b.size)
         array = np.ones(100_000, np.uint8)
         published = np.ones(100_000, np.uint8)
@@ -76,8 +77,8 @@ def test_what_the_parent_recycles_stays_as_it_was_in_the_child() -> None:
         addresses = {b.address for b in buffers} | {array.ctypes.data}
         array[:] = 3; published[:] = 3
         del buffers, array
-        again = [pa.allocate_buffer(n) for n in sizes for _ in range(20)]
-        again += [pa.allocate_buffer(100_000) for _ in range(20)]
+        again = [allocate(n) for n in sizes for _ in range(20)]
+        again += [allocate(100_000) for _ in range(20)]
         for b in again: ctypes.memset(b.address, 9, b.size)
         assert not addresses & {b.address for b in again}
         _native.ArenaProbe.trim()
@@ -187,14 +188,14 @@ def test_fork_while_threads_allocate() -> None:
         stop = threading.Event()
         def work():
             while not stop.is_set():
-                a = pa.allocate_buffer(3000); b = np.ones(50_000); del a, b
+                a = allocate(3000); b = np.ones(50_000); del a, b
         threads = [threading.Thread(target=work) for _ in range(3)]
         for t in threads: t.start()
         def child():
             # Memory only: Arrow's own kernels may hang in a child of a busy process, with or
             # without the capture.
             for size in (64, 3000, 1 << 20):
-                buffer = pa.allocate_buffer(size)
+                buffer = allocate(size)
                 np.frombuffer(buffer, np.uint8)[:] = 1
                 assert np.frombuffer(buffer, np.uint8).sum() == size
             assert np.ones(100_000).sum() == 100_000

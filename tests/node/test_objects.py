@@ -82,6 +82,20 @@ def test_an_object_never_changes(client):
     eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
 
 
+@pytest.mark.parametrize("resizable", [False, True])
+@pytest.mark.parametrize("pool", [None, pa.default_memory_pool, pa.system_memory_pool])
+def test_an_object_does_not_change_with_a_buffer_that_is_filled_again(client, pool, resizable):
+    rows = 100_000
+    buffer = pa.allocate_buffer(8 * rows, pool and pool(), resizable=resizable)
+    column = np.frombuffer(buffer, "i8")
+    column[:] = 1
+    data = pa.table({"x": pa.Array.from_buffers(pa.int64(), rows, [None, buffer])})
+    object_id = client.put(data)
+    with pa.FixedSizeBufferWriter(buffer) as writer:
+        writer.write(np.full(rows, -1))
+    assert client.get(object_id)["x"].unique().to_pylist() == [1]
+
+
 def test_a_put_that_does_not_fit_says_so_and_leaves_nothing(name):
     small = Supervisor(name, budget=1 << 20, watch_pid=os.getpid())
     small.start()

@@ -19,6 +19,7 @@ from tests.helpers.stores import Store
 from tests.helpers.waiting import wait_until
 from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import StoreFullError
+
 from zerrow_store.server.effects import Effects
 from zerrow_store.server.spill import Spiller
 from zerrow_store.server.state import State
@@ -100,7 +101,8 @@ def test_nothing_goes_for_what_its_producer_keeps_warm(
     try:
         worker = store.worker()
         worker.do(f"""
-            small = [pa.allocate_buffer(n) for n in range(64, 32 << 10, 256)]
+            from zerrow_store.memory.buffers import allocate
+            small = [allocate(n) for n in range(64, 32 << 10, 256)]
             for n in range(6):
                 client.put(pa.table({{"x": pc.add(pa.array(range({ROWS})), n)}}))
         """)

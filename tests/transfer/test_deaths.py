@@ -12,6 +12,7 @@ from tests.helpers.processes import kill
 from tests.helpers.python import Worker
 from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ObjectLostError
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.transfer import channel
 
 SIZES = [24 * MIB, 70 * MIB]
@@ -184,7 +185,7 @@ def test_what_is_on_its_way_is_not_recycled(there, here, link):
     way, fetching = stuck(there, here, link, size=2 * MIB, limit=64 << 10)
     there.connected().delete(fetching.wanted.object_id)
     there.connected().stats()  # what the store tells this producer comes before that
-    others = [pa.allocate_buffer(2 * MIB) for _ in range(4)]
+    others = [allocate(2 * MIB) for _ in range(4)]
     for other in others:
         memoryview(other).cast("B")[:] = bytes(2 * MIB)
     way.set_limit(None)

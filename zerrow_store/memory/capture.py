@@ -14,6 +14,7 @@ from zerrow_store.cgroups import memory_groups
 from zerrow_store.config import MemoryConfig
 from zerrow_store.forks import Lock
 from zerrow_store.memory import huge_pages, kernelzero
+from zerrow_store.memory.buffers import allocate_outside
 
 _log = logging.getLogger("zerrow_store")
 _lock = Lock()
@@ -21,6 +22,9 @@ _lock = Lock()
 
 def start(config: MemoryConfig | None = None) -> dict[str, bool]:
     """Have Arrow and NumPy allocate in this process's arena. Starting again applies the config.
+
+    Buffers of `pyarrow.allocate_buffer`, which programs fill again, lie elsewhere, unless the
+    caller names a pool.
 
     Parameters
     ----------
@@ -57,7 +61,9 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
         _switch("Arrow", _native.capture_arrow, config.capture_arrow)
         _switch("NumPy", _native.capture_numpy, config.capture_numpy)
         _track(kernelzero.wanted(config.kernelzero))
-        return _native.captured()
+        captured: dict[str, bool] = _native.captured()
+        allocate_outside(captured["arrow"])
+        return captured
 
 
 def stop() -> None:
@@ -65,6 +71,7 @@ def stop() -> None:
     from zerrow_store.native import _native
 
     with _lock:
+        allocate_outside(False)
         _native.capture_arrow(False)
         _native.capture_numpy(False)
         _track(False)

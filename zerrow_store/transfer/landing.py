@@ -9,10 +9,9 @@ last hold, so nothing is left of it if this process ends.
 import os
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from zerrow_store.client.client import Client
 from zerrow_store.client.holds import Hold
+from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 from zerrow_store.protocol.places import Place
 
@@ -33,8 +32,7 @@ class Landing:
     """Memory for allocations of the given sizes. Raises StoreFullError if they do not fit."""
 
     def __init__(self, client: Client, sizes: list[int]) -> None:
-        pool = pa.default_memory_pool()
-        buffers = [pa.allocate_buffer(max(size, 1), pool) for size in sizes]
+        buffers = [allocate(max(size, 1)) for size in sizes]
         encoded = _native.encode_buffers(b"", buffers)
         if encoded.bytes_copied:
             client.discard([encoded])
