@@ -19,7 +19,6 @@ from tests.helpers.stores import Store
 from tests.helpers.waiting import wait_until
 from zerrow_store.budget import HIGH_WATERMARK
 from zerrow_store.errors import StoreFullError
-
 from zerrow_store.server.effects import Effects
 from zerrow_store.server.spill import Spiller
 from zerrow_store.server.state import State

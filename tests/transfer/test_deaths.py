@@ -3,7 +3,6 @@
 import threading
 
 import psutil
-import pyarrow as pa
 import pytest
 
 from tests.helpers.data import MIB, table_of
