@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,17 +14,21 @@ MEMORY_FILES = ("/memfd:", "/zerrow (deleted)")
 
 
 def processes(*words: str) -> list[int]:
-    """Return the pids of the processes whose command lines have all these words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
+    """Return the pids of the processes whose command lines have all these words.
+
+    Not of one that has its parent's: it was forked just now, and runs another program soon.
+    """
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
             if all(word in command for word in words):
-                found.append(int(entry.name))
-    return found
+                found[process.pid] = process.ppid(), command
+    return [
+        pid
+        for pid, (parent, command) in found.items()
+        if parent not in found or found[parent][1] != command
+    ]
 
 
 def memory_files(pid: int) -> list[str]:
