@@ -17,6 +17,7 @@ from tests.helpers.capabilities import (
     graphviz_is_there,
     networks_can_be_made,
     openssl_is_there,
+    prometheus_is_there,
     sandboxes_can_be_made,
 )
 from tests.helpers.machines import Machine
@@ -30,6 +31,7 @@ __all__ = [
     "graphviz_is_there",
     "networks_can_be_made",
     "openssl_is_there",
+    "prometheus_is_there",
     "sandboxes_can_be_made",
     "store",
 ]

@@ -8,6 +8,7 @@ import test modules, too.
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,13 @@ needs_sandboxes = pytest.mark.usefixtures("sandboxes_can_be_made")
 needs_graphviz = pytest.mark.usefixtures("graphviz_is_there")
 needs_networks = pytest.mark.usefixtures("networks_can_be_made")
 needs_chromium = pytest.mark.usefixtures("chromium_is_there")
+needs_prometheus = pytest.mark.usefixtures("prometheus_is_there")
 needs_openssl = pytest.mark.usefixtures("openssl_is_there")
+
+PROMETHEUS = shutil.which("prometheus") or str(
+    Path(__file__).parents[2] / "build" / "prometheus" / "usr" / "bin" / "prometheus"
+)
+"""The machine's, or the one that tools/metrics.sh has unpacked."""
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +60,12 @@ def networks_can_be_made() -> None:
 def chromium_is_there() -> None:
     if shutil.which("chromium") is None:
         pytest.skip("Chromium is not installed (Debian's package: chromium)")
+
+
+@pytest.fixture(scope="session")
+def prometheus_is_there() -> None:
+    if not os.access(PROMETHEUS, os.X_OK):
+        pytest.skip("there is no prometheus: `make test-metrics` unpacks Debian's")
 
 
 @pytest.fixture(scope="session")

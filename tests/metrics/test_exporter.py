@@ -2,9 +2,8 @@
 
 import gc
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from tests.helpers.data import MIB, table_of
 from tests.helpers.processes import kill
-from tests.helpers.prometheus import Scraped, parse, scrape, value
+from tests.helpers.prometheus import Scraped, parse, scrape, serving, value
 from tests.helpers.python import zerrow
 from tests.helpers.small_store import NBYTES, make
 from tests.helpers.stores import Store
@@ -31,21 +30,13 @@ Endpoint = Callable[[str], Callable[[], Scraped]]
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
     """Serves the metrics of a store, and scrapes them."""
-    serving = []
+    with ExitStack() as stack:
 
-    def serve(name: str) -> Callable[[], Scraped]:
-        command = [sys.executable, "-m", "zerrow_store.cli.main", "metrics", "--name", name]
-        process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
-        serving.append(process)
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/metrics", url)
-        return lambda: scrape(url)
+        def serve(name: str) -> Callable[[], Scraped]:
+            url = stack.enter_context(serving(name))
+            return lambda: scrape(url)
 
-    yield serve
-    for process in serving:
-        process.kill()
-        process.communicate()
+        yield serve
 
 
 def test_what_is_stored_and_how_it_was_published(store: Store, endpoint: Endpoint) -> None:
