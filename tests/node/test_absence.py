@@ -73,6 +73,23 @@ def test_a_store_that_was_away_for_long_is_found_again(
     client.close()
 
 
+def test_nobody_is_told_that_a_store_is_away_before_it_was_started_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0.3)
+    first = Store(name, budget=1 << 28)
+    started: list[Store] = []
+    client = Client(name, missed=lambda: started.append(Store(name, budget=1 << 28)))
+    first.stop()
+    try:
+        assert client.stats().objects == 0
+        assert len(started) == 1
+    finally:
+        client.close()
+        for store in started:
+            store.stop()
+
+
 def test_a_request_to_a_store_that_is_gone_waits_for_one_attempt(
     standalone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

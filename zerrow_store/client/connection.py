@@ -335,7 +335,7 @@ class Connection:
 
     def _reconnect(self) -> None:
         """Connect again, however long that takes, or until this client is closed."""
-        impatient = missed = time.monotonic() + _PATIENCE_SECONDS
+        has_missed, misses_at = False, time.monotonic() + _PATIENCE_SECONDS
         if self._silent:
             # The store has answered nothing since the last connection was made.
             _await(self._ended, min(_FIRST_PAUSE * 2 ** min(self._silent, 10), _LONGEST_PAUSE))
@@ -348,11 +348,13 @@ class Connection:
                 self._greet()
                 return
             except StoreUnavailableError as error:
-                if time.monotonic() > impatient:
+                if has_missed:
                     self._fail(self._take(), str(error))
-                if time.monotonic() > missed:
-                    missed = time.monotonic() + _PATIENCE_SECONDS
+                if time.monotonic() > misses_at:
+                    # Whoever can starts it again, before anybody is told that it is away.
                     self._listener.missed()
+                    has_missed, misses_at = True, time.monotonic() + _PATIENCE_SECONDS
+                    continue
             _await(self._wanted, pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
