@@ -198,6 +198,12 @@ def test_pools_asked_for_by_name_are_left_alone() -> None:
     pool = pa.system_memory_pool()
     assert pool.backend_name == "system"
     assert not _native.ArenaProbe.contains(pa.allocate_buffer(1 << 20, memory_pool=pool).address)
+    counting = pa.proxy_memory_pool(pa.default_memory_pool())
+    buffer = pa.allocate_buffer(1 << 20, counting)
+    assert counting.bytes_allocated() == buffer.size
+    del buffer  # before its pool
+    with pytest.raises(TypeError, match="expected pyarrow.lib.MemoryPool, got str"):
+        pa.allocate_buffer(1 << 20, "system")
 
 
 @pytest.mark.usefixtures("captured")

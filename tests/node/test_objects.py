@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -80,6 +81,31 @@ def test_an_object_never_changes(client):
     assert client.get(b"mine").equals(table())
     client.delete(b"mine")
     eventually(lambda: pinned() == before, "all is unpinned", seconds=20)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        lambda array: pa.table({"x": array}),
+        lambda array: pa.table({"x": read_only(array)}),
+        lambda array: pa.table({"x": np.broadcast_to(array, array.shape)}),
+        lambda array: pa.table({"x": pa.array(read_only(array)).slice(0)}),
+        lambda array: pa.table(pd.DataFrame({"x": array}, copy=False)),
+        lambda array: pd.DataFrame({"x": array}, copy=False),
+    ],
+)
+def test_an_object_does_not_change_with_an_array_that_arrow_has_allocated(client, shown):
+    """Also where what is put is a read-only view of it, as pandas hands them out."""
+    array = pa.chunked_array([[1] * 50_000] * 2).to_numpy()
+    object_id = client.put(shown(array))
+    array[:] = -1
+    assert client.get(object_id)["x"].unique().to_pylist() == [1]
 
 
 @pytest.mark.parametrize("resizable", [False, True])

@@ -27,9 +27,11 @@ def _functions() -> "tuple[Callable[..., pa.Buffer], Callable[..., pa.Buffer]]":
 
     @functools.wraps(own)
     def outside(size: int, memory_pool: Any = None, resizable: bool = False) -> pa.Buffer:
-        if memory_pool is None or memory_pool.backend_name == _ARENA_POOL:
-            memory_pool = pa.system_memory_pool()
-        return own(size, memory_pool, resizable)
+        pool = pa.default_memory_pool() if memory_pool is None else memory_pool
+        # Not one of a program's own over it, which counts what it is asked for.
+        if type(pool) is pa.MemoryPool and pool.backend_name == _ARENA_POOL:
+            pool = pa.system_memory_pool()
+        return own(size, pool, resizable)
 
     return own, outside
 

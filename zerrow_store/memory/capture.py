@@ -24,7 +24,7 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
     """Have Arrow and NumPy allocate in this process's arena. Starting again applies the config.
 
     Buffers of `pyarrow.allocate_buffer`, which programs fill again, lie elsewhere, unless the
-    caller names a pool.
+    caller gives a pool of its own.
 
     Parameters
     ----------

@@ -14,12 +14,13 @@ constexpr uint64_t kInlineAlignment = 16;
 
 uint64_t Size(const arrow::Buffer& buffer) { return static_cast<uint64_t>(buffer.size()); }
 
-// Whether the memory belongs to a writable Python object, such as a NumPy array: pyarrow has buffer
-// classes of its own for these. Arrow's own buffers are mutable only until they are filled, which
-// is before this.
-bool IsWritableInPython(const arrow::Buffer& buffer) {
+// Whether the memory is shown by a Python object, such as a NumPy array: pyarrow has buffer classes
+// of its own for these. One that is read-only may be a view of one that is not, as pandas hands them
+// out; it does not say. Arrow's own buffers are mutable only until they are filled, which is before
+// this.
+bool IsShownByPython(const arrow::Buffer& buffer) {
   for (const arrow::Buffer* each = &buffer; each != nullptr; each = each->parent().get()) {
-    if (each->is_mutable() && std::strstr(typeid(*each).name(), "5arrow2py") != nullptr) return true;
+    if (std::strstr(typeid(*each).name(), "5arrow2py") != nullptr) return true;
   }
   return false;
 }
@@ -53,7 +54,7 @@ bool AllocationTable::IsOutside(const arrow::Buffer& buffer) const {
 // that are still being filled may lie beside it; `to_pandas` and `to_numpy` make writable arrays
 // over it.
 bool AllocationTable::MayChange(const arrow::Buffer& buffer, const Allocation& allocation) {
-  return allocation.origin == Origin::kArrow && IsWritableInPython(buffer);
+  return allocation.origin == Origin::kArrow && IsShownByPython(buffer);
 }
 
 bool AllocationTable::AddOwn(const arrow::Buffer& buffer, Place* place) {
