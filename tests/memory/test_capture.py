@@ -202,7 +202,7 @@ def test_pools_asked_for_by_name_are_left_alone() -> None:
     buffer = pa.allocate_buffer(1 << 20, counting)
     assert counting.bytes_allocated() == buffer.size
     del buffer  # before its pool
-    with pytest.raises(TypeError, match="expected pyarrow.lib.MemoryPool, got str"):
+    with pytest.raises(TypeError, match="got str"):
         pa.allocate_buffer(1 << 20, "system")
 
 
