@@ -20,6 +20,12 @@ pytestmark = pytest.mark.usefixtures("cluster")
 ROWS = 1_000_000
 
 
+@pytest.fixture(autouse=True)
+def _nothing_of_the_test_before(cluster: None) -> None:
+    """Objects are counted here; those of the test before go by and by."""
+    eventually(lambda: total()["objects"] == 0, "what the test before has stored is gone")
+
+
 def make(i: int) -> pa.Table:
     return pa.table({"x": np.arange(i, i + ROWS)})
 
