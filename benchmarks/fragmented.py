@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from mmap import (
     MADV_DONTNEED,
     MADV_HUGEPAGE,
@@ -39,6 +39,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.huge_pages import touch
 from zerrow_store.sizes import parse_size
 
 HUGE = 2 << 20
@@ -107,11 +108,7 @@ def fill(nbytes: int, compacting: bool) -> dict[str, float]:
 @contextmanager
 def empty() -> Iterator[None]:
     """Memory has been touched, so that the machine's host has it ready."""
-    memory = mmap(-1, 4 * GIB, MAP_PRIVATE | MAP_ANONYMOUS)
-    memory.madvise(MADV_HUGEPAGE)
-    for start in range(0, len(memory), HUGE):
-        memory[start] = 1
-    memory.close()
+    touch(4 * GIB)
     yield
 
 
@@ -139,7 +136,7 @@ def pieces() -> Iterator[None]:
     memory.close()
 
 
-STATES: dict[str, Callable[[], contextmanager]] = {  # type: ignore[type-arg]
+STATES: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "empty": empty,
     "cache": cache,
     "pieces": pieces,
