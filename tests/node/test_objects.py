@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -89,6 +90,14 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
+def through_c_stream(data: pa.Table) -> pa.Table:
+    return pa.RecordBatchReader.from_stream(data).read_all()
+
+
+def through_c_array(data: pa.Array) -> pa.Array:
+    return pa.Array._import_from_c_capsule(*data.__arrow_c_array__())
+
+
 @pytest.mark.parametrize(
     "shown",
     [
@@ -98,6 +107,10 @@ def read_only(array: np.ndarray) -> np.ndarray:
         lambda array: pa.table({"x": pa.array(read_only(array)).slice(0)}),
         lambda array: pa.table(pd.DataFrame({"x": array}, copy=False)),
         lambda array: pd.DataFrame({"x": array}, copy=False),
+        lambda array: through_c_stream(pa.table({"x": array})),
+        lambda array: pa.table({"x": through_c_array(pa.array(array))}),
+        lambda array: pa.table({"x": through_c_array(pa.array(array)).slice(0)}),
+        lambda array: pl.from_arrow(pa.table({"x": array})).to_arrow(),
     ],
 )
 def test_an_object_does_not_change_with_an_array_that_arrow_has_allocated(client, shown):

@@ -14,13 +14,15 @@ constexpr uint64_t kInlineAlignment = 16;
 
 uint64_t Size(const arrow::Buffer& buffer) { return static_cast<uint64_t>(buffer.size()); }
 
-// Whether the memory is shown by a Python object, such as a NumPy array: pyarrow has buffer classes
-// of its own for these. One that is read-only may be a view of one that is not, as pandas hands them
-// out; it does not say. Arrow's own buffers are mutable only until they are filled, which is before
+// Whether the memory may be shown by a Python object, such as a NumPy array: pyarrow has buffer
+// classes of its own for these. One that is read-only may be a view of one that is not, as pandas
+// hands them out; it does not say. Nor does a buffer say what it was before it came through the
+// Arrow C interface. Arrow's own buffers are mutable only until they are filled, which is before
 // this.
-bool IsShownByPython(const arrow::Buffer& buffer) {
+bool MayBeShownByPython(const arrow::Buffer& buffer) {
   for (const arrow::Buffer* each = &buffer; each != nullptr; each = each->parent().get()) {
-    if (std::strstr(typeid(*each).name(), "5arrow2py") != nullptr) return true;
+    const char* name = typeid(*each).name();
+    if (std::strstr(name, "5arrow2py") != nullptr || std::strstr(name, "ImportedBuffer") != nullptr) return true;
   }
   return false;
 }
@@ -54,7 +56,7 @@ bool AllocationTable::IsOutside(const arrow::Buffer& buffer) const {
 // that are still being filled may lie beside it; `to_pandas` and `to_numpy` make writable arrays
 // over it.
 bool AllocationTable::MayChange(const arrow::Buffer& buffer, const Allocation& allocation) {
-  return allocation.origin == Origin::kArrow && IsShownByPython(buffer);
+  return allocation.origin == Origin::kArrow && MayBeShownByPython(buffer);
 }
 
 bool AllocationTable::AddOwn(const arrow::Buffer& buffer, Place* place) {
