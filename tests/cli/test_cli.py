@@ -187,6 +187,41 @@ def test_doctor():
     assert "CHECK" in zerrow("doctor").stdout
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "ZERROW_ARENA_CAPACITY=1",
+        "ZERROW_CAPTURE_ARROW=perhaps",
+        "ZERROW_DECAY_MS=soon",
+        "ZERROW_EVICTION=least",
+        "ZERROW_HUGE_PAGES=yes",
+        "ZERROW_KERNELZERO=maybe",
+        "ZERROW_MEMORY=much",
+        "ZERROW_THRESHOLD=4 parsecs",
+        "ZERROW_WARM_LIMIT=-1",
+    ],
+)
+def test_doctor_fails_for_a_setting_that_makes_no_sense(setting, monkeypatch):
+    name, value = setting.split("=")
+    monkeypatch.setenv(name, value)
+    done = zerrow("doctor", "--format", "json")
+    (finding,) = [row["finding"] for row in json.loads(done.stdout) if row["check"] == "settings"]
+    assert finding.startswith(name), finding
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_doctor_names_the_limit_that_leaves_no_room_for_an_arena():
+    limited = 'ulimit -f 1024; exec "$0" -m zerrow_store.cli.main doctor --format json'
+    done = subprocess.run(["sh", "-c", limited, sys.executable], capture_output=True, text=True)
+    checks = {row["check"]: row for row in json.loads(done.stdout)}
+    for name in "memfd", "capture of Arrow", "capture of NumPy", "huge pages":
+        assert not checks[name]["ok"]
+        assert "ulimit -f" in checks[name]["finding"]
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
 def test_doctor_says_where_the_logs_are(name, tmp_path):
     zerrow("stop", "--name", name)
     log = tmp_path / "store.log"

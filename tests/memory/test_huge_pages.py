@@ -102,6 +102,31 @@ def test_asked_for_they_have_to_be_there() -> None:
     )
 
 
+@needs_huge_pages
+@pytest.mark.parametrize(
+    ("limit", "named"),
+    [("RLIMIT_FSIZE", "ulimit -f"), ("RLIMIT_AS", "ulimit -v"), ("RLIMIT_NOFILE", "ulimit -n")],
+)
+def test_asked_for_where_no_arena_can_be_they_are_an_error(limit: str, named: str) -> None:
+    run(
+        f"""
+        import resource
+        used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        least = dict(RLIMIT_FSIZE=1 << 20, RLIMIT_AS=used + (32 << 20), RLIMIT_NOFILE=8)["{limit}"]
+        resource.setrlimit(resource.{limit}, (least, least))
+        spare = []
+        if "{limit}" == "RLIMIT_NOFILE":
+            while len(os.listdir("/proc/self/fd")) < 8: spare.append(os.dup(0))
+        try: memory.start()
+        except errors.HugePagesError as error:
+            assert str(error).startswith("ZERROW_HUGE_PAGES=on: "), error
+            assert "{named}" in str(error), error
+        else: raise AssertionError(_native.captured())
+        """,
+        ZERROW_HUGE_PAGES="on",
+    )
+
+
 def test_a_file_that_is_to_be_sealed_is_a_memfd() -> None:
     run(
         """

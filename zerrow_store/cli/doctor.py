@@ -11,16 +11,19 @@ from pathlib import Path
 
 import click
 
-from zerrow_store.budget import default_budget, memory_limit
+from zerrow_store.budget import default_budget, default_eviction, memory_limit
 from zerrow_store.cli.options import formatted
 from zerrow_store.cli.output import print_rows
 from zerrow_store.cli.rows import columns
 from zerrow_store.client.observe import observe
+from zerrow_store.config import MemoryConfig
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.logs import default_log
 from zerrow_store.memfd import create_memfd
 from zerrow_store.protocol.sockets import running_stores
-from zerrow_store.sizes import format_size
+from zerrow_store.sizes import format_size, size_setting
+
+_LEAST_ARENA = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,12 @@ def doctor(form: str) -> int:
 def examine() -> list[Check]:
     """Run all checks."""
     checks: list[tuple[str, bool, Callable[[], str]]] = [
+        ("settings", True, _settings),
         ("pyarrow", True, _pyarrow),
         ("memfd", True, _memfd),
         ("pidfd", True, _pidfd),
-        ("capture of Arrow", False, lambda: _captured("arrow")),
-        ("capture of NumPy", False, lambda: _captured("numpy")),
+        ("capture of Arrow", False, lambda: _captured("Arrow")),
+        ("capture of NumPy", False, lambda: _captured("NumPy")),
         ("memory budget", True, _budget),
         ("descriptors", True, _descriptors),
         ("mappings", False, _mappings),
@@ -72,6 +76,20 @@ def _run(name: str, needed: bool, check: Callable[[], str]) -> Check:
         return Check(name, False, str(error), needed)
 
 
+def _settings() -> str:
+    from zerrow_store.memory import huge_pages, kernelzero
+
+    config = MemoryConfig.from_environment()
+    kernelzero.wanted(config.kernelzero)
+    if config.huge_pages == "on":
+        huge_pages.require()
+    default_eviction()
+    for name in "ZERROW_MEMORY", "ZERROW_THRESHOLD":
+        size_setting(name)
+    given = sorted(name for name in os.environ if name.startswith("ZERROW_"))
+    return f"in the environment: {', '.join(given)}" if given else "none in the environment"
+
+
 def _pyarrow() -> str:
     import pyarrow
 
@@ -81,9 +99,17 @@ def _pyarrow() -> str:
 
 
 def _memfd() -> str:
+    size = 1 << 36
+    allowed, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if allowed != resource.RLIM_INFINITY:
+        size = min(size, allowed)
+    if size < _LEAST_ARENA:
+        raise RuntimeError(
+            f"a file may have {allowed} bytes at most (ulimit -f), an arena needs {_LEAST_ARENA}"
+        )
     fd = create_memfd("zerrow-doctor")
     try:
-        os.ftruncate(fd, 1 << 36)
+        os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     finally:
         os.close(fd)
@@ -95,13 +121,13 @@ def _pidfd() -> str:
     return "the end of processes is seen"
 
 
-def _captured(what: str) -> str:
-    from zerrow_store import memory
-    from zerrow_store.native import _native
+def _captured(library: str) -> str:
+    from zerrow_store.memory.capture import attempt
 
-    memory.start()
-    if not _native.captured()[what]:
-        raise RuntimeError("off: what it allocates is copied once when it is published")
+    captured, failures = attempt()
+    if not captured[library.lower()]:
+        reason = failures.get(library, f"ZERROW_CAPTURE_{library.upper()} is off")
+        raise RuntimeError(f"{reason}; what it allocates is copied once when it is published")
     return "verified"
 
 
@@ -124,7 +150,6 @@ def _mappings() -> str:
 
 def huge_pages_of_arenas() -> str:
     """Say in which huge pages arenas are here; raise RuntimeError with the reason if in none."""
-    from zerrow_store.config import MemoryConfig
     from zerrow_store.memory import huge_pages
 
     found = huge_pages.probe()

@@ -44,11 +44,18 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
     KernelZeroError, HugePagesError
         The config requires what this machine lacks.
     """
+    captured, failures = attempt(config)
+    for library, reason in failures.items():
+        _log.warning("%s allocates outside of the arena, its data is copied: %s", library, reason)
+    return captured
+
+
+def attempt(config: MemoryConfig | None = None) -> tuple[dict[str, bool], dict[str, str]]:
+    """Start as `start` does, and return also for which library that failed, and why."""
     from zerrow_store.native import _native
 
     config = config or MemoryConfig.from_environment()
-    if config.huge_pages == "on" and not config.arena_sealable:
-        huge_pages.require()
+    failures: dict[str, str] = {}
     with _lock:
         _native.configure_arena(
             capacity=config.arena_capacity,
@@ -58,12 +65,14 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
             sealable=config.arena_sealable,
             groups=memory_groups(),
         )
-        _switch("Arrow", _native.capture_arrow, config.capture_arrow)
-        _switch("NumPy", _native.capture_numpy, config.capture_numpy)
-        _track(kernelzero.wanted(config.kernelzero))
+        if config.huge_pages == "on" and not config.arena_sealable:
+            huge_pages.require()
+        _switch(failures, "Arrow", lambda: _native.capture_arrow(config.capture_arrow))
+        _switch(failures, "NumPy", lambda: _native.capture_numpy(config.capture_numpy))
+        _track(failures, kernelzero.wanted(config.kernelzero))
         captured: dict[str, bool] = _native.captured()
         allocate_outside(captured["arrow"])
-        return captured
+        return captured, failures
 
 
 def stop() -> None:
@@ -74,20 +83,20 @@ def stop() -> None:
         allocate_outside(False)
         _native.capture_arrow(False)
         _native.capture_numpy(False)
-        _track(False)
+        _native.track_allocations(False)
 
 
-def _switch(library: str, capture: Callable[[bool], None], on: bool) -> None:
+def _switch(failures: dict[str, str], library: str, capture: Callable[[], None]) -> None:
     try:
-        capture(on)
+        capture()
     except (RuntimeError, ImportError, MemoryError) as error:
-        _log.warning("%s allocates outside of the arena, its data is copied: %s", library, error)
+        failures[library] = str(error)
 
 
-def _track(on: bool) -> None:
+def _track(failures: dict[str, str], on: bool) -> None:
     from zerrow_store.native import _native
 
     if on:
-        _switch("Arrow", lambda _: _native.track_arrow(), True)
-        _switch("NumPy", lambda _: _native.track_numpy(), True)
+        _switch(failures, "Arrow", _native.track_arrow)
+        _switch(failures, "NumPy", _native.track_numpy)
     _native.track_allocations(on)

@@ -29,13 +29,19 @@ def probe() -> HugePages:
 
 
 def require() -> None:
-    """Require huge pages.
+    """Require an arena in huge pages, as it is configured.
 
     Raises
     ------
     HugePagesError
-        There are none.
+        There are no huge pages, or no arena can be created.
     """
+    from zerrow_store.native import _native
+
     found = probe()
     if not found.available:
         raise HugePagesError(f"ZERROW_HUGE_PAGES=on: {found.finding}")
+    try:
+        _native.arena_segment()
+    except MemoryError as error:
+        raise HugePagesError(f"ZERROW_HUGE_PAGES=on: {error}") from error

@@ -24,10 +24,7 @@ namespace {
 Arena* RequireArena() {
   Arena* arena = Arena::Get();
   if (arena == nullptr) {
-    PyErr_SetString(PyExc_MemoryError,
-                    "the arena cannot be created: out of address space or file descriptors "
-                    "(ulimit -v, -n, -f), ZERROW_ARENA_CAPACITY is below 64 MiB, or ZERROW_HUGE_PAGES=on "
-                    "without huge pages");
+    PyErr_SetString(PyExc_MemoryError, Arena::Failure().c_str());
     throw py::error_already_set();
   }
   return arena;

@@ -36,12 +36,13 @@ uint64_t ExtentLength(uint64_t size, uint64_t page) {
 
 }  // namespace
 
-bool Arena::Init(uint64_t wanted, HugePages huge_pages, bool sealable) {
+std::string Arena::Init(uint64_t wanted, HugePages huge_pages, bool sealable) {
   id_.resize(16);
-  if (getrandom(id_.data(), id_.size(), 0) != static_cast<ssize_t>(id_.size())) return false;
-  if (!mapping_.Create(wanted, huge_pages, sealable) || !slabs_.Init(capacity())) return false;
+  if (getrandom(id_.data(), id_.size(), 0) != static_cast<ssize_t>(id_.size())) return "no random bytes";
+  if (std::string why = mapping_.Create(wanted, huge_pages, sealable); !why.empty()) return why;
+  if (!slabs_.Init(capacity())) return "no address space for its slabs (ulimit -v)";
   free_.Start({0, capacity()}, mapping_.page());
-  return true;
+  return "";
 }
 
 uint8_t* Arena::Allocate(uint64_t size, Origin origin, bool zeroed) {

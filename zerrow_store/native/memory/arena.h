@@ -61,6 +61,8 @@ class Arena final : private SlabSource {
  public:
   // The process's arena, created at first use, and anew in a forked child. nullptr if that fails.
   static Arena* Get();
+  // Why Get returned nullptr, in words.
+  static std::string Failure();
   // The arena if it exists; never creates one.
   static Arena* Current();
   // The arena that `address` lies in: this process's or one inherited by fork. nullptr if it lies
@@ -124,7 +126,8 @@ class Arena final : private SlabSource {
   };
 
   Arena() : slabs_(this) {}
-  bool Init(uint64_t capacity, HugePages huge_pages, bool sealable);
+  // Returns why that failed; empty: it did not.
+  std::string Init(uint64_t capacity, HugePages huge_pages, bool sealable);
   Range RangeOf(Extents::const_iterator it) const { return {it->first, it->second.length}; }
   Extents::iterator Covering(uint64_t offset);
 

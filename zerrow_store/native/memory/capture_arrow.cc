@@ -146,7 +146,7 @@ void CaptureArrow(bool on) {
     g_on = false;
     return;
   }
-  if (Arena::Get() == nullptr) throw std::runtime_error("the arena cannot be made");
+  if (Arena::Get() == nullptr) throw std::runtime_error(Arena::Failure());
   Install();
   g_pool->Switch(true);
   // Checks through the function that Arrow itself calls.

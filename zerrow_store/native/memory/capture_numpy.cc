@@ -125,7 +125,7 @@ void CaptureNumpy(bool on) {
     g_on = false;
     return;
   }
-  if (Arena::Get() == nullptr) throw std::runtime_error("the arena cannot be made");
+  if (Arena::Get() == nullptr) throw std::runtime_error(Arena::Failure());
   Install();
   g_on = true;
   if (!LandsInArena()) {

@@ -18,6 +18,7 @@ std::mutex g_mutex;  // creation of an arena, the options, fork
 std::atomic<Arena*> g_current{nullptr};
 std::atomic<Arena*> g_arenas{nullptr};  // the current one and the inherited
 std::atomic<bool> g_failed{false};      // not tried again until Configure or a fork
+std::string g_failure;                  // the reason, in words
 bool g_handlers = false;
 
 struct Options {
@@ -69,7 +70,8 @@ Arena* Arena::Get() {
   }
   const Options& options = GetOptions();
   auto* arena = new Arena();
-  if (!arena->Init(options.capacity, options.huge_pages, options.sealable)) {
+  g_failure = arena->Init(options.capacity, options.huge_pages, options.sealable);
+  if (!g_failure.empty()) {
     delete arena;
     g_failed = true;
     return nullptr;
@@ -81,6 +83,11 @@ Arena* Arena::Get() {
   g_arenas.store(arena, std::memory_order_release);
   g_current.store(arena, std::memory_order_release);
   return arena;
+}
+
+std::string Arena::Failure() {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  return "the arena cannot be created: " + g_failure;
 }
 
 Arena* Arena::Current() { return g_current.load(std::memory_order_acquire); }

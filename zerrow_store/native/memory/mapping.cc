@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,8 +19,6 @@
 
 namespace zerrow {
 namespace {
-
-constexpr uint64_t kLeast = 64u << 20;  // a smaller arena is of no use
 
 // Bits of an entry of /proc/self/pagemap.
 constexpr uint64_t kPresent = 1ull << 63, kSwapped = 1ull << 62, kFileOrShared = 1ull << 61;
@@ -102,18 +101,19 @@ void ZeroPages(uint8_t* address, uint64_t length) {
   memset(address + zeroed, 0, length - zeroed);  // the rest, if the page map could not be read
 }
 
-bool Mapping::Create(uint64_t capacity, HugePages huge_pages, bool sealable) {
+std::string Mapping::Create(uint64_t capacity, HugePages huge_pages, bool sealable) {
+  if (std::string obstacle = FileSizeObstacle(); !obstacle.empty()) return obstacle;
   file_ = MakeMemoryFile(huge_pages, sealable);
-  if (file_.fd < 0) return false;
+  if (file_.fd < 0) return huge_pages == HugePages::kOn ? "there are no huge pages" : Failure("a memory file", errno);
   rlimit limit;
-  // Beyond RLIMIT_FSIZE ftruncate would raise SIGXFSZ.
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0) capacity = std::min<uint64_t>(capacity, limit.rlim_cur);
   capacity = capacity / kHugePage * kHugePage;
-  while (capacity >= kLeast && !TryMap(capacity)) capacity = capacity / 2 / kHugePage * kHugePage;
-  if (base_ != nullptr && FixSize(sealable)) return true;
+  while (capacity >= kLeastArena && !TryMap(capacity)) capacity = capacity / 2 / kHugePage * kHugePage;
+  if (base_ != nullptr && FixSize(sealable)) return "";
+  std::string why = Failure(base_ == nullptr ? "a mapping of 64 MiB" : "seals of a memory file", errno);
   if (base_ != nullptr) munmap(base_, capacity_);
   close(file_.fd);
-  return false;
+  return why;
 }
 
 bool Mapping::FixSize(bool sealable) {

@@ -23,9 +23,9 @@ void ZeroPages(uint8_t* address, uint64_t length);
 
 class Mapping {
  public:
-  // Tries `capacity`, and halves it while the system refuses. False on failure.
-  // sealable: seals may be added to the file later.
-  bool Create(uint64_t capacity, HugePages huge_pages, bool sealable);
+  // Tries `capacity`, and halves it while the system refuses. Returns why there is none; empty: it
+  // is there. sealable: seals may be added to the file later.
+  std::string Create(uint64_t capacity, HugePages huge_pages, bool sealable);
 
   // False on failure, which changes nothing.
   bool Privatise(Range range);

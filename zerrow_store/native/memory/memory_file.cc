@@ -11,6 +11,7 @@
 #include <linux/mount.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -54,7 +55,7 @@ struct Made {
 Made Failed(const char* step) { return {-1, step, errno}; }
 
 std::string Words(const Made& made) {
-  return made.error == 0 ? made.step : std::string(made.step) + ": " + strerror(made.error);
+  return made.error == 0 ? made.step : Failure(made.step, made.error);
 }
 
 // --- in the child: system calls only ---
@@ -250,7 +251,7 @@ std::string Obstacle() {
   if (size != std::to_string(kHugePage)) return "huge pages of " + size + " bytes are not supported";
   if (Chosen(Setting("shmem_enabled")) == "deny")
     return "shared memory may have no huge pages: " + kSettings + "shmem_enabled is deny";
-  return "";
+  return FileSizeObstacle();
 }
 
 bool Lent() {
@@ -282,6 +283,18 @@ int CreateMemfd(const char* name) {
   constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   int fd = memfd_create(name, kFlags | kNoExecSeal);
   return fd >= 0 || errno != EINVAL ? fd : memfd_create(name, kFlags);
+}
+
+std::string Failure(const char* step, int error) {
+  const char* limit = error == EMFILE ? " (ulimit -n)" : error == ENOMEM ? " (ulimit -v)" : "";
+  return std::string(step) + ": " + strerror(error) + limit;
+}
+
+std::string FileSizeObstacle() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur >= kLeastArena) return "";
+  return "a file may have " + std::to_string(limit.rlim_cur) + " bytes at most (ulimit -f), an arena needs " +
+         std::to_string(kLeastArena);
 }
 
 MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {

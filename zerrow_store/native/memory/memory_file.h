@@ -15,6 +15,7 @@
 namespace zerrow {
 
 constexpr uint64_t kHugePage = 2u << 20;
+constexpr uint64_t kLeastArena = 64u << 20;  // a smaller one is of no use
 
 enum class HugePages : uint8_t { kAuto, kOn, kOff };
 
@@ -27,6 +28,13 @@ struct MemoryFile {
 // memfd_create of a file that is closed on exec and, as vm.memfd_noexec=2 asks of all, cannot be executed.
 // It takes seals. Returns -1 and sets errno, as that does.
 int CreateMemfd(const char* name);
+
+// A failed step and its errno, in words, with the limit that may be the reason.
+std::string Failure(const char* step, int error);
+
+// Why no file can have the size of the smallest arena; empty if one can. Beyond RLIMIT_FSIZE
+// ftruncate would raise SIGXFSZ.
+std::string FileSizeObstacle();
 
 // Returns an empty file; without a descriptor if none can be created, with kOn: none in huge pages.
 // sealable: the file must take seals.
