@@ -16,16 +16,19 @@ class PluginConfig:
 
     threshold: smaller tables, in bytes, take Ray's own path. The default is the break-even that
         `benchmarks/hop.py` has found.
+    threshold_between_nodes: the same where the cluster has other nodes; the break-even of
+        `benchmarks/cluster.py`.
     """
 
     threshold: int = 4 << 20
+    threshold_between_nodes: int = 16 << 20
 
 
 @cache
 def plugin_config() -> PluginConfig:
     """Return the settings, read once from ZERROW_THRESHOLD. Raises ValueError for a bad size."""
     threshold = size_setting("ZERROW_THRESHOLD")
-    return PluginConfig() if threshold is None else PluginConfig(threshold=threshold)
+    return PluginConfig() if threshold is None else PluginConfig(threshold, threshold)
 
 
 def store_name(node_id: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from zerrow_ray import serialization
-from zerrow_ray.config import plugin_config
+from zerrow_ray.break_even import pays
 from zerrow_ray.kinds import Kind, Reduced, add_kind, add_when_imported
 from zerrow_store.native import _native
 
@@ -32,7 +32,7 @@ def _pandas_reaches(frame: Any) -> bool:
     bare = pd.DataFrame(frame)  # without attributes, which pandas deep-copies in each operation
     if not all(_is_buffer_backed(dtype) for dtype in bare.dtypes):
         return False
-    return int(bare.memory_usage(index=False).sum()) >= plugin_config().threshold
+    return pays(int(bare.memory_usage(index=False).sum()).__ge__)
 
 
 def _reduce_pandas(frame: Any) -> Reduced:
@@ -64,7 +64,7 @@ def _set_state(frame: Any, marked: tuple[bool, Any, bool]) -> None:
 
 
 def _polars_reaches(frame: Any) -> bool:
-    if frame.estimated_size() < plugin_config().threshold:
+    if not pays(int(frame.estimated_size()).__ge__):
         return False
     return bool(_from_arrow(frame.clear().to_arrow()).schema == frame.schema)
 

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from zerrow_ray import ray_compat
+from zerrow_ray.break_even import pays
 from zerrow_ray.compact import reduce_compact
-from zerrow_ray.config import plugin_config
 from zerrow_ray.extension_types import needs_its_class
 from zerrow_ray.kinds import Kind, Reduced, add_kind
 from zerrow_store.native import _native
@@ -20,7 +20,7 @@ def register() -> None:
 
 
 def _reaches(value: Any) -> bool:
-    return _native.reaches(value, plugin_config().threshold) and not needs_its_class(value)
+    return pays(lambda size: _native.reaches(value, size)) and not needs_its_class(value)
 
 
 def _by_reference(value: Any) -> Reduced:

@@ -13,9 +13,11 @@ from tests.helpers.rays import RAY_OPTIONS, start_patiently
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _patient_start() -> Iterator[None]:
+def _settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         start_patiently(patch)
+        # Between nodes, the tests' tables would go Ray's way by default.
+        patch.setenv("ZERROW_THRESHOLD", "4MiB")
         yield
 
 
