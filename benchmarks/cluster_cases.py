@@ -112,7 +112,7 @@ class Cluster:
         self._probes = [_place(Probe, node, max_concurrency=2) for node in nodes]
         self.sites = [_place(Site, node) for node in nodes]
         ray.get([site.start.remote() for site in self.sites])
-        first = ray.put(table_of(8 * MIB))  # which starts the plugin's stores
+        first = ray.put(table_of(16 * MIB))  # which starts the plugin's stores
         ray.get([site.take.remote(first) for site in self.sites])
 
     @property

@@ -367,6 +367,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=0, help="besides the driver's")
     parser.add_argument("--plain", action="store_true", help="Ray without the plugin")
     given = parser.parse_args()
+    os.environ.setdefault("ZERROW_THRESHOLD", "4MiB")  # between nodes it would be more
     nodes = Nodes(given.nodes) if given.nodes else None
     options = RAY_OPTIONS if nodes is None else nodes.options
     kinds = ["worker"] if nodes is None else ["worker", "node"]
