@@ -79,6 +79,7 @@ def _let_tables_go_by_reference() -> None:
         choose_module()
         from zerrow_ray import (
             arguments,
+            connecting,
             dynamic_returns,
             frames,
             ownership,
@@ -100,7 +101,7 @@ def _let_tables_go_by_reference() -> None:
     ray_compat.around_task_bodies(task_context)
     ray_compat.put_through(puts.put, pickling.is_plain)
     ray_compat.submit_through(
-        ownership.connect_soon, arguments.prepared, dynamic_returns.submission
+        connecting.connect_soon, arguments.prepared, dynamic_returns.submission
     )
     ray_compat.items_taken_through(ownership.note_taken)
 

@@ -7,19 +7,13 @@ is still unknown waits until the item has been taken, or until the stream is gon
 """
 
 import logging
-import os
 import queue
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from ray.exceptions import RayError
-
 from zerrow_ray import dynamic_returns, ray_compat
 from zerrow_ray.references import split, stream_of
-from zerrow_ray.warnings import explain
 from zerrow_store import threads
-from zerrow_store.errors import ZerrowError
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -142,28 +136,6 @@ class Ownership:
         self._taken.pop(task, None)
         for reference, object_ids in self._waiting.pop(task, {}).items():
             self._conclude(reference, object_ids)
-
-
-_connecting: int | None = None
-
-
-def connect_soon() -> None:
-    """Connect this process to its node's store, without waiting: it is about to own results."""
-    global _connecting
-    if _connecting != os.getpid():
-        _connecting = os.getpid()
-        threading.Thread(target=_connect, name="zerrow-connect", daemon=True).start()
-
-
-def _connect() -> None:
-    from zerrow_ray.session import current_session
-
-    try:
-        with ray_compat.connection() as connected:
-            if connected:
-                current_session()
-    except (ZerrowError, RayError) as error:
-        explain(error)
 
 
 _never_dropped: list[Callable[[], None]] = []

@@ -71,12 +71,13 @@ def drop(name: str | None, path: str) -> None:
 @click.argument("path")
 def warm(name: str | None, names: str | None, path: str) -> None:
     """Decode a Parquet file, a folder or a glob pattern ahead, on this machine."""
-    import zerrow_store
+    from zerrow_store.connection import connect
+    from zerrow_store.decache import read_parquet
 
-    client = zerrow_store.connect(local_store(name))
+    client = connect(local_store(name))
     started = time.monotonic()
     wanted = None if names is None else names.split(",")
-    table = zerrow_store.read_parquet(path, columns=wanted, client=client)
+    table = read_parquet(path, columns=wanted, client=client)
     seconds = time.monotonic() - started
     size = format_size(table.get_total_buffer_size())
     click.echo(f"{table.num_columns} columns, {table.num_rows:,} rows, {size}: {seconds:.2f} s.")

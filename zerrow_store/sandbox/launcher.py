@@ -13,7 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import zerrow_store
 from zerrow_store.errors import SandboxUnavailableError
 from zerrow_store.native import _native
 from zerrow_store.once import warn_once
@@ -23,6 +22,7 @@ from zerrow_store.sandbox.seccomp import make_filter
 
 logger = logging.getLogger("zerrow_store.sandbox")
 
+_PACKAGE = Path(__file__).parents[1]
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/mime.types")
 _ETC_NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl/certs")
@@ -86,7 +86,7 @@ def _isolation(options: SandboxOptions) -> list[str]:
         arguments.append("--unshare-net")
     arguments += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--cap-drop", "ALL"]
     arguments += ["--as-pid-1", "--new-session", "--clearenv"]
-    package = Path(zerrow_store.__file__).parent.parent
+    package = _PACKAGE.parent
     variables = {
         "PATH": "/usr/bin:/bin",
         "HOME": HOME,
@@ -122,7 +122,7 @@ def _python() -> list[str]:
     """Return the directories of this interpreter and this package."""
     paths = [sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix]
     paths += [str(Path(sys.executable).resolve().parent)]
-    paths += [str(Path(zerrow_store.__file__).parent), str(Path(_native.__file__).parents[1])]
+    paths += [str(_PACKAGE), str(Path(_native.__file__).parents[1])]
     # A nested directory is visible with the one that it lies in.
     distinct = dict.fromkeys(os.path.abspath(path) for path in paths)
     inside = [p for p in distinct if any(p.startswith(f"{o}/") for o in (*distinct, *_SYSTEM))]

@@ -18,10 +18,8 @@ from ray.dag import (
     InputNode,
     MultiOutputNode,
 )
-from ray.dag.constants import PARENT_CLASS_NODE_KEY
-from ray.dag.input_node import DAGInputData
 
-from zerrow_ray.dag.ray_dag_compat import NodeScanner
+from zerrow_ray.dag.ray_dag_compat import PARENT_CLASS_NODE_KEY, DAGInputData, NodeScanner, body
 
 Value = Callable[[DAGNode], Any]
 """Returns the value of a node."""
@@ -50,7 +48,7 @@ def run(node: Any, value: Value) -> Any:
         method = getattr(actor, node.get_method_name())
         return method.options(**options).remote(*args, **kwargs)
     assert isinstance(node, FunctionNode | ClassNode)
-    return ray.remote(node._body).options(**options).remote(*args, **kwargs)
+    return ray.remote(body(node)).options(**options).remote(*args, **kwargs)
 
 
 def evaluate(node: Any, value: Value, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -73,13 +71,13 @@ def evaluate(node: Any, value: Value, args: tuple[Any, ...], kwargs: dict[str, A
     if isinstance(node, InputNode):
         return args[0] if len(args) == 1 and not kwargs else DAGInputData(*args, **kwargs)
     if isinstance(node, InputAttributeNode):
-        given = value(node._dag_input_node)
-        if node._accessor_method == "__getattr__" and not isinstance(given, DAGInputData):
-            return getattr(given, node.key)
-        return given[node.key]
+        access = node.get_other_args_to_resolve()
+        given = value(access["dag_input_node"])
+        if access["accessor_method"] == "__getattr__" and not isinstance(given, DAGInputData):
+            return getattr(given, access["key"])
+        return given[access["key"]]
     if isinstance(node, MultiOutputNode):
         return arguments(node, value)[0]
     if isinstance(node, ClassMethodNode):  # one of the results of a call
-        output = node._class_method_output
-        return value(output.class_method_call)[output.output_idx]
+        return value(node.class_method_call)[node.output_idx]
     raise TypeError(f"only compiled DAGs have nodes of type {type(node).__name__}")

@@ -16,6 +16,9 @@ from typing import Any
 
 from ray.dag import ClassMethodNode, ClassNode, DAGNode, FunctionNode, InputNode
 
+from zerrow_ray.dag.ray_dag_compat import PARENT_CLASS_NODE_KEY, body
+from zerrow_ray.dag.ray_dag_compat import children as children_of
+
 Children = dict[str, list[DAGNode]]
 """By a node's key, the nodes that it needs."""
 
@@ -47,7 +50,7 @@ class Step:
     @property
     def body(self) -> Any:
         """Return the function or class; None for a call of an actor."""
-        return None if isinstance(self.node, ClassMethodNode) else self.node._body
+        return None if isinstance(self.node, ClassMethodNode) else body(self.node)
 
     @property
     def is_task(self) -> bool:
@@ -143,7 +146,7 @@ def _children(final: DAGNode) -> Children:
     while stack:
         node = stack.pop()
         if node.get_stable_uuid() not in children:
-            children[node.get_stable_uuid()] = below = node._get_all_child_nodes()
+            children[node.get_stable_uuid()] = below = children_of(node)
             stack += below
     return children
 
@@ -185,11 +188,11 @@ def _depth_first(final: DAGNode, children: Children) -> Iterator[DAGNode]:
 
 def _name(node: Any) -> str:
     if isinstance(node, ClassMethodNode):
-        parent = node._parent_class_node
-        owner = f"{parent._body.__name__}." if isinstance(parent, ClassNode) else ""
+        parent = node.get_other_args_to_resolve()[PARENT_CLASS_NODE_KEY]
+        owner = f"{body(parent).__name__}." if isinstance(parent, ClassNode) else ""
         return f"{owner}{node.get_method_name()}"
     options = node.get_options()
-    return str(options.get("name") or node._body.__name__)
+    return str(options.get("name") or body(node).__name__)
 
 
 def _is_plain(value: Any) -> bool:
