@@ -40,7 +40,23 @@ _README_PRELUDE = """
     node = final.bind(1)
 """
 
-_PRELUDES = {"README.md": _README_PRELUDE}
+_API_PRELUDE = """
+    import pathlib
+    import duckdb, polars
+    import pyarrow as pa, pyarrow.parquet as pq
+    import ray
+    import zerrow_store
+    import zerrow_ray
+    from tests.helpers.rays import RAY_OPTIONS
+
+    table = pa.table({"l_orderkey": range(10_000), "l_tax": range(10_000)})
+    pathlib.Path("lineitem").mkdir()
+    pq.write_table(table, "lineitem/part.parquet")
+    client = zerrow_store.connect(STORE)
+    zerrow_ray.init(**RAY_OPTIONS)
+"""
+
+_PRELUDES = {"README.md": _README_PRELUDE, "api.md": _API_PRELUDE}
 """What the examples of a page take for granted. STORE is the name of a store that runs."""
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.helpers.pages import DOCS
+from tests.helpers.pages import DOCS, rows
 
 PUBLIC = ("zerrow_ray", "zerrow_ray.dag", "zerrow_ray.data", "zerrow_store", "zerrow_store.sandbox")
 
@@ -33,6 +33,14 @@ def test_every_name_on_the_page_is_there() -> None:
         module = import_module(".".join(parts[:depth]))
         assert functools.reduce(getattr, parts[depth:], module) is not None
     assert len(listed()) == len(set(listed()))
+
+
+def test_every_method_of_a_client_that_is_public_is_on_the_page() -> None:
+    (row,) = [row for row in rows(DOCS / "api.md", "name") if row[0] == "`Client`"]
+    public = set(re.findall(r"`(\w+)`", row[2]))
+    members = re.search(r"^    +members: \[(.*)\]$", (DOCS / "reference.md").read_text(), re.M)
+    assert members is not None
+    assert public - set(members[1].split(", ")) == set()
 
 
 def _is_module(name: str) -> bool:

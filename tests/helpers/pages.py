@@ -7,6 +7,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 _SPAN = re.compile(r"`([^`]+)`")
+_FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 
 
 def rows(page: Path, first_column: str) -> list[list[str]]:
@@ -26,8 +27,8 @@ def rows(page: Path, first_column: str) -> list[list[str]]:
 
 
 def spans(text: str) -> list[str]:
-    """Return what stands between backticks."""
-    return _SPAN.findall(text)
+    """Return what stands between backticks, outside of code blocks."""
+    return _SPAN.findall(_FENCED.sub("", text))
 
 
 _EXAMPLE = re.compile(r"(?:^<!-- not run: ?(.*?) -->\n)?^```python\n(.*?)^```$", re.M | re.S)
