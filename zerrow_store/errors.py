@@ -80,7 +80,9 @@ class ProtocolError(ZerrowError):
 
 
 class InternalError(ZerrowError):
-    """The store failed over a request, which has changed nothing; its log has the traceback."""
+    """The store failed to handle a request, which is a fault of the store. The request may have
+    been carried out in part; the store's log has the traceback.
+    """
 
 
 class SandboxError(ZerrowError):

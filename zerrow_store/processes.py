@@ -21,18 +21,8 @@ def open_pidfd(pid: int) -> int | None:
 
 def start_time(pid: int) -> int:
     """Return a process's start in clock ticks after boot (proc(5), field 22); 0 if it is gone."""
-    return _state_and_start(pid)[1]
-
-
-def is_running(pid: int, started: int) -> bool:
-    """Whether the process that was started then has not ended yet."""
-    state, start = _state_and_start(pid)
-    return start == started and state not in "ZX"
-
-
-def _state_and_start(pid: int) -> tuple[str, int]:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return "X", 0
-    return fields[0], int(fields[19])
+        return 0
+    return int(fields[19])

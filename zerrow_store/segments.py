@@ -1,4 +1,4 @@
-"""Segments and the processes that own them, as the kernel shows them to the server."""
+"""Segments, as the kernel shows them to the server."""
 
 import ctypes
 import fcntl

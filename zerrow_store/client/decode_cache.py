@@ -1,4 +1,4 @@
-"""The client's side of the deserialization cache's requests.
+"""The client's requests to the cache of decoded columns.
 
 A read has a token. Its claims end by publication, failure or release, or with the connection. The
 store counts a hold for each object in an answer.

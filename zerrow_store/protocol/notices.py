@@ -80,7 +80,4 @@ class Removed(Notice):
 
 _schema: Schema[Notice] = Schema(Notice.__subclasses__())
 
-NOTICES = _schema.types
-"""All notices, by kind."""
-
 decode = _schema.decode

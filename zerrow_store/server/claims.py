@@ -1,4 +1,4 @@
-"""Who decodes what: the claims of the deserialization cache, see `decode_cache`."""
+"""Who decodes what: the claims of the cache of decoded columns, see `decode_cache`."""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The server's side of the deserialization cache: which reader decodes what, and who waits for it.
+"""The server's side of the cache of decoded columns: its claims, and who waits for them.
 
 Decoded columns lie in the readers' arenas and are published as store objects (`decoded_columns`). A
 part that is missing is *claimed* by the first read that asks for it. A reader decodes what it has

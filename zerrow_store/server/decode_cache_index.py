@@ -1,4 +1,4 @@
-"""The deserialization cache's part of the object table: which object holds which decoded column.
+"""The part of the object table that is about decoded columns: which object holds which.
 
 Pure data, changed by events only, like the object table that it belongs to. A *file* is an identity
 (bytes that change when the file does), a *unit* a (variant, column): how it was decoded, and what.

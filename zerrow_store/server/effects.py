@@ -4,6 +4,9 @@ Handlers change the state and collect effects here. The server carries them out 
 has returned, in the order in which they were collected. So no handler is entered again amid its
 work, and handlers can be tested without sockets.
 
+New bounds of producers go before the other effects. Threads, pidfds and files that nobody else has
+seen yet are no effects; nor is what `replication` sends to a supervisor that joins.
+
 The order is what keeps data safe when the server is killed. A change is replicated before anybody
 is told of it: a client that has its answer can rely on it. And it is replicated before the bytes
 that it frees are reused or punched: a supervisor that still refers to them would start a server

@@ -74,9 +74,3 @@ class EvictionQueue:
 
     def _is_current(self, serial: int, key: Hashable) -> bool:
         return key in self._entries and self._entries[key][0] == serial
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
