@@ -53,7 +53,7 @@ class Owner:
     def claims(self, object_id: bytes, reference: bytes) -> bool:
         return True
 
-    def adopts(self, object_id: bytes, reference: bytes) -> None:
+    def item_stored(self, object_id: bytes, reference: bytes) -> None:
         pass
 
 

@@ -14,6 +14,8 @@
  * Invariant: before 4 an error leaves memory and file as they were; after 4 every page reaches
  * the file, unless the process is being killed.
  *
+ * The file is long because these steps share one state and one order, which is what is safe here.
+ *
  * Locking: inode_lock for the whole call (no other task appends, truncates, writes or seals), then
  * mmap_lock, then page table locks, then folio locks, then the xarray's lock.
  */

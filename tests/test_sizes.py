@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("zerrow_store", "integrations/zerrow_ray")
+PACKAGES = ("zerrow_store", "integrations/zerrow_ray", "tests")
 
 LINES_OF_FILE = 400
 LINES_OF_FUNCTION = 40

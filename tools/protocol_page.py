@@ -163,7 +163,9 @@ class _Module:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 annotation = self._describe(node.annotation)
                 if not annotation.startswith("ClassVar"):
-                    default = f"`{ast.unparse(node.value)}`" if node.value else ""
+                    default = ast.unparse(node.value) if node.value else ""
+                    default = default.replace("msgspec.field(default_factory=list)", "[]")
+                    default = f"`{default}`" if default else ""
                     yield node.target.id, f"`{annotation}`", default
 
     def _facts(self, name: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""How much memory a node's store may hold, and what goes when it is short."""
+"""The memory budget of a node's store."""
 
 import os
 from pathlib import Path

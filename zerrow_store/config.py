@@ -44,7 +44,7 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         if self.arena_capacity < 64 << 20:
             raise ValueError(
-                f"ZERROW_ARENA_CAPACITY: {self.arena_capacity} bytes, at least 64 MiB are needed"
+                f"ZERROW_ARENA_CAPACITY: {self.arena_capacity} bytes is too small; it takes 64 MiB"
             )
         if self.warm_limit < 0 or self.decay_ms < 0:
             raise ValueError("ZERROW_WARM_LIMIT and ZERROW_DECAY_MS cannot be negative")

@@ -61,7 +61,7 @@ class ObjectLostError(ZerrowError):
 
 
 class NoOwnerError(ZerrowError):
-    """No process that the store knows owns what carries an object, or it has let go of that."""
+    """No connected process owns the reference that carries an object, or it is out of scope."""
 
 
 class DecodeError(ZerrowError):

@@ -1,11 +1,11 @@
-"""Eviction policies: what goes first when memory is short, and in which way.
+"""Eviction policies: the order in which idle objects make room.
 
 A candidate is something that nobody reads now. Each *way* of giving it up has an expected cost, in
 seconds, of doing it and of having the bytes back once: "drop" (a decoded column: decode it again),
 "spill" (write it to disk and read it), "rollback" (a step's result: run its function again).
 
-A policy is stateless, and two small questions. An own one is a class with these two methods, named
-"module:Class" where the name of a policy is asked for.
+A policy is a stateless class with two methods. Name your own as "module:Class" wherever a policy is
+chosen.
 """
 
 from collections.abc import Hashable, Mapping
@@ -25,10 +25,20 @@ RECREATE = ("drop", "rollback")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`key` names it to its owner. ways: seconds, by way. idle_since: by a clock that all share.
+    """An object that may be evicted.
 
-    next_use: how far off that is, where it is known: in a DAG, in steps. What is not used for long
-    makes room for long.
+    Attributes
+    ----------
+    key
+        Its id.
+    nbytes
+        The bytes that its eviction frees.
+    ways
+        The expected seconds of each way.
+    idle_since
+        The time at which it became idle, by a clock that all candidates share.
+    next_use
+        In a DAG, the number of steps until its next use; else 1.
     """
 
     key: Hashable
@@ -45,24 +55,23 @@ class Policy(Protocol):
         """Return the way in which it goes; None if it stays."""
 
     def rank(self, candidate: Candidate, floor: float) -> Rank:
-        """Return its place in the order of eviction, given when it becomes idle.
+        """Return the candidate's rank. It is asked once, when the candidate becomes idle.
 
-        floor: the highest position that was evicted so far; what adds it to its costs lets old
-        candidates age against new ones.
+        floor: the highest position evicted so far. Adding it to the costs ages old candidates.
         """
 
 
 class Adaptive:
-    """The cheapest per byte first, each in its cheapest way, and unused ones age: GreedyDual-Size
-    (Cao and Irani, 1997). At equal cost, the longest idle. Where it is known when each is used
-    again, the cheapest for the time that it is away: of equal ones the last (Belady, 1966).
+    """Evicts the lowest cost per byte first, each in its cheapest way; idle objects age
+    (GreedyDual-Size, Cao and Irani, 1997). In a DAG the cost is divided by the distance to the next
+    use (Belady, 1966).
 
-    Costs are in units of what the disk would take for the same bytes, as the disk is measured
-    better and better: what was left to it earlier is not to seem dearer for that.
+    Costs are relative to the disk's, so a new measurement of the disk does not reorder old
+    candidates.
     """
 
     def way(self, candidate: Candidate) -> str | None:
-        """Return the cheapest."""
+        """Return the cheapest way."""
         return min(candidate.ways, key=candidate.ways.__getitem__, default=None)
 
     def rank(self, candidate: Candidate, floor: float) -> Rank:
@@ -72,9 +81,7 @@ class Adaptive:
 
 
 class Swap:
-    """Everything keeps its bytes: on disk, where there is one. What is used last, where that is
-    known, and the longest idle first.
-    """
+    """Spills everything: in a DAG what is used last comes first, else what is idle longest."""
 
     def way(self, candidate: Candidate) -> str | None:
         """Return "spill" if there is a disk to spill to."""
@@ -83,21 +90,19 @@ class Swap:
         return "drop" if "drop" in candidate.ways else None
 
     def rank(self, candidate: Candidate, floor: float) -> Rank:
-        """Return when it is used, and since when it is idle."""
+        """Return the distance to the next use, and the time since when it is idle."""
         return -candidate.next_use, candidate.idle_since
 
 
 class Rollback:
-    """What can be made again goes first, the cheapest per byte of it and for the time that it is
-    away; the rest to disk.
-    """
+    """Prefers ways that make the bytes again, the cheapest per byte first; spills the rest."""
 
     def way(self, candidate: Candidate) -> str | None:
         """Return a way to make it again, or else any."""
         return next((way for way in RECREATE if way in candidate.ways), _first(candidate))
 
     def rank(self, candidate: Candidate, floor: float) -> Rank:
-        """Return the seconds per byte, what only the disk can bring back after all else."""
+        """Return the seconds per byte; what only the disk can bring back comes last."""
         way = self.way(candidate)
         if way is None:
             return 0.0, 0.0
@@ -109,7 +114,7 @@ class Lru:
     """The longest idle first, each in its cheapest way."""
 
     def way(self, candidate: Candidate) -> str | None:
-        """Return the cheapest."""
+        """Return the cheapest way."""
         return min(candidate.ways, key=candidate.ways.__getitem__, default=None)
 
     def rank(self, candidate: Candidate, floor: float) -> Rank:

@@ -1,4 +1,4 @@
-"""Threads that have to go on: an error that nobody foresaw ends no thread in silence."""
+"""Threads that log an unexpected error and go on."""
 
 import logging
 import threading

@@ -61,9 +61,9 @@ class Ownership:
             reference, {object_id}
         )
 
-    def adopts(self, object_id: bytes, reference: bytes) -> None:
+    def item_stored(self, object_id: bytes, reference: bytes) -> None:
         """Tie an object to an item of a stream that this process owns."""
-        self._queue.put(lambda: self._adopt(object_id, reference))
+        self._queue.put(lambda: self._item_stored(object_id, reference))
 
     def taken(self, ref: Any) -> None:
         """Note that an item, and all items before it, have been taken out of the stream."""
@@ -93,7 +93,7 @@ class Ownership:
     def _tie(self, reference: bytes, object_ids: set[bytes]) -> bool:
         return self.delete_with(ray_compat.uncounted_ref(reference), list(object_ids))
 
-    def _adopt(self, object_id: bytes, reference: bytes) -> None:
+    def _item_stored(self, object_id: bytes, reference: bytes) -> None:
         task, number = split(reference)
         was_taken = self._taken.get(task, 0) >= number
         if self._tie(reference, {object_id}):

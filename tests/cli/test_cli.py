@@ -158,7 +158,7 @@ def test_wrong_questions_say_what_is_right(name):
         (["objects", "--filter", "colour=red"], "no column 'colour'; there are"),
         (["objects", "--filter", "red"], "write it like"),
         (["memory", "--group-by", "job"], "--group-by process"),
-        (["status", "--node", "here"], "of a cluster"),
+        (["status", "--node", "here"], "cannot be combined"),
     ]:
         done = zerrow(*asked, "--name", name)
         assert (done.returncode, done.stdout) == (1, "")

@@ -90,7 +90,7 @@ def test_a_node_is_chosen(cluster, wanted):
 def test_what_cannot_be_chosen_is_said(cluster, monkeypatch):
     with pytest.raises(ValueError, match="no node 'host'; there are 1a1a1a1a1a1a, 2a"):
         select(None, "host", None)
-    with pytest.raises(ValueError, match="of a cluster"):
+    with pytest.raises(ValueError, match="cannot be combined"):
         select("default", None, "10.0.0.1:6379")
     monkeypatch.setattr(stores, "entry_points", lambda group: [])
     with pytest.raises(ValueError, match="no cluster was found at"):
@@ -106,7 +106,7 @@ def test_nodes_that_do_not_answer_are_named(cluster, monkeypatch, capsys):
     assert [answer.node for answer in select(None, None, None).ask("list")] == [NODES[1]]
     assert "node 1a1a1a1a1a1a is missing: the machine at 10.0.0.1:1" in capsys.readouterr().err
     monkeypatch.setitem(Cluster.answers, NODES[1].id, lost)
-    with pytest.raises(StoreUnavailableError, match="no node of the cluster"):
+    with pytest.raises(StoreUnavailableError, match="no store of the cluster"):
         select(None, None, None).ask("list")
 
 
@@ -127,7 +127,7 @@ def test_where_it_is_not_known_which_cluster_is_meant_the_default_store_is(monke
         select(None, None, None)
     monkeypatch.setattr(stores, "running_stores", lambda: ["default", "other"])
     assert select(None, None, None).name == "default"
-    assert "several run here. This is the store named default" in capsys.readouterr().err
+    assert "several run here. Showing the store default instead" in capsys.readouterr().err
     with pytest.raises(ValueError, match="several run here"):
         select(None, "node", None)
 

@@ -1,4 +1,7 @@
-"""Files that change, vanish, are damaged or forbidden; stores that are full."""
+"""Files that change, vanish, are damaged or forbidden; stores that are full.
+
+The file is long because each way in which a file can change is a case.
+"""
 
 import gc
 import os

@@ -23,12 +23,12 @@ OWNER = """
     class Owner:
         id = {id!r}
         def __init__(self):
-            self.asked, self.adopted = [], []
+            self.asked, self.stored = [], []
         def claims(self, object_id, reference):
             self.asked.append((object_id, reference))
             return reference.startswith(self.id)
-        def adopts(self, object_id, reference):
-            self.adopted.append((object_id, reference))
+        def item_stored(self, object_id, reference):
+            self.stored.append((object_id, reference))
     zerrow_store.memory.start()
     owner = Owner()
     owning = Client({name!r}, owner=owner)

@@ -35,7 +35,7 @@ WELL_FORMED: dict[str, list[Any]] = {
     "memory": [],
     "memory_by_segment": [],
     "evictions": [],
-    "copies": [],
+    "copied_tables": [],
     "history": [],
     "read_back": [[[SEGMENT, 0]], 1.0],
     "spill_ahead": [[b"mine"]],

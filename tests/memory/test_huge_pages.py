@@ -1,6 +1,8 @@
 """Arenas in huge pages: who gets them, that nothing shows of it elsewhere, and what they take.
 
 What is said of a process comes from the kernel: its mappings, its files' blocks, its page faults.
+
+The file is long because who gets them, what shows, and what they take are said in one place.
 """
 
 import pytest

@@ -51,6 +51,7 @@ def test_who_holds_the_gil_does_not_wait_for_room() -> None:
     )
 
 
+# Long because what a process of its own does is a text in it.
 def test_the_arena_serves_others_while_the_page_map_is_read(slow_page_map: dict[str, str]) -> None:
     run_python(
         """

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.helpers.peers import Peer
 from zerrow_store.protocol import events, framing
+from zerrow_store.protocol.fields import Counters
 from zerrow_store.server.object_table import ObjectTable
 
 FILES = [b"one", b"two", b"three"]
@@ -37,7 +38,7 @@ class IndexAgainstModel(RuleBasedStateMachine):
         taken = {p for f, _, u, ps in self.model.values() if (f, u) == (file, unit) for p in ps}
         if object_id in self.table.objects or taken & parts:
             return
-        added = events.ObjectAdded(object_id, [], b"message", False, None, (0, 0, 0), 0.0)
+        added = events.ObjectAdded(object_id, [], b"message", False, None, Counters(), 0.0)
         layout = [(part, 1) for part in sorted(parts)]
         self.table.apply(events.ColumnAdded(added, file, path, unit, layout, 1.0, 0, 0.0))
         self.model[object_id] = (file, path, unit, parts)

@@ -153,13 +153,13 @@ def test_a_descriptor_is_open_until_all_that_it_goes_with_was_sent(
 def test_a_put_that_waited_is_answered_by_an_effect(server: Server, producer: Any) -> None:
     owner = [b"reference", b"owner", b"", b""]
     for object_id in b"one", b"two":
-        asked = put(server, producer, object_id, packed(0), adopted=[], carrier=owner)
+        asked = put(server, producer, object_id, packed(0), sealed=[], carrier=owner)
         assert kinds(asked) == ["Refuse"]  # there is no such owner, nor an agent that would ask
         assert isinstance(asked[0].error, NoOwnerError)
     claimer = Peer()
     ask(server, claimer, "attach", b"c" * 16, SIZE, False, b"claimer", fds=(memfd(SIZE),))
     unknown = [b"reference", b"", b"", b""]
-    (question,) = put(server, producer, b"three", packed(0), adopted=[], carrier=unknown)
+    (question,) = put(server, producer, b"three", packed(0), sealed=[], carrier=unknown)
     assert (question.connection, question.notice) == (
         claimer,
         notices.Whose(b"three", b"reference"),
@@ -219,6 +219,7 @@ def read(sock: socket.socket) -> list[tuple[str, msgspec.Raw]]:
     return found
 
 
+# Long because all that a peer may be told is told at once.
 def test_a_peer_that_fails_while_it_is_told_is_dropped_after_that_and_nothing_is_told_twice(
     server: Server, producer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +254,7 @@ def test_a_peer_that_fails_while_it_is_told_is_dropped_after_that_and_nothing_is
     framing.send(others_end, framing.pack("list", 2, []))
     server._serve(other, selectors.EVENT_READ)
     assert not full.closed, "it was dropped amid the requests of another one"
-    server._settle()
+    server._carry_out()
     assert steps == ["returned", "returned", "drop"]
     assert full.closed
     assert other in server._core.state.attached[SEGMENT]
@@ -278,12 +279,12 @@ def test_nothing_is_written_to_a_connection_that_has_failed_or_is_closed(server:
     server._connections.fail(connection, ProtocolError("it is to go"))
     server._core.effects.notify(connection, notices.SegmentGone(SEGMENT))
     server._core.effects.reply(call, None)
-    server._settle()
+    server._carry_out()
     assert connection.closed
     server._core.effects.notify(connection, notices.SegmentGone(SEGMENT))
     server._core.effects.refuse(call, ProtocolError("too late"))
     server._core.effects.reply(call, None, [null := os.open(os.devnull, os.O_RDONLY)])
-    server._settle()
+    server._carry_out()
     assert [kind for kind, _ in read(ours)] == ["segment_gone"]
     with pytest.raises(OSError, match="Bad file descriptor"):  # it belonged to the reply
         os.fstat(null)
@@ -304,7 +305,7 @@ def test_a_connection_that_fails_again_while_another_one_is_dropped_is_dropped_o
             server._connections.fail(each, ProtocolError("once more"))
 
     server._core.cache.dropped = drop_all  # type: ignore[method-assign]
-    server._settle()
+    server._carry_out()
     assert all(connection.closed for connection, _ in pairs)
     assert SEGMENT not in server._core.state.attached
     for _, ours in pairs:

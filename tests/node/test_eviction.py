@@ -1,4 +1,7 @@
-"""Eviction in a running store: each policy, what is recorded, and disks and processes that fail."""
+"""Eviction in a running store: each policy, what is recorded, and disks and processes that fail.
+
+The file is long because each way of eviction meets each state of an object.
+"""
 
 import contextlib
 import gc

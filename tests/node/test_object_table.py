@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from zerrow_store.protocol import events
+from zerrow_store.protocol.fields import Counters
 from zerrow_store.server.object_table import ObjectTable
 
 SEGMENTS = [bytes([i]) * 16 for i in range(3)]
@@ -42,7 +43,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         known = set().union(*self.model.values())
         expected = sum(SIZES[offset] for _, offset in chosen - known)
         assert self.table.new_bytes(packed(chosen)) == expected
-        added = object_id, packed(chosen), None, False, None, (1, 2, 3), 0.0
+        added = object_id, packed(chosen), None, False, None, Counters(1, 2, 3), 0.0
         self.table.apply(events.ObjectAdded(*added, pid=7))
         self.model[object_id] = chosen
 
@@ -57,7 +58,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
     @rule(object_id=st.binary(min_size=1, max_size=2), name=st.sampled_from("abc"))
     def put_named(self, object_id, name):
         if object_id not in self.model:
-            added = object_id, [], None, False, None, (0, 0, 0), 0.0
+            added = object_id, [], None, False, None, Counters(), 0.0
             self.table.apply(events.ObjectAdded(*added, name=name))
             self.model[object_id] = set()
             self.names[name] = object_id
@@ -87,7 +88,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
     @rule(object_id=st.binary(min_size=1, max_size=2))
     def put_proxy(self, object_id):
         if object_id not in self.model:
-            added = object_id, [], None, False, SEGMENTS[0], (0, 0, 0), 0.0, b"reference"
+            added = object_id, [], None, False, SEGMENTS[0], Counters(), 0.0, b"reference"
             self.table.apply(events.ObjectAdded(*added, proxy=True))
             self.model[object_id] = set()
             self.proxies.add(object_id)

@@ -15,7 +15,7 @@ from zerrow_store.client.observe import ask
 from zerrow_store.errors import ProtocolError, StoreUnavailableError
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.reports import ObjectInfo, Sample
-from zerrow_store.server.copies import Copies
+from zerrow_store.server.copied_tables import CopiedTables
 from zerrow_store.server.history import History
 
 MIB = 1 << 20
@@ -70,9 +70,9 @@ def test_nobody_else_says_what_carries_an_object(store):
     stranger = store.connect()
     stranger.put(table())  # it has a segment of its own
     request = m.Carried([b"object"], b"false")
-    with pytest.raises(ProtocolError, match="who owns an object"):
+    with pytest.raises(ProtocolError, match="only the owner"):
         stranger._connection.request(request)
-    with pytest.raises(StoreUnavailableError, match="who owns an object"):
+    with pytest.raises(StoreUnavailableError, match="only the owner"):
         ask(store.name, request)
     assert {each.reference for each in ask(store.name, m.List())} == {b""}
 
@@ -80,17 +80,17 @@ def test_nobody_else_says_what_carries_an_object(store):
 def test_a_copied_table_is_noted_with_who_published_it(store):
     client = store.connect()
     client.put(table())
-    assert ask(store.name, m.Copies()) == []
+    assert ask(store.name, m.CopiedTables()) == []
     outside = pa.Array.from_buffers(pa.int64(), MIB // 4, [None, pa.py_buffer(bytes(2 * MIB))])
     object_id = client.put(outside)
-    (copy,) = ask(store.name, m.Copies())
+    (copy,) = ask(store.name, m.CopiedTables())
     assert (copy.object_id, copy.pid, copy.reference) == (object_id, os.getpid(), b"")
     assert copy.copied == 2 * MIB
     assert copy.copied == client.stats().bytes_copied
 
 
 def test_copies_keep_the_newest_and_what_carries_them():
-    copies = Copies()
+    copies = CopiedTables()
     for i in range(1200):
         copies.add(b"%d" % i, None, 1, MIB)
     copies.add(b"small", None, 1, MIB - 1)

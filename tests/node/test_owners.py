@@ -41,7 +41,7 @@ def stored(store: Store) -> int:
 def test_a_known_owner_is_told_and_deletes_the_object(store, producer):
     anna = owner(store, b"anna")
     assert producer.do("publish(b'object', b'item', b'anna')")
-    wait_until(lambda: anna.do("owner.adopted") == [(b"object", b"item")])
+    wait_until(lambda: anna.do("owner.stored") == [(b"object", b"item")])
     assert anna.do("owner.asked") == []
     assert stored(store) > 0
     anna.do("owning.delete(b'object')")
@@ -67,7 +67,7 @@ def test_the_owner_is_found_and_asked_first_from_then_on(store, producer):
     assert len(bert.do("owner.asked")) == 5
     assert len(anna.do("owner.asked")) == 1
     assert producer.do("publish(b'another', b'anna 1')")
-    assert anna.do("owner.adopted") == bert.do("owner.adopted") == []
+    assert anna.do("owner.stored") == bert.do("owner.stored") == []
 
 
 @pytest.mark.parametrize("owners", [(), (b"anna",), (b"anna", b"bert")])
@@ -119,7 +119,7 @@ def test_who_does_not_answer_holds_up_nobody(store, producer):
     finally:
         os.kill(anna.pid, signal.SIGCONT)
     wait_until(lambda: producer.do("publish(b'another', b'anna 1')"))  # as soon as she is awake
-    assert bert.do("owner.adopted") == []
+    assert bert.do("owner.stored") == []
 
 
 def test_an_owner_that_ends_while_it_is_asked(store, producer):
@@ -147,10 +147,10 @@ def test_a_producer_that_ends_while_its_object_is_asked_about(store, producer):
 def test_a_store_that_was_started_again_tells_owners_once_more(store, producer):
     anna = owner(store, b"anna")
     assert producer.do("publish(b'object', b'item', b'anna')")
-    wait_until(lambda: anna.do("owner.adopted"))
-    anna.do("owner.adopted.clear()")
+    wait_until(lambda: anna.do("owner.stored"))
+    anna.do("owner.stored.clear()")
     kill(store.server_pid())
-    wait_until(lambda: anna.do("owner.adopted") == [(b"object", b"item")])
+    wait_until(lambda: anna.do("owner.stored") == [(b"object", b"item")])
     assert producer.do("publish(b'claimed', b'anna 1')")
     anna.do("owning.delete([b'object', b'claimed'])")
     eventually(lambda: stored(store) == 0, "the objects are gone", seconds=20)
@@ -176,7 +176,7 @@ def test_a_forked_child_owns_nothing(store, producer):
             os.read(os.pipe()[0], 1)
     """)
     assert producer.do("publish(b'object', b'item', b'anna')")
-    wait_until(lambda: anna.do("owner.adopted"))
+    wait_until(lambda: anna.do("owner.stored"))
     anna.do("os.kill(child, 9); os.waitpid(child, 0)")
 
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.helpers import policies
 from zerrow_store.policy import POLICIES, Adaptive, Candidate, Lru, Rollback, Swap, load_policy
 from zerrow_store.protocol import events
+from zerrow_store.protocol.fields import Counters
 from zerrow_store.protocol.places import Freed
 from zerrow_store.server.core import Core
 from zerrow_store.server.eviction_queue import EvictionQueue
@@ -214,7 +215,7 @@ class Histories(RuleBasedStateMachine):
             assert offset in self.free, n
         self.free -= set(offsets)
         packed = b"".join(o.to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets)
-        put = object_id, [(self.segment, packed)], None, False, None, (0, 0, 0), 0.0
+        put = object_id, [(self.segment, packed)], None, False, None, Counters(), 0.0
         added = events.ObjectAdded(*put)
         if seconds is None:
             self.table.apply(added)

@@ -23,6 +23,7 @@ from tests.helpers.stores import Store
 from tests.helpers.waiting import wait_until
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol import events, framing, sockets
+from zerrow_store.protocol.fields import Counters
 from zerrow_store.server.object_table import ObjectTable
 
 KINDS = ["hello", "attach", "put", "get", "hold", "release", "segments", "delete", "list", "stats"]
@@ -257,7 +258,7 @@ def test_an_object_that_names_an_allocation_twice_leaves_nothing() -> None:
     table = ObjectTable()
     table.apply(events.SegmentAdded(SEGMENT, 1 << 20, 7, 9))
     twice = struct.pack("<4Q", 0, 100, 0, 200)
-    put = b"x", [(SEGMENT, twice)], None, False, None, (0, 0, 0), 0.0
+    put = b"x", [(SEGMENT, twice)], None, False, None, Counters(), 0.0
     table.apply(events.ObjectAdded(*put))
     assert table.apply(events.ObjectRemoved(b"x")) == [(SEGMENT, struct.pack("<Q", 0))]
     assert table.bytes_stored == 0

@@ -19,6 +19,7 @@ from zerrow_store.errors import StoreFullError
 from zerrow_store.policy import load_policy
 from zerrow_store.protocol import events
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import Counters
 from zerrow_store.protocol.notices import Freed
 from zerrow_store.server import effects
 from zerrow_store.server.connection import DEFERRED, Call
@@ -46,7 +47,10 @@ class Peer:
 
 
 class Admissions(RuleBasedStateMachine):
-    """Processes put, hold, release and delete; each put is answered in the end, and in order."""
+    """Processes put, hold, release and delete; each put is answered in the end, and in order.
+
+    It has many methods because each rule of a state machine is one.
+    """
 
     policy = "adaptive"
 
@@ -134,7 +138,7 @@ class Admissions(RuleBasedStateMachine):
         own = b"".join(
             (o * PAGE).to_bytes(8, "little") + PAGE.to_bytes(8, "little") for o in offsets
         )
-        message = m.Put(object_id, own, [], None, False, False, (0, 0, 0))
+        message = m.Put(object_id, own, [], None, False, False, Counters())
         call = Call(peer, "put", self.serial, [])  # type: ignore[arg-type]
         peer.asked[self.serial] = pages
         self.answer(

@@ -163,4 +163,4 @@ def test_a_connection_that_was_closed_in_the_same_round_is_left_alone(
     server._drop(connection)
     key.data(key.fileobj, events)
     server._core.effects.notify(connection, notices.Freed(b""))
-    server._settle()
+    server._carry_out()

@@ -184,7 +184,15 @@ def test_a_node_of_another_machine_is_asked_by_its_agent(site):
     there = RayCluster(ControlStore(site.address))
     elsewhere = RayCluster(ControlStore(site.address))
     elsewhere._here = set()
-    reports = ("stats", "list", "memory", "memory_by_segment", "evictions", "cache_list", "copies")
+    reports = (
+        "stats",
+        "list",
+        "memory",
+        "memory_by_segment",
+        "evictions",
+        "cache_list",
+        "copied_tables",
+    )
     for node in there.nodes():
         assert store_name(node.id) in running_stores()
         for what in reports:
@@ -192,7 +200,7 @@ def test_a_node_of_another_machine_is_asked_by_its_agent(site):
             assert type(here) is type(far)
             assert not isinstance(here, list) or len(here) == len(far)
         assert elsewhere.ask(node, "list") == there.ask(node, "list")
-        assert elsewhere.ask(node, "copies") == there.ask(node, "copies")
+        assert elsewhere.ask(node, "copied_tables") == there.ask(node, "copied_tables")
         far, here = (cluster.ask(node, "history")[-1] for cluster in (elsewhere, there))
         assert far.bytes_stored == here.bytes_stored
     with pytest.raises(StoreUnavailableError):

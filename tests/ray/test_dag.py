@@ -1,4 +1,7 @@
-"""Ray's own DAGs under `zerrow_ray.dag.execute`; Ray's own executor is the oracle."""
+"""Ray's own DAGs under `zerrow_ray.dag.execute`; Ray's own executor is the oracle.
+
+The file is long because all that Ray's own executor does is compared.
+"""
 
 import os
 import signal

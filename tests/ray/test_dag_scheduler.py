@@ -1,4 +1,7 @@
-"""The scheduler over random DAGs that share a budget, finishing in random orders; no Ray runs."""
+"""The scheduler over random DAGs that share a budget, finishing in random orders; no Ray runs.
+
+The file is long because each rule of admission is a case.
+"""
 
 import threading
 import time

@@ -1,6 +1,8 @@
 """Ray Data over the plugin, and its Parquet reads through each node's cache.
 
 What Ray's own reader returns or raises is the oracle.
+
+The file is long because each argument of Ray's reader is a case.
 """
 
 import os

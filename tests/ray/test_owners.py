@@ -128,7 +128,7 @@ def test_a_nested_owner(nothing_is_left):
 
     ref = outer.remote()
     assert ray.get(ref)[0] == 3
-    assert total()["objects"] == 1
+    eventually(lambda: total()["objects"] == 1, "what the task owned is gone")
 
 
 def test_what_an_owner_owns_dies_with_it(nothing_is_left):
@@ -142,7 +142,7 @@ def test_what_an_owner_owns_dies_with_it(nothing_is_left):
 
     owner = Owner.remote()
     pid = ray.get(owner.own.remote())
-    assert total()["objects"] == 3
+    eventually(lambda: total()["objects"] == 3, "what the actor had put is gone")
     os.kill(pid, signal.SIGKILL)
 
 
@@ -202,7 +202,7 @@ SHUT_DOWN = """
     def ask(owner, ended):
         while not ended.is_set():
             owner.claims(b"object", os.urandom(24) + bytes([1, 0, 0, 0]))
-            owner.adopts(b"object", os.urandom(24) + bytes([2, 0, 0, 0]))
+            owner.item_stored(b"object", os.urandom(24) + bytes([2, 0, 0, 0]))
 
     zerrow_ray.init(**RAY_OPTIONS)
     owner, ended = current_session().ownership, threading.Event()

@@ -1,6 +1,8 @@
 """Ways out of a sandbox, each tried for real; where it says something, also outside.
 
 Every attempt returns what came of it, so that a test sees that it failed, and for the right reason.
+
+The file is long because each way out is a case.
 """
 
 import _thread

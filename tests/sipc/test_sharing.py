@@ -201,6 +201,7 @@ def test_a_raw_write_faults() -> None:
     assert done.stdout == "writing\n"
 
 
+# Long because what the other process does is a text in it.
 def test_another_process_reads(publisher: Publisher) -> None:
     table = pa.table({"a": numbers(), "d": pc.cast(numbers(), pa.string()).dictionary_encode()})
     message = publisher.encode(table).message

@@ -1,6 +1,8 @@
 """One object to several machines: its source sends two copies, and those that have it the others.
 
 Copies that are killed, gone, or no copies at all: right bytes, and nothing is left.
+
+The file is long because each death of a receiver is a case.
 """
 
 import threading

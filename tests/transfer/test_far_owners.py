@@ -54,7 +54,7 @@ def test_an_object_goes_when_its_owner_elsewhere_lets_go_of_it(far, near, anna, 
     assert near.has_proxies()
     assert near.count() == 0
     if known:
-        wait_until(lambda: anna.do("owner.adopted") == [(b"object", b"anna 1")])
+        wait_until(lambda: anna.do("owner.stored") == [(b"object", b"anna 1")])
     anna.do("owning.delete(b'object')")
     wait_until(lambda: far.count() == 0)
 

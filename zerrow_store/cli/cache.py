@@ -39,7 +39,7 @@ class _Group(click.Group):
 @click.group(name="cache", cls=_Group, invoke_without_command=True)
 @click.pass_context
 def cache(ctx: click.Context) -> None:
-    """Show, drop or make columns of files that are decoded already."""
+    """Show, drop or fill the cache of decoded columns."""
     if ctx.invoked_subcommand is None:
         with entries.make_context("list", [], parent=ctx) as of_list:
             entries.invoke(of_list)
@@ -49,7 +49,7 @@ def cache(ctx: click.Context) -> None:
 @of_stores
 @of_rows
 def entries(selection: Selection, shape: Shape) -> None:
-    """Show them (the default)."""
+    """List the cached columns (the default)."""
     shape.print(cache_rows(selection), CACHE)
 
 
@@ -57,7 +57,10 @@ def entries(selection: Selection, shape: Shape) -> None:
 @of_a_store_here
 @click.argument("path")
 def drop(name: str | None, path: str) -> None:
-    """Drop those of PATH, as `list` shows it, or `all`, on this machine. Readers keep theirs."""
+    """Drop the cached columns of PATH, as `list` prints it, or of `all` files, on this machine.
+
+    Readers keep their views.
+    """
     store = local_store(name)
     dropped = ask(store, m.CacheDrop(None if path == "all" else path))
     if not (dropped or path == "all"):
@@ -67,10 +70,10 @@ def drop(name: str | None, path: str) -> None:
 
 @cache.command(name="warm")
 @of_a_store_here
-@click.option("--columns", "names", help="Like a,b,c (default: all).")
+@click.option("--columns", "names", help="Columns, separated by commas (default: all).")
 @click.argument("path")
 def warm(name: str | None, names: str | None, path: str) -> None:
-    """Decode a Parquet file, a folder or a glob pattern ahead, on this machine."""
+    """Decode Parquet files into this machine's cache. PATH: a file, a folder or a glob pattern."""
     from zerrow_store.connection import connect
     from zerrow_store.decache import read_parquet
 

@@ -1,4 +1,4 @@
-"""`zerrow doctor`: what this machine and this installation can do."""
+"""`zerrow doctor`: a check of this machine."""
 
 import fcntl
 import os
@@ -39,7 +39,7 @@ class Check:
 @click.command(name="doctor")
 @formatted
 def doctor(form: str) -> int:
-    """Say what this machine and this installation can do; fail if something needed is missing."""
+    """Check this machine and this installation; fail if something required is missing."""
     checks = examine()
     rows = [{"check": each.name, "ok": each.ok, "finding": each.finding} for each in checks]
     print_rows(rows, columns("check ok finding"), form, detail=False)
@@ -95,7 +95,7 @@ def _pyarrow() -> str:
 
     import zerrow_store.native  # noqa: F401  (raises ImportError for a version without one)
 
-    return f"{pyarrow.__version__}, which there is a native module for"
+    return f"{pyarrow.__version__}, with a native module"
 
 
 def _memfd() -> str:
@@ -118,7 +118,7 @@ def _memfd() -> str:
 
 def _pidfd() -> str:
     os.close(os.pidfd_open(os.getpid()))
-    return "the end of processes is seen"
+    return "they report the end of processes"
 
 
 def _captured(library: str) -> str:

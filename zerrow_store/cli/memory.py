@@ -1,4 +1,4 @@
-"""`zerrow memory | evictions`: what the stores' memory is used for, and what had to go."""
+"""`zerrow memory | evictions`: the stores' memory."""
 
 import time
 from collections import defaultdict
@@ -38,14 +38,14 @@ _SIZES = "bytes in_use idle bytes_spilled"
 @of_stores
 @of_rows
 @click.option("--by-segment", is_flag=True, help="A row for each segment: process or file.")
-@click.option("--group-by", type=click.Choice(list(GROUPS)), help="Sum up the objects.")
+@click.option("--group-by", type=click.Choice(list(GROUPS)), help="Sum the objects by this.")
 def memory(selection: Selection, shape: Shape, by_segment: bool, group_by: str | None) -> None:
     """Show what the stores' memory is used for.
 
     Bytes that several objects share count in the group of each.
     """
     if by_segment and group_by:
-        raise click.UsageError("--by-segment and --group-by are two different tables.")
+        raise click.UsageError("--by-segment and --group-by cannot be combined.")
     if group_by:
         rows = group_rows(selection, group_by)
         wanted = shape.wanted
@@ -67,7 +67,7 @@ def memory(selection: Selection, shape: Shape, by_segment: bool, group_by: str |
 @of_stores
 @of_rows
 def evictions(selection: Selection, shape: Shape) -> None:
-    """List what had to go when memory was short, and what that cost."""
+    """List the newest evictions, and their cost."""
     shape.print(eviction_rows(selection), EVICTIONS)
 
 

@@ -1,4 +1,4 @@
-"""`zerrow metrics | dashboard`: a store's figures for Prometheus, and how Grafana shows them."""
+"""`zerrow metrics | dashboard`: commands for monitoring."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from zerrow_store.metrics.dashboard import PREFIXES, dashboard
 
 @click.command(name="metrics")
 @of_one_store
-@click.option("--port", type=int, help="Serve them on this port (0: any), for ever.")
+@click.option("--port", type=int, help="Serve metrics on this port (0: any) until interrupted.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="On this address.")
 def metrics(name: str, port: int | None, host: str) -> None:
     """Print or serve a store's figures in Prometheus's text format."""

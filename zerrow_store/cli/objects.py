@@ -1,4 +1,4 @@
-"""`zerrow objects | copies`: what the stores hold, and what had to be copied."""
+"""`zerrow objects | copies`: lists of objects."""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from zerrow_store.cli.options import Shape, of_rows, of_stores
 from zerrow_store.cli.origins import COLUMNS, add_origins, reference
 from zerrow_store.cli.rows import Row, columns
 from zerrow_store.cli.stores import Answer, Selection
-from zerrow_store.protocol.reports import Copy, ObjectInfo
+from zerrow_store.protocol.reports import CopiedTable, ObjectInfo
 
 OBJECTS = columns(
     "node node_ip object object_ref name bytes bytes_spilled age_seconds holds transient pid "
@@ -38,7 +38,7 @@ def objects(selection: Selection, shape: Shape) -> None:
 @of_stores
 @of_rows
 def copies(selection: Selection, shape: Shape) -> None:
-    """List the newest tables of which much had to be copied."""
+    """List the newest tables of which 1 MiB or more was copied."""
     rows = copy_rows(selection)
     add_origins(rows, selection, shape.wanted)
     shape.print(rows, COPIES)
@@ -77,8 +77,8 @@ def copy_rows(selection: Selection) -> list[Row]:
 
 
 def _copy_rows(selection: Selection, now: float) -> Iterator[Row]:
-    for answer in selection.ask("copies"):
-        copies: list[Copy] = answer.body
+    for answer in selection.ask("copied_tables"):
+        copies: list[CopiedTable] = answer.body
         for copy in copies:
             yield {
                 **answer.place,

@@ -1,4 +1,4 @@
-"""Options that commands share, and what they make of them."""
+"""Options that commands share."""
 
 import functools
 from collections.abc import Callable
@@ -36,13 +36,13 @@ def of_one_store(command: F) -> F:
 
 def of_a_store_here(command: F) -> F:
     """Give a command `name`, of a store of this machine; None if it is not said."""
-    return click.option("--name", help="The store's name (default: that of the only one).")(command)
+    return click.option("--name", help="The store's name (default: the only one).")(command)
 
 
 def formatted(command: F) -> F:
     """Give a command `form`."""
     return click.option(
-        "--format", "form", type=click.Choice(FORMATS), default="default", help="How it is printed."
+        "--format", "form", type=click.Choice(FORMATS), default="default", help="Output format."
     )(command)
 
 
@@ -51,7 +51,7 @@ def of_stores(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--name", help="A store of this machine.")
     @click.option("--node", help="One node of the cluster: id, address or host name.")
-    @click.option("--address", help="The cluster's address (default: the one that is found here).")
+    @click.option("--address", help="The cluster's address (default: as of Ray's commands).")
     @functools.wraps(command)
     def selecting(
         *args: Any, name: str | None, node: str | None, address: str | None, **rest: Any
@@ -65,9 +65,11 @@ def of_rows(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command its `shape`."""
 
     @formatted
-    @click.option("--filter", "conditions", multiple=True, help="Like way=spill or bytes>1GiB.")
-    @click.option("--limit", type=click.IntRange(min=0), help="At most so many rows.")
-    @click.option("--sort-by", help="A column; numbers from the largest on.")
+    @click.option(
+        "--filter", "conditions", multiple=True, help="Only rows with way=spill or bytes>1GiB."
+    )
+    @click.option("--limit", type=click.IntRange(min=0), help="Print at most N rows.")
+    @click.option("--sort-by", help="A column: numbers descending, text ascending.")
     @click.option("--detail", is_flag=True, help="Show all columns.")
     @functools.wraps(command)
     def shaping(

@@ -1,4 +1,4 @@
-"""Rows of objects, with what carries them, and where that comes from."""
+"""Columns that say where an object's ObjectRef comes from."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Tables, JSON and YAML on standard output."""
+"""Output of rows as tables, JSON or YAML."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,14 +31,8 @@ def print_rows(rows: Sequence[Row], known: Sequence[Column], form: str, *, detai
     if form in ("json", "yaml"):
         _dump(list(rows), form)
         return
-    from rich.console import Console
-
     shown = [column for column in columns_of(rows, known) if detail or not column.detail]
-    # Lines as long as they are: whoever copies an id wants it whole.
-    console = Console(width=_WIDEST, highlight=False, markup=False)
-    with console.capture() as capture:
-        console.print(table(rows, shown))
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    click.echo(text_of(table(rows, shown)))
 
 
 def columns_of(rows: Sequence[Row], known: Sequence[Column]) -> list[Column]:
@@ -59,6 +53,16 @@ def table(rows: Iterable[Row], shown: Sequence[Column]) -> "Table":
     for row in rows:
         made.add_row(*(Text(cell(row[column.name], column)) for column in shown))
     return made
+
+
+def text_of(printed: "Table") -> str:
+    """Return a table as text, in lines of any length: whoever copies an id wants it whole."""
+    from rich.console import Console
+
+    console = Console(width=_WIDEST, highlight=False, markup=False, color_system=None)
+    with console.capture() as capture:
+        console.print(printed)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def print_record(record: Row, *, sizes: Sequence[str], form: str) -> None:

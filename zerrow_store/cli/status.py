@@ -40,8 +40,8 @@ class _Size(click.ParamType[int]):
 
 @click.command(name="start")
 @of_one_store
-@click.option("--memory", type=_Size(), help="What it may hold, like 8GiB.")
-@click.option("--eviction", help=f"What goes when it is full: {', '.join(POLICIES)}.")
+@click.option("--memory", type=_Size(), help="Memory budget, like 8GiB.")
+@click.option("--eviction", help=f"Eviction policy: {', '.join(POLICIES)}, or module:Class.")
 @click.option(
     "--log", type=click.Path(path_type=Path), help="Its log (default: in the XDG state directory)."
 )
@@ -63,7 +63,7 @@ def start(name: str, memory: int | None, eviction: str | None, log: Path | None)
 @click.command(name="stop")
 @of_one_store
 def stop(name: str) -> None:
-    """Stop a store of this machine; its objects are gone."""
+    """Stop a store of this machine. All its objects are lost."""
     pid = observe(name).pid
     ask(name, m.Shutdown())
     while Path(f"/proc/{pid}").exists():

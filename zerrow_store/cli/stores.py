@@ -85,7 +85,7 @@ class Selection:
     nodes: tuple[Node, ...] = ()
 
     def ask(self, what: Report) -> list[Answer]:
-        """Ask all; what is wrong with some is said. Raises ZerrowError if none answers."""
+        """Ask all stores; print the errors of single nodes. Raises ZerrowError if none answers."""
         if self.cluster is None:
             return [Answer(None, ask(self.name, REQUESTS[what]()))]
         cluster, answers = self.cluster, []
@@ -100,8 +100,8 @@ class Selection:
                 click.echo(f"zerrow: node {node.id[:12]} is missing: {error}", err=True)
         if not answers:
             raise StoreUnavailableError(
-                "no node of the cluster has a store that answers; a node's is started by its first "
-                "table, and --name names a store without a cluster"
+                "no store of the cluster answers. A node's store starts with its first table; "
+                "--name selects a store outside of the cluster"
             )
         return answers
 
@@ -121,14 +121,14 @@ def select(name: str | None, node: str | None, address: str | None) -> Selection
     """
     if name is not None:
         if node is not None or address is not None:
-            raise ValueError("--name is of this machine; --node and --address are of a cluster")
+            raise ValueError("--name, of this machine, cannot be combined with --node or --address")
         return Selection(name)
     try:
         cluster = next(_clusters(address), None)
     except ValueError as error:
         if node is not None or address is not None or DEFAULT not in running_stores():
             raise
-        click.echo(f"zerrow: {error}. This is the store named {DEFAULT}", err=True)
+        click.echo(f"zerrow: {error}. Showing the store {DEFAULT} instead", err=True)
         return Selection(DEFAULT)
     if cluster is None:
         if node is not None or address is not None:

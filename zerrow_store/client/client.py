@@ -1,4 +1,4 @@
-"""The client of a node store: it puts, gets and deletes objects.
+"""The client of a node store.
 
 `Client` is safe to use from any thread.
 """

@@ -10,7 +10,7 @@ from zerrow_store.client.connection import Connection
 from zerrow_store.client.hold_requests import GivingRequest
 from zerrow_store.client.holds import Hold
 from zerrow_store.client.pins import Pins
-from zerrow_store.client.publications import publish
+from zerrow_store.client.publications import counters_of, publish
 from zerrow_store.native import _native
 from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
@@ -61,11 +61,16 @@ class DecodedColumn:
 
     def message(self) -> m.Column:
         """Return the column as it travels."""
-        e = self.encoded
-        counters = (e.bytes_shared, e.bytes_reshared, e.bytes_copied)
-        layout = [(part, chunks) for part, chunks in self.layout]
-        column = (self.unit, layout, self.seconds, self.object_id)
-        return m.Column(*column, e.own, e.foreign, e.message, counters)
+        return m.Column(
+            unit=self.unit,
+            layout=[(part, chunks) for part, chunks in self.layout],
+            seconds=self.seconds,
+            object_id=self.object_id,
+            own=self.encoded.own,
+            foreign=self.encoded.foreign,
+            message=self.encoded.message,
+            counters=counters_of(self.encoded),
+        )
 
 
 class _Open(GivingRequest):

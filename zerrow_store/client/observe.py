@@ -1,4 +1,4 @@
-"""Requests of an observer, which has no pyarrow, no arena and no holds.
+"""The requests of an observer, which has no pyarrow, no arena, no holds.
 
 An observer does not count as a user: it does not keep an unused store from ending.
 """

@@ -11,6 +11,7 @@ from zerrow_store.client.requests import Request
 from zerrow_store.native import _native
 from zerrow_store.protocol import framing
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import Counters
 from zerrow_store.protocol.messages import Carrier
 
 
@@ -42,9 +43,9 @@ def publish(connection: Connection, pins: Pins, message: m.Put | m.CachePublish)
     else:
         request, parts = ColumnsRequest(message, pins, connection), message.columns
     try:
-        adopted = sealed_segments.take([s for each in parts for s, _ in each.foreign])
-        request.fds = [fd for _, fd, _ in adopted]
-        message.adopted = [(segment_id, size) for segment_id, _, size in adopted]
+        sealed = sealed_segments.take([s for each in parts for s, _ in each.foreign])
+        request.fds = [fd for _, fd, _ in sealed]
+        message.sealed = [(segment_id, size) for segment_id, _, size in sealed]
         if request.own or (isinstance(message, m.Put) and message.owned):
             pins.attach()
     except BaseException:
@@ -64,9 +65,22 @@ def put_message(
     name: str | None = None,
 ) -> m.Put:
     """Return the message that enters an encoded message's allocations."""
-    counters = encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied
-    parts = object_id, encoded.own, encoded.foreign, message
-    return m.Put(*parts, transient, owned, counters, carrier=carrier, name=name)
+    return m.Put(
+        object_id=object_id,
+        own=encoded.own,
+        foreign=encoded.foreign,
+        message=message,
+        transient=transient,
+        owned=owned,
+        counters=counters_of(encoded),
+        carrier=carrier,
+        name=name,
+    )
+
+
+def counters_of(encoded: _native.Encoded) -> Counters:
+    """Return the bytes that were shared, reshared and copied."""
+    return Counters(encoded.bytes_shared, encoded.bytes_reshared, encoded.bytes_copied)
 
 
 class _Request(Request):

@@ -1,4 +1,4 @@
-"""Requests under way to a node store, and how their answers are handled.
+"""Requests under way to a node store.
 
 A sender may be interrupted anywhere, by control-C or by Ray's cancellation. So it waits on a queue,
 which is implemented in C; Python's events and futures could stay locked. The result is stored in

@@ -1,8 +1,9 @@
-"""Sealed segments: they have no process, and a store takes them over with the first put.
+"""Sealed segments that wait for their first put.
 
-The output of a sandbox lies in a file that is sealed against writing, whose process has ended. The
-process that received the file offers it here, and `Client.publish` passes it to the store with the
-first object that refers to it. The same goes for files of memory that KernelZero has moved.
+They have no process; a store takes them over with the first put. The output of a sandbox lies in a
+file that is sealed against writing, whose process has ended. The process that received the file
+offers it here, and `Client.publish` passes it to the store with the first object that refers to it.
+The same goes for files of memory that KernelZero has moved.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A process's session with a node store: its pins, holds and segments over one connection."""
+"""A process's session with a node store."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -28,7 +28,7 @@ class Owner(Protocol):
         the reference goes out of scope, which may be at any time.
         """
 
-    def adopts(self, object_id: bytes, reference: bytes) -> None:
+    def item_stored(self, object_id: bytes, reference: bytes) -> None:
         """Delete an object once a reference is out of scope, which this process owns or is about to
         own. The store may call for this more than once.
         """
@@ -97,8 +97,8 @@ class Session(Listener):
             _native.bound_unpublished(notice.bound)
         elif isinstance(notice, notices.HoldBack):
             _native.hold_back(notice.seconds)
-        elif isinstance(notice, notices.Adopt) and self._owner is not None:
-            self._owner.adopts(notice.object_id, notice.reference)
+        elif isinstance(notice, notices.ItemStored) and self._owner is not None:
+            self._owner.item_stored(notice.object_id, notice.reference)
         elif isinstance(notice, notices.Whose) and self._owner is not None:
             mine = self._owner.claims(notice.object_id, notice.reference)
             self.connection.notify(m.Claim(notice.object_id, mine))

@@ -1,4 +1,4 @@
-"""`read_ipc` and `read_feather`: Arrow files through the cache.
+"""`read_ipc`, `read_feather`: Arrow files through the cache.
 
 A compressed file is decoded once; each column is a unit, and the whole file its one part. An
 uncompressed local file needs no decoding: it is mapped, and the table refers to its bytes, as with

@@ -1,4 +1,4 @@
-"""Cutting of a struct column into its leaves, and joining of these.
+"""Struct columns, cut into their leaves.
 
 A unit is a path of struct fields down to the first field that is not a struct; a list or a map is
 a unit with everything below it. Readers of `s.a` and of `s.b` share nothing, and a reader of `s`

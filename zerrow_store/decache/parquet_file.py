@@ -1,8 +1,9 @@
-"""One Parquet file: its footer, its units, and the decoding of row groups.
+"""One Parquet file, as the cache sees it.
 
-A part is a row group. Row groups are decoded in parallel, each into chunks of its own, so that a
-reader of some of them refers to no others. Errors have the file's path, and are kept by unit and
-row group, so that a damaged column does not fail readers of other columns.
+It has its footer, its units, and the decoding of row groups. A part is a row group. Row groups are
+decoded in parallel, each into chunks of its own, so that a reader of some of them refers to no
+others. Errors have the file's path, and are kept by unit and row group, so that a damaged column
+does not fail readers of other columns.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""The fields that a read needs, by its columns and its filter."""
+"""The fields that a read needs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`read_csv` and `read_json`: a text file is decoded once, and cached as one struct column."""
+"""`read_csv`, `read_json`: a text file is decoded once, as one struct column."""
 
 import hashlib
 import os

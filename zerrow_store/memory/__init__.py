@@ -1,4 +1,7 @@
-"""Switching of the captures, which have Arrow and NumPy allocate in this process's arena."""
+"""The switch of the captures.
+
+The captures have Arrow and NumPy allocate in this process's arena.
+"""
 
 from zerrow_store.memory.capture import start, stop
 

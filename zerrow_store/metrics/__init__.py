@@ -1,1 +1,4 @@
-"""Metrics of stores: their names and meanings, a Prometheus endpoint, and a Grafana dashboard."""
+"""Metrics of stores.
+
+There is a Prometheus endpoint, and a Grafana dashboard.
+"""

@@ -1,4 +1,4 @@
-"""The metrics of a store: the name and meaning of each, and its values, taken from `StoreStats`.
+"""The metrics of a store, read from its `StoreStats`.
 
 `METRICS` is the only list of them. The plain endpoint (`exporter`), Ray's endpoint
 (`zerrow_ray.metrics`) and the dashboard use it; docs/metrics.md has the same table.

@@ -1,1 +1,1 @@
-"""What processes of a store say to each other, and how it travels."""
+"""The protocol between the processes of a store."""

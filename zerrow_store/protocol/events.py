@@ -1,8 +1,9 @@
-"""What a server sends its supervisors, and a supervisor the server that it starts.
+"""The events that replicate the object table.
 
-An *event* is one change of the object table. A *snapshot* is a sequence of events that makes an
-equal object table out of an empty one; it begins with `TableBegun`. The other messages of such a
-stream, the *marks*, say where the receiver is in it.
+A server sends them to its supervisors, and a supervisor to the server that it starts. An *event* is
+one change of the object table. A *snapshot* is a sequence of events that makes an equal object
+table out of an empty one; it begins with `TableBegun`. The other messages of such a stream, the
+*marks*, say where the receiver is in it.
 
 Each message is an array of its fields, checked where it arrives: an object table is made of checked
 events alone. There are no replies. Client and server compare their protocol versions in `Hello`; a
@@ -16,6 +17,7 @@ from msgspec import Meta
 from zerrow_store.protocol.fields import (
     Allocations,
     Checksums,
+    Counters,
     Layout,
     Moves,
     Name,
@@ -32,8 +34,6 @@ from zerrow_store.protocol.places import NO_PROCESS
 from zerrow_store.protocol.schema import Message, Schema
 
 _Identity = Annotated[bytes, Meta(max_length=64)]
-_Running = tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
-"""Running counts, in the order of `object_table.COUNTERS`; they stop at 63 bits."""
 
 
 class Event(Message):
@@ -52,7 +52,10 @@ class TableBegun(Event):
 
     def __post_init__(self) -> None:
         if self.version != PROTOCOL_VERSION:
-            raise ValueError(f"it is of version {self.version}; this one is {PROTOCOL_VERSION}")
+            raise ValueError(
+                f"the object table has protocol version {self.version}, "
+                f"this server {PROTOCOL_VERSION}"
+            )
 
 
 class ReaderAdded(Event):
@@ -116,7 +119,7 @@ class ObjectAdded(Event):
     message: bytes | None
     transient: bool
     owner: SegmentId | None
-    counters: _Running
+    counters: Counters
     created: float
     carrier: bytes | None = None
     node: OwnerId | None = None
@@ -184,15 +187,15 @@ class CopyAdded(Event):
 
 
 class CopyRemoved(Event):
-    """Of another machine's object there is the proxy alone."""
+    """This machine's copy of another machine's object was dropped; its proxy remains."""
 
     kind: ClassVar[str] = "copy_removed"
     object_id: ObjectId
 
 
 class AllocationsSpilled(Event):
-    """Objects refer to a file for what they had in a segment. offsets: the new one by the old one,
-    for each allocation that has moved.
+    """Allocations of a segment were spilled: these objects refer to the file now. offsets: the new
+    ones by the old ones.
     """
 
     kind: ClassVar[str] = "allocations_spilled"
@@ -214,7 +217,7 @@ class Counted(Event):
     """What the running counts go up by."""
 
     kind: ClassVar[str] = "counted"
-    counters: _Running
+    counters: Counters
 
 
 class Mark(Message):

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from zerrow_store.protocol.framing import MAX_DESCRIPTORS
@@ -16,14 +17,25 @@ Size = Annotated[int, Meta(ge=0, le=1 << 62)]
 Number = Annotated[int, Meta(ge=0, le=1 << 31)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Counter = Annotated[int, Meta(ge=0, le=1 << 50)]
-Counters = tuple[Counter, Counter, Counter]
 Name = Annotated[str, Meta(max_length=1 << 16)]
 ObjectName = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+
+MAX_COUNT = (1 << 63) - 1
+RunningCount = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+
+
+class Counters(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Bytes that were published: in place, in another process's segment, by copying."""
+
+    shared: RunningCount = 0
+    reshared: RunningCount = 0
+    copied: RunningCount = 0
+
 
 Allocations = list[tuple[SegmentId, bytes]]
 """Per segment, allocations: packed little-endian uint64 pairs (offset, size)."""
 
-Adopted = Annotated[list[tuple[SegmentId, Size]], Meta(max_length=MAX_DESCRIPTORS)]
+Sealed = Annotated[list[tuple[SegmentId, Size]], Meta(max_length=MAX_DESCRIPTORS)]
 """Sealed segments (id, size) that come along, a descriptor each."""
 
 Moves = list[tuple[SegmentId, Size, SegmentId, Size]]

@@ -21,10 +21,10 @@ import msgspec
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol.sockets import CREDENTIALS
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 MAX_REQUEST = 200 << 20
 MAX_FRAME = 1 << 30
-"""For replies and events, in which what came with a request stands up to four times."""
+"""Of replies and events, which may repeat a request's data up to four times."""
 MAX_DESCRIPTORS = 200  # the kernel takes at most SCM_MAX_FD (253) at a time
 
 _HEADER = struct.Struct("<IH")
@@ -48,7 +48,7 @@ class Frame:
         """
         if len(self.descriptors) != count:
             raise ProtocolError(
-                f"{self.kind!r} goes with {count} descriptors; {len(self.descriptors)} came"
+                f"{self.kind!r} needs {count} descriptors; {len(self.descriptors)} came"
             )
         taken, self.descriptors = self.descriptors, []
         return taken

@@ -1,8 +1,9 @@
-"""The requests to a node store: every kind, with its fields, what these may be, and its reply.
+"""The requests to a node store.
 
-Each is an array of its fields. It is decoded here, before any handler sees it: a number is finite
-and within bounds, a list has what it should have, nothing is missing or left over. A request that
-is malformed raises ProtocolError, which is the answer. One whose id is 0 has no answer.
+Each is an array of its fields, and says what its reply is. It is decoded here, before any handler
+sees it: a number is finite and within bounds, a list has what it should have, nothing is missing or
+left over. A request that is malformed raises ProtocolError, which is the answer. One whose id is 0
+has no answer.
 
 The file is long because all requests, which are what a client may do, stand in one place.
 """
@@ -15,7 +16,6 @@ from msgspec import Meta
 from zerrow_store.errors import ProtocolError
 from zerrow_store.protocol import replies, reports
 from zerrow_store.protocol.fields import (
-    Adopted,
     Allocations,
     Counter,
     Counters,
@@ -25,6 +25,7 @@ from zerrow_store.protocol.fields import (
     ObjectId,
     ObjectName,
     OwnerId,
+    Sealed,
     Seconds,
     SegmentId,
     Size,
@@ -145,7 +146,7 @@ class Put(Request):
         Whether it belongs to this process.
     counters
         The bytes that were shared, reshared and copied for it.
-    adopted
+    sealed
         Sealed segments that come along.
     carrier
         Given if it belongs to another process.
@@ -162,18 +163,18 @@ class Put(Request):
     transient: bool
     owned: bool
     counters: Counters
-    adopted: Adopted = msgspec.field(default_factory=list)
+    sealed: Sealed = msgspec.field(default_factory=list)
     carrier: Carrier | None = None
     name: ObjectName | None = None
 
     def __post_init__(self) -> None:
         _check_packed(self)
         if self.name is not None and self.message is None:
-            raise ValueError("a named object is for every process: its message is kept")
+            raise ValueError("a named object needs a message")
 
     @property
     def descriptors(self) -> int:
-        return len(self.adopted)
+        return len(self.sealed)
 
 
 class Carried(Request):
@@ -311,11 +312,11 @@ class Evictions(Request):
     reply: ClassVar[Any] = list[reports.Eviction]
 
 
-class Copies(Request):
-    """Have the newest copies, see `reports.Copy`."""
+class CopiedTables(Request):
+    """Return the newest tables that had to be copied, see `reports.CopiedTable`."""
 
-    kind: ClassVar[str] = "copies"
-    reply: ClassVar[Any] = list[reports.Copy]
+    kind: ClassVar[str] = "copied_tables"
+    reply: ClassVar[Any] = list[reports.CopiedTable]
 
 
 class History(Request):
@@ -410,11 +411,11 @@ class CachePublish(Request):
     file: bytes
     path: Name
     columns: list[Column]
-    adopted: Adopted = msgspec.field(default_factory=list)
+    sealed: Sealed = msgspec.field(default_factory=list)
 
     @property
     def descriptors(self) -> int:
-        return len(self.adopted)
+        return len(self.sealed)
 
 
 class CacheFail(Request):
@@ -467,7 +468,7 @@ Report = Literal[
     "memory_by_segment",
     "evictions",
     "cache_list",
-    "copies",
+    "copied_tables",
     "history",
 ]
 """Requests without fields, whose replies are reports."""

@@ -45,10 +45,10 @@ class HoldBack(Notice):
     seconds: Seconds
 
 
-class Adopt(Notice):
+class ItemStored(Notice):
     """A reference of this process, a stream's item, carries an object: delete it with that."""
 
-    kind: ClassVar[str] = "adopt"
+    kind: ClassVar[str] = "item_stored"
     object_id: ObjectId
     reference: bytes
 

@@ -1,4 +1,7 @@
-"""What a store tells of itself: statistics, memory reports, and lists of what it has."""
+"""The reports of a store about itself.
+
+Statistics, memory reports, and lists of what there is.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -225,7 +228,7 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True)
-class Copy:
+class CopiedTable:
     """A publication by the process `pid`, of which many bytes had to be copied into the arena:
     `copied`. reference: as in an ObjectInfo.
     """

@@ -33,7 +33,7 @@ class Schema(Generic[M]):
             If its kind is unknown, or it is not what that kind has to be.
         """
         if kind not in self._decoders:
-            raise ProtocolError(f"nobody knows of {kind!r}")
+            raise ProtocolError(f"unknown message {kind!r}")
         try:
             return self._decoders[kind].decode(body)
         except msgspec.MsgspecError as error:

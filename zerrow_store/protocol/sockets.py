@@ -37,9 +37,10 @@ def listen(name: str) -> socket.socket:
 
 
 def claim(name: str) -> socket.socket:
-    """Return what stands for being the server of the store `name`, as long as it is open.
+    """Bind the name of the server of the store `name`: whoever has this socket is the server.
 
-    Several processes may have the listener. A supervisor claims it for the server that it starts.
+    Several processes may have the listener. A supervisor claims the name for the server that it
+    starts.
     Raises OSError if there is a server, or one is being started.
     """
     return _bind(f"\0zerrow-server-{os.getuid()}-{name}".encode())

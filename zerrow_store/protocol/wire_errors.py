@@ -1,4 +1,7 @@
-"""How errors travel in a reply: the name of their class, and what its constructor wants."""
+"""Errors as they travel in a reply.
+
+An error is the name of its class, and what its constructor wants.
+"""
 
 from typing import Any
 

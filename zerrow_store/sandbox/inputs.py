@@ -1,9 +1,10 @@
-"""Arrow inputs of a sandbox: a SIPC message, and the one sealed segment that it refers to.
+"""Arrow inputs of a sandbox.
 
-A process's arena holds the bytes of many tables, and a reader that maps a file sees all of it. So a
-sandbox gets a sealed file with nothing else in it: the output of an earlier sandbox as it is, or a
-copy. The copy is the price of isolation. It is made once per object, even if that is decoded anew
-for every task, and kept for some seconds after its last use.
+An input is a SIPC message, and the one sealed segment that it refers to. A process's arena holds
+the bytes of many tables, and a reader that maps a file sees all of it. So a sandbox gets a sealed
+file with nothing else in it: the output of an earlier sandbox as it is, or a copy. The copy is the
+price of isolation. It is made once per object, even if that is decoded anew for every task, and
+kept for some seconds after its last use.
 """
 
 import os

@@ -1,8 +1,9 @@
-"""A pool of warm sandboxes: for each tenant its own, and spare ones.
+"""A pool of warm sandboxes.
 
-A tenant may see what its earlier calls left in a sandbox's interpreter and caches. So a sandbox
-that served one tenant never serves another. Spare sandboxes have served no tenant; when one is
-taken, the next one starts in the background. Idle sandboxes end after a while.
+Each tenant has its own; others are spare. A tenant may see what its earlier calls left in a
+sandbox's interpreter and caches. So a sandbox that served one tenant never serves another. Spare
+sandboxes have served no tenant; when one is taken, the next one starts in the background. Idle
+sandboxes end after a while.
 
 Between two calls a sandbox needs some milliseconds, to end one call's processes and fork the next
 one's. A tenant whose calls come faster gets more sandboxes, up to `_AHEAD`, which take turns.

@@ -1,10 +1,10 @@
-"""The sandbox's system call filter, which libseccomp builds and bubblewrap installs.
+"""The sandbox's system call filter.
 
-It denies what a computation over Arrow data does not need and an escape might: other processes'
-memory, namespaces, mounts, kernel interfaces with a history of holes, SysV IPC (it outlives its
-processes), and all socket families but the internet's and, in a network namespace of its own, Unix
-sockets. With the host's network it denies Unix sockets: abstract names, such as the node store's,
-belong to the network namespace.
+libseccomp builds it, and bubblewrap installs it. It denies what a computation over Arrow data does
+not need and an escape might: other processes' memory, namespaces, mounts, kernel interfaces with a
+history of holes, SysV IPC (it outlives its processes), and all socket families but the internet's
+and, in a network namespace of its own, Unix sockets. With the host's network it denies Unix
+sockets: abstract names, such as the node store's, belong to the network namespace.
 """
 
 import ctypes

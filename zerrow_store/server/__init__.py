@@ -1,1 +1,1 @@
-"""What runs in the node store's process, and in its supervisors."""
+"""The processes of a node store: the server, its supervisors."""

@@ -1,4 +1,7 @@
-"""Whether what a process publishes can be entered: it is sound, and there is room for it."""
+"""The check of publications before they are entered.
+
+A publication has to be sound, and there has to be room for it.
+"""
 
 import time
 
@@ -47,9 +50,14 @@ class Admission:
         used = self._table.bytes_stored
         if needed and used + needed > self._budget:
             raise StoreFullError(needed=needed, used=used, budget=self._budget)
-        message, counters = publication.message, publication.counters
         return events.ObjectAdded(
-            object_id, allocations, message, transient, owner, counters, time.time()
+            object_id=object_id,
+            allocations=allocations,
+            message=publication.message,
+            transient=transient,
+            owner=owner,
+            counters=publication.counters,
+            created=time.time(),
         )
 
     def check_new(self, object_id: bytes) -> None:
@@ -77,7 +85,7 @@ class Admission:
         try:
             return self._table.new_bytes(allocations)
         except ValueError as error:
-            raise ProtocolError(f"it publishes what cannot be: {error}") from None
+            raise ProtocolError(f"invalid allocations: {error}") from None
 
     def _check_foreign(self, allocations: Packed) -> None:
         for segment_id, packed in allocations:

@@ -1,8 +1,9 @@
-"""What the processes of a store share: how many changes of the object table there have been, and
-whether the store's end was meant.
+"""The change counter, in memory that all processes of a store share.
+
+It also says whether the store's end was meant.
 
 A supervisor that has not read all changes when the server ends would start the next one with an
-object table of a while ago, or one that nobody wants. It sees here that it is behind, also if it
+outdated object table, or one that nobody wants. It sees here that it is behind, also if it
 was hung up on long before, by a server that was not the last one. All servers of a store count on.
 
 Supervisors that have all changes hold a lock, so that one that is behind sees whether there is
@@ -57,7 +58,7 @@ class ChangeCount:
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def is_last(self) -> bool:
-        """Whether no other process lives that may have all changes, as this one does not."""
+        """Whether no living process may have all changes. This process does not have them."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +68,7 @@ class ChangeCount:
         return True
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Unmap the memory."""
         os.close(self._lock)
         self._memory.close()
         os.close(self.fd)

@@ -1,4 +1,4 @@
-"""What a store does for as long as it runs, and the process that it has beside it for that.
+"""The companion: a process that the server keeps running beside it.
 
 A companion listens on an abstract socket of the store's, so that there is one at most, whoever
 starts it, and whichever server was there before.
@@ -48,7 +48,7 @@ class Lasting:
 
 
 class Companion:
-    """Starts the companion of a store, also again; but not at once, if it does not stay."""
+    """Starts the companion of a store, and restarts it, with longer pauses if it keeps ending."""
 
     def __init__(self, store: str, command: tuple[str, ...]) -> None:
         self._store = store
@@ -57,8 +57,8 @@ class Companion:
         self._started = 0.0
         self._pause = 1.0
 
-    def have(self) -> None:
-        """Start it, if there is none."""
+    def ensure_running(self) -> None:
+        """Start the companion if there is none."""
         if not self._command or (self._process is not None and self._process.poll() is None):
             return
         now = time.monotonic()

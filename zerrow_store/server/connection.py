@@ -1,4 +1,4 @@
-"""The server's end of a connection: frames in, and frames out without ever blocking."""
+"""The server's end of a connection, which never blocks."""
 
 import selectors
 import socket
@@ -69,10 +69,10 @@ class Connection:
 
 @dataclass(eq=False)
 class Call:
-    """A request under way: whose, of which kind, its id (0: nobody waits for an answer), and the
-    descriptors that came with it.
+    """A request under way. request_id: 0 if no reply is wanted.
 
-    Who takes a descriptor out of the list closes it; the others are closed after the request.
+    A handler that takes a descriptor out of the list must close it; the others are closed after the
+    request.
     """
 
     connection: Connection

@@ -1,8 +1,8 @@
-"""The connections of a server: sending on one never ends it.
+"""The connections of a server.
 
-A connection that fails, because its peer is gone or does not read, is noted, and nothing is written
-to it any more; the server drops it later. So nobody who sends something is entered again by what a
-connection's end entails.
+A connection that fails, because its peer is gone or does not read, is only marked, and nothing is
+written to it any more. The server drops it after the handler has returned, so sending never enters
+a handler again.
 """
 
 import logging

@@ -1,10 +1,9 @@
-"""The parts of a server that know no sockets: what it knows, and what it does with that."""
+"""The part of a server that is independent of sockets."""
 
 import selectors
 
 from zerrow_store.policy import Policy
 from zerrow_store.server.admission import Admission
-from zerrow_store.server.adopted_segments import AdoptedSegments
 from zerrow_store.server.connection import Connection
 from zerrow_store.server.decode_cache import DecodeCache
 from zerrow_store.server.decoded_columns import DecodedColumns
@@ -18,13 +17,14 @@ from zerrow_store.server.page_cache import PageCache
 from zerrow_store.server.producer_quota import ProducerQuota
 from zerrow_store.server.put_queue import PutQueue
 from zerrow_store.server.readers import Readers
+from zerrow_store.server.sealed_segments import SealedSegments
 from zerrow_store.server.segment_processes import SegmentProcesses
 from zerrow_store.server.spill import Spiller, spill_directory
 from zerrow_store.server.state import State
 
 
 class Core:
-    """The parts, each made of those above it.
+    """Builds the components of a server, in the order in which they depend on each other.
 
     selector: tells when a process ends that one of the parts watches.
     """
@@ -42,14 +42,14 @@ class Core:
         self.evictor = Evictor(self.state, self.lifetimes, self.idle, self.spiller, self.records)
         self.quota = ProducerQuota(self.state, self.spiller)
         self.admission = Admission(self.state)
-        self.adopted = AdoptedSegments(self.state, self.processes)
+        self.sealed = SealedSegments(self.state, self.processes)
         self.put_queue = PutQueue(
-            self.state, self.lifetimes, self.evictor, self.admission, self.adopted
+            self.state, self.lifetimes, self.evictor, self.admission, self.sealed
         )
         self.owners = Owners(self.state, self.lifetimes, self.put_queue, self.admission)
         self.columns = DecodedColumns(self.state, self.lifetimes, self.evictor, self.admission)
         self.cache = DecodeCache(
-            self.state, self.lifetimes, self.columns, self.admission, self.adopted
+            self.state, self.lifetimes, self.columns, self.admission, self.sealed
         )
 
     def restored(self) -> None:
@@ -64,10 +64,7 @@ class Core:
 
     def dropped(self, connection: Connection) -> None:
         """Note that a connection has ended."""
-        if connection.segment is not None:
-            self.state.attached[connection.segment].discard(connection)
-            if not self.state.attached[connection.segment]:
-                del self.state.attached[connection.segment]
+        self.state.detach(connection)
         self.readers.dropped(connection)
         self.cache.dropped(connection)
         self.owners.dropped(connection)

@@ -16,11 +16,11 @@ from zerrow_store.errors import DecodeError
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.replies import CacheOpened
 from zerrow_store.server.admission import Admission
-from zerrow_store.server.adopted_segments import AdoptedSegments
 from zerrow_store.server.claims import Claims, Part
 from zerrow_store.server.connection import DEFERRED, Call, Connection
 from zerrow_store.server.decoded_columns import DecodedColumns
 from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.sealed_segments import SealedSegments
 from zerrow_store.server.state import State
 
 _Granted = tuple[int, list[int]]
@@ -41,14 +41,14 @@ class DecodeCache:
         lifetimes: Lifetimes,
         columns: DecodedColumns,
         admission: Admission,
-        adopted: AdoptedSegments,
+        sealed: SealedSegments,
     ) -> None:
         self._table = state.table
         self._effects = state.effects
         self._lifetimes = lifetimes
         self._columns = columns
         self._admission = admission
-        self._adopted = adopted
+        self._sealed = sealed
         self._claims = Claims()
         self._waiting: dict[bytes, list[_Waiter]] = {}
 
@@ -73,11 +73,11 @@ class DecodeCache:
         """Take decoded columns in; answers which were taken. The caller holds these."""
         for column in request.columns:
             self._admission.check_own(call.connection, column.own)
-        segments = self._adopted.adopt(call, request.adopted)
+        segments = self._sealed.take_over(call, request.sealed)
         try:
             return self._publish(call.connection, request)
         finally:
-            self._adopted.settle(segments)
+            self._sealed.release(segments)
 
     def _publish(self, connection: Connection, request: m.CachePublish) -> list[bool]:
         admitted = [self._columns.enter(connection, request, column) for column in request.columns]

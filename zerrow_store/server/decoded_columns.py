@@ -1,4 +1,4 @@
-"""Decoded columns as objects of the store: how they come in, are read, and go.
+"""Decoded columns as objects of the store.
 
 `decode_cache_index` says which object has what; `decode_cache` who decodes what is missing.
 """
@@ -52,8 +52,18 @@ class DecodedColumns:
         added = self._admitted(connection, request.path, column)
         if added is None:
             return False
-        decoded = file, request.path, unit, column.layout, column.seconds
-        self._state.change(events.ColumnAdded(added, *decoded, hits=0, used=time.time()))
+        self._state.change(
+            events.ColumnAdded(
+                added=added,
+                file=file,
+                path=request.path,
+                unit=unit,
+                layout=column.layout,
+                seconds=column.seconds,
+                hits=0,
+                used=time.time(),
+            )
+        )
         self.counts["decoding_seconds"] += column.seconds
         self._lifetimes.take_hold(connection, object_id)
         return True

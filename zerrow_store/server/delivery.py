@@ -1,4 +1,4 @@
-"""Carrying effects out: sending, and giving memory and descriptors back."""
+"""Carries out effects."""
 
 import logging
 import os

@@ -10,7 +10,7 @@ from zerrow_store.server.connection import DEFERRED, Call, Connection
 from zerrow_store.server.effects import Effects
 
 Handler = Callable[[Call, Any], Any]
-"""Carries out a request; returns its reply, or DEFERRED. What it raises is the answer, too."""
+"""Carries out a request; returns its reply, or DEFERRED. An exception becomes the error reply."""
 
 
 class Dispatcher:
@@ -30,7 +30,7 @@ class Dispatcher:
         """
         try:
             if not (connection.greeted or frame.kind == messages.Hello.kind):
-                raise ProtocolError(f"it began with {frame.kind!r}")
+                raise ProtocolError(f"the first request is {frame.kind!r}, not 'hello'")
             call = Call(connection, frame.kind, frame.request_id, frame.descriptors)
             try:
                 reply = self._handle(call, frame)
@@ -46,5 +46,5 @@ class Dispatcher:
         request = messages.decode(frame.kind, frame.raw)
         if len(frame.descriptors) != request.descriptors:
             wanted, came = request.descriptors, len(frame.descriptors)
-            raise ProtocolError(f"{frame.kind!r} goes with {wanted} descriptors; {came} came")
+            raise ProtocolError(f"{frame.kind!r} needs {wanted} descriptors; {came} came")
         return self._handlers[type(request)](call, request)

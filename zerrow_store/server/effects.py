@@ -1,4 +1,4 @@
-"""What is to happen outside of the server's state: messages, and what is given back to the kernel.
+"""The effects of handlers: what is to happen outside of the server's state.
 
 Handlers change the state and collect effects here. The server carries them out after the handler
 has returned, in the order in which they were collected. So no handler is entered again amid its

@@ -1,4 +1,4 @@
-"""Which idle objects go when memory is short: the policy's choice, carried out and recorded.
+"""Evicts idle objects when memory is short.
 
 Above the high watermark idle objects go until the low one is reached, and a put that does not fit
 waits for that: first copies of other machines' objects, the first that was left first, then what
@@ -20,12 +20,12 @@ from zerrow_store.server.page_cache import PageCache
 from zerrow_store.server.spill import Batch, Spiller
 from zerrow_store.server.state import State
 
-# Written in one go: puts that wait are let in after each.
+# The size of one spilling job. Waiting puts are admitted after each.
 _BATCH_BYTES = 256 << 20
 
 
 class Evictor:
-    """See the module. Nothing is evicted before it is known what everybody holds."""
+    """See the module. Evicts nothing until all clients have reported their holds."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Evictor:
     def make_room(self, needed: int) -> bool:
         """Free what `needed` bytes want beyond the budget, now or by a job that is begun.
 
-        False, and nothing lost, if all that is idle would not be enough.
+        Return False, and evict nothing, if all idle objects would not suffice.
         """
         budget = self._state.budget
         excess = self._table.bytes_stored + needed - budget

@@ -50,10 +50,10 @@ class EvictionQueue:
     def _judge(self, policy: Policy, candidate: Candidate) -> tuple[str | None, Rank]:
         way = policy.way(candidate)
         if way is not None and way not in candidate.ways:
-            raise ValueError(f"{way!r} is none of the ways of {candidate}")
+            raise ValueError(f"the policy chose {way!r}, which is no way of {candidate}")
         class_, position = policy.rank(candidate, self._floor)
         if not (math.isfinite(class_) and math.isfinite(position)):
-            raise ValueError(f"a rank is two numbers, not {class_!r}, {position!r}")
+            raise ValueError(f"a rank is two finite numbers, not {class_!r}, {position!r}")
         return way, (class_, position)
 
     def discard(self, key: Hashable) -> None:

@@ -1,4 +1,4 @@
-"""The newest evictions, and the sums of all."""
+"""The record of evictions."""
 
 from collections import deque
 from collections.abc import Hashable

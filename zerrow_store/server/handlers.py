@@ -25,7 +25,7 @@ from zerrow_store.protocol.framing import PROTOCOL_VERSION
 from zerrow_store.protocol.places import unpack
 from zerrow_store.protocol.replies import Found, Greeting, SentSegment
 from zerrow_store.protocol.reports import (
-    Copy,
+    CopiedTable,
     Eviction,
     MemoryReport,
     ObjectInfo,
@@ -43,9 +43,12 @@ from zerrow_store.server.memory_report import account, account_by_segment
 def _greet(core: Core, call: Call, request: m.Hello) -> Greeting:
     connection = call.connection
     if connection.greeted:
-        raise ProtocolError("it has said hello already")
+        raise ProtocolError("`hello` was sent twice")
     if request.version != PROTOCOL_VERSION:
-        raise ProtocolError(f"it speaks version {request.version}, the store {PROTOCOL_VERSION}")
+        raise ProtocolError(
+            f"the client speaks version {request.version} of the protocol, the store "
+            f"{PROTOCOL_VERSION}: install one release for both"
+        )
     connection.greeted, connection.role = True, request.role
     if request.role == "supervisor":
         core.effects.hand_over(connection, request.identity)
@@ -87,8 +90,7 @@ def _attach(core: Core, call: Call, request: m.Attach) -> bytes:
     segment = core.state.table.segments[segment_id]
     if request.shared and not segment.shared:
         core.state.change(events.SegmentShared(segment_id))
-    connection.segment = segment_id
-    core.state.attached[segment_id].add(connection)
+    core.state.attach(connection, segment_id)
     if request.owner_id:
         core.owners.came(connection, request.owner_id)
         if known is not None:
@@ -132,9 +134,9 @@ def _carried(core: Core, call: Call, request: m.Carried) -> None:
     objects, segment = core.state.table.objects, call.connection.segment
     there = [object_id for object_id in request.object_ids if object_id in objects]
     if segment is None or any(objects[object_id].owner != segment for object_id in there):
-        raise ProtocolError("who owns an object says what carries it")
+        raise ProtocolError("only the owner of an object may say which reference carries it")
     core.state.change(events.ObjectsCarried(there, request.reference))
-    core.put_queue.copies.carried(there, request.reference)
+    core.put_queue.copied.carried(there, request.reference)
 
 
 def _get(core: Core, call: Call, request: m.Get) -> Found:
@@ -156,7 +158,7 @@ def _hold(core: Core, call: Call, request: m.Hold) -> Moves:
 def _release(core: Core, call: Call, request: m.Release) -> None:
     holds, released = call.connection.holds, Counter(request.object_ids)
     if not released <= holds:
-        raise ProtocolError("it releases what it does not hold")
+        raise ProtocolError("the connection does not hold this object as often as it releases it")
     for object_id, count in released.items():
         holds[object_id] -= count
         if holds[object_id] == 0:
@@ -184,12 +186,12 @@ def _watch(core: Core, call: Call, request: m.Watch) -> list[bytes]:
 
 def _land(core: Core, call: Call, request: m.Land) -> bool:
     if call.connection.role != "agent" or not call.connection.holds[request.landed]:
-        raise ProtocolError("objects are landed by the agent, in what it holds")
+        raise ProtocolError("only the transfer agent may land an object, in memory that it holds")
     objects = core.state.table.objects
     allocations = objects[request.landed].allocations
     there = {(segment, at) for segment, packed in allocations for at, _ in unpack(packed)}
     if not there.issuperset((segment, at) for *_, segment, at in request.moved):
-        raise ProtocolError("it has not landed there")
+        raise ProtocolError("a place lies outside of the landed object")
     entry = objects.get(request.object_id)
     if entry is not None and (entry.deleted or not entry.is_elsewhere):
         raise ObjectExistsError(f"object {request.object_id.hex()} is here already")
@@ -247,8 +249,8 @@ def _evictions(core: Core, call: Call, request: m.Evictions) -> list[Eviction]:
     return core.records.rows()
 
 
-def _copies(core: Core, call: Call, request: m.Copies) -> list[Copy]:
-    return core.put_queue.copies.rows()
+def _copied_tables(core: Core, call: Call, request: m.CopiedTables) -> list[CopiedTable]:
+    return core.put_queue.copied.rows()
 
 
 # --- what processes know of the disk, and of what is to come ---
@@ -299,7 +301,7 @@ HANDLERS: dict[type[m.Request], Callable[[Core, Call, Any], Any]] = {
     m.Memory: _memory,
     m.MemoryBySegment: _memory_by_segment,
     m.Evictions: _evictions,
-    m.Copies: _copies,
+    m.CopiedTables: _copied_tables,
     m.ReadBack: _read_back,
     m.SpillAhead: _spill_ahead,
     m.ReadAhead: _read_ahead,

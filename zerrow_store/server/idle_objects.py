@@ -35,7 +35,7 @@ class IdleObjects:
         self._since: dict[bytes, float] = {}
         self.queue = EvictionQueue(policy)
         self.copies: dict[bytes, int] = {}
-        # To be spilled as soon as they are idle; in order, the values say nothing.
+        # To be spilled as soon as they are idle, in order (an ordered set).
         self._wanted_on_disk: dict[bytes, None] = {}
         self.wanted_came = False
         self.could_spill = spiller.is_usable

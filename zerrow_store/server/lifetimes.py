@@ -18,7 +18,7 @@ from zerrow_store.server.page_cache import PageCache
 from zerrow_store.server.state import State
 
 _SOON_SECONDS = 10.0
-"""So long those who need memory, or an owner, wait for clients to come back."""
+"""How long puts wait, after a restart, for clients to connect again."""
 
 
 class Lifetimes:
@@ -71,7 +71,7 @@ class Lifetimes:
             return
         for connection in self._state.attached.get(entry.owner, ()):
             if connection.owner_id:
-                self._effects.notify(connection, notices.Adopt(object_id, entry.carrier))
+                self._effects.notify(connection, notices.ItemStored(object_id, entry.carrier))
 
     # --- holds ---
 
@@ -136,7 +136,7 @@ class Lifetimes:
             self._end(object_id)
 
     def _notify_agents(self, object_id: bytes) -> None:
-        """Where other machines have an object, or copies of it, these are to go there."""
+        """Tell the agent, so that other machines drop the object, too."""
         watched = self._state.watched
         if self._table.objects[object_id].proxy or object_id in watched:
             watched.discard(object_id)
@@ -151,7 +151,7 @@ class Lifetimes:
         self._state.give_back(self._state.change(events.CopyRemoved(object_id)))
 
     def end_orphans(self) -> None:
-        """Remove what was deleted and nobody holds: that is known of everybody now."""
+        """Remove what was deleted and nobody holds: all clients have reported their holds."""
         while self._orphaned:
             self._remove(self._orphaned.pop())
 
@@ -160,7 +160,7 @@ class Lifetimes:
         return not self._state.all_returned() and time.monotonic() < self._returning_until
 
     def _end(self, object_id: bytes) -> None:
-        """Remove an object that nobody is known to hold, as soon as that is known of everybody."""
+        """Remove an unheld object, once all clients have reported their holds."""
         if self._state.all_returned():
             self._remove(object_id)
         else:

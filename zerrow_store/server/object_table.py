@@ -1,8 +1,9 @@
-"""The object table of a node store: which objects there are, and what they refer to.
+"""The object table of a node store.
 
-Pure data, changed only by events, so that server and supervisor keep the same object table by
-applying the same events. The unit of reference is the allocation: (segment, offset, size). Bytes
-are counted once, however many objects refer to them.
+It says which objects there are, and what they refer to. Pure data, changed only by events, so that
+server and supervisor keep the same object table by applying the same events. The unit of reference
+is the allocation: (segment, offset, size). Bytes are counted once, however many objects refer to
+them.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 from zerrow_store._ledger import Ledger
 from zerrow_store.protocol import events
-from zerrow_store.protocol.fields import Moves
+from zerrow_store.protocol.fields import MAX_COUNT, Counters, Moves
 from zerrow_store.protocol.places import (
     NO_PROCESS,
     Checksum,
@@ -23,8 +24,6 @@ from zerrow_store.protocol.places import (
     unpack,
 )
 from zerrow_store.server.decode_cache_index import DecodeCacheIndex, Entry
-
-COUNTERS = ("bytes_shared", "bytes_reshared", "bytes_copied")
 
 
 @dataclass
@@ -142,7 +141,7 @@ class ObjectTable:
         self.readers: dict[bytes, tuple[int, int]] = {}
         self.names: dict[str, bytes] = {}
         self.cache = DecodeCacheIndex()
-        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.counters = Counters()
         self.bytes_stored = 0
         self.bytes_spilled = 0
 
@@ -163,32 +162,31 @@ class ObjectTable:
                 yield events.SegmentOnDisk(segment_id, segment.checksums)
         for object_id, entry in self.objects.items():
             yield from self._snapshot_of(object_id, entry)
-        shared, reshared, copied = self.counters.values()
-        yield events.Counted((shared, reshared, copied))
+        yield events.Counted(self.counters)
 
     def _snapshot_of(self, object_id: bytes, entry: Object) -> Iterator[events.Event]:
         added = events.ObjectAdded(
-            object_id,
-            [] if entry.copy else entry.allocations,
-            entry.message,
-            entry.transient,
-            entry.owner,
-            (0, 0, 0),
-            entry.created,
-            entry.carrier,
-            entry.node,
-            entry.proxy,
-            entry.reference,
-            entry.pid,
-            entry.name,
+            object_id=object_id,
+            allocations=[] if entry.copy else entry.allocations,
+            message=entry.message,
+            transient=entry.transient,
+            owner=entry.owner,
+            counters=Counters(),
+            created=entry.created,
+            carrier=entry.carrier,
+            node=entry.node,
+            proxy=entry.proxy,
+            reference=entry.reference,
+            pid=entry.pid,
+            name=entry.name,
         )
         if cached := self.cache.entries.get(object_id):
             yield events.ColumnAdded(added, **vars(cached))
         elif entry.proxy or not entry.copy:
             yield added
         if entry.copy:
-            landed = entry.allocations, entry.moves(), entry.node, entry.created
-            yield events.CopyAdded(object_id, *landed)
+            moves, node, created = entry.moves(), entry.node, entry.created
+            yield events.CopyAdded(object_id, entry.allocations, moves, node, created)
         elif entry.moved:
             yield events.MovesKnown(object_id, entry.moves())
         if entry.deleted:
@@ -342,10 +340,10 @@ class ObjectTable:
 
     # --- references ---
 
-    def _add_counts(self, counters: tuple[int, int, int]) -> None:
-        for name, increment in zip(COUNTERS, counters, strict=True):
-            # They travel as 64 bits.
-            self.counters[name] = min(self.counters[name] + increment, (1 << 63) - 1)
+    def _add_counts(self, counters: Counters) -> None:
+        for name in Counters.__struct_fields__:
+            total = getattr(self.counters, name) + getattr(counters, name)
+            setattr(self.counters, name, min(total, MAX_COUNT))
 
     def _unrefer_all(self, allocations: Packed) -> Freed:
         freed = []

@@ -31,7 +31,7 @@ from zerrow_store.server.state import State
 
 _PATIENCE_SECONDS = 1.0
 _AGENT_PATIENCE_SECONDS = 10.0
-"""For processes that do not answer: what they would have claimed is refused."""
+"""How long to wait for answers; then the object is refused."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Owners:
         """Enter an object, as soon as its owner is known. Raises NoOwnerError."""
         segment, carrier = call.connection.segment, request.carrier
         if request.owned and segment is None:
-            raise ProtocolError("it owns what it publishes, and has not attached a segment")
+            raise ProtocolError("an owned object needs an attached segment")
         # First of all: a process that asks again after a crash of the store keeps what has counted.
         self._admission.check_new(request.object_id)
         if request.object_id in self._asked:
@@ -104,7 +104,9 @@ class Owners:
     def claimed(self, connection: Connection, claim: m.Claim) -> None:
         """Note a process's answer to the question whose an object is."""
         if claim.mine and bool(claim.node) != (connection.role == "agent"):
-            raise ProtocolError("the agent, and nobody else, answers for other machines")
+            raise ProtocolError(
+                "only the transfer agent may claim for another machine, which it has to name"
+            )
         question = self._asked.get(claim.object_id)
         if question is None or connection not in question.waiting:
             return

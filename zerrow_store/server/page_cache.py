@@ -1,4 +1,4 @@
-"""The page cache of spilled files: what readers have left there is memory, too.
+"""Bounds the spilled bytes that readers leave in the page cache.
 
 A control group is charged for it, and has reached its limit when that is full of it, though the
 kernel could give it up. So it may fill what the budget has left, up to the high watermark; beyond,

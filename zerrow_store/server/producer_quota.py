@@ -1,8 +1,9 @@
-"""Bounds for the memory that producers have beside objects: in use, or freed and kept warm.
+"""The producer quota: a bound for each producer's unpublished memory.
 
-The part of the budget below the high watermark that objects do not use is shared out among the
-producers, which are the processes that make tables. A producer is told its bound when it changes.
-While more than the budget is resident and room is being made, large allocations wait.
+Memory is bounded that producers have beside objects: in use, or freed and kept warm. The part of
+the budget below the high watermark that objects do not use is shared out among the producers, which
+are the processes that make tables. A producer is told its bound when it changes. While more than
+the budget is resident and room is being made, large allocations wait.
 """
 
 import bisect

@@ -9,11 +9,11 @@ from typing import Any
 from zerrow_store.errors import NoOwnerError, StoreFullError
 from zerrow_store.protocol import messages as m
 from zerrow_store.server.admission import Admission
-from zerrow_store.server.adopted_segments import AdoptedSegments
 from zerrow_store.server.connection import DEFERRED, Call, Connection
-from zerrow_store.server.copies import Copies
+from zerrow_store.server.copied_tables import CopiedTables
 from zerrow_store.server.eviction import Evictor
 from zerrow_store.server.lifetimes import Lifetimes
+from zerrow_store.server.sealed_segments import SealedSegments
 from zerrow_store.server.state import State
 
 
@@ -25,7 +25,7 @@ class Put:
     ----------
     arrival
         Its number, over all connections.
-    adopted
+    sealed
         The segments without a process that came with it.
     owner
         The segment of the process with whose end the object goes.
@@ -38,7 +38,7 @@ class Put:
     arrival: int
     call: Call
     request: m.Put
-    adopted: list[bytes]
+    sealed: list[bytes]
     owner: bytes | None = None
     node: bytes | None = None
     withdrawn: bool = False
@@ -55,7 +55,7 @@ class PutQueue:
         lifetimes: Lifetimes,
         evictor: Evictor,
         admission: Admission,
-        adopted: AdoptedSegments,
+        sealed: SealedSegments,
     ) -> None:
         self._state = state
         self._table = state.table
@@ -64,15 +64,17 @@ class PutQueue:
         self._lifetimes = lifetimes
         self._evictor = evictor
         self._admission = admission
-        self._adopted = adopted
+        self._sealed = sealed
         self._arrivals = itertools.count()
-        self.copies = Copies()
+        self.copied = CopiedTables()
         self._full: list[Put] = []
         self.waited = 0
 
     def received(self, call: Call, request: m.Put) -> Put:
         """Take over the segments that came with a put, and return the put: it is to be entered."""
-        return Put(next(self._arrivals), call, request, self._adopted.adopt(call, request.adopted))
+        return Put(
+            next(self._arrivals), call, request, self._sealed.take_over(call, request.sealed)
+        )
 
     def enter(self, put: Put) -> Any:
         """Enter an object, or defer its put while room is made.
@@ -87,13 +89,13 @@ class PutQueue:
         behind = any(bool(each.call.connection.holds) >= holds for each in self._full)
         try:
             if put.withdrawn:
-                raise NoOwnerError("the owner is not known here, or has let go of the object")
+                raise NoOwnerError("no owner was found, or it has deleted the object already")
             if behind and self._brings_bytes(put):
                 return self._wait_for_room(put)
             return self._enter(put)
         finally:
             if not put.waits:
-                self._adopted.settle(put.adopted)
+                self._sealed.release(put.sealed)
 
     def retry(self, put: Put) -> None:
         """Enter an object whose put was deferred, and answer that, unless it waits again."""
@@ -122,7 +124,7 @@ class PutQueue:
 
     def forget(self, put: Put) -> None:
         """Let go of what came with a put that is never entered."""
-        self._adopted.settle(put.adopted)
+        self._sealed.release(put.sealed)
 
     def dropped(self, connection: Connection) -> None:
         """Forget the puts of a connection that has ended."""
@@ -145,7 +147,7 @@ class PutQueue:
     def _brings_bytes(self, put: Put) -> bool:
         connection, own = put.call.connection, put.request.own
         self._admission.check_own(connection, own)
-        if put.adopted:
+        if put.sealed:
             return True
         return bool(own and self._admission.new_bytes([(connection.segment or b"", own)]))
 
@@ -182,7 +184,7 @@ class PutQueue:
         self._state.change(event)
         if replaced is not None:
             self._lifetimes.replaced(replaced)
-        self.copies.add(request.object_id, event.reference, event.pid, request.counters[2])
+        self.copied.add(request.object_id, event.reference, event.pid, request.counters.copied)
         self._lifetimes.entered(request.object_id)
         if transient:
             self._lifetimes.take_hold(put.call.connection, request.object_id)

@@ -1,6 +1,7 @@
-"""The object table and the segments' descriptors, as they arrive from another process of the store.
+"""A replica of a store's object table.
 
-A supervisor keeps these, and a new server takes them over from a supervisor. Both apply the events
+The object table and the segments' descriptors, as they arrive from another process of the store. A
+supervisor keeps these, and a new server takes them over from a supervisor. Both apply the events
 that they receive here.
 """
 

@@ -91,12 +91,12 @@ class Replication:
         """
         connection = call.connection
         if connection not in self._identities or connection in self._complete:
-            raise ProtocolError("it was not given the object table")
+            raise ProtocolError("`take_over` without a snapshot")
         self._complete.append(connection)
         spare = [each for each in self._complete if self._identities[each].startswith(SPARE)]
         if len(self._complete) > _MOST and spare:
             self._connections.send(spare[:1], events.Stopping())
-            self._connections.fail(spare[0], ConnectionAbortedError("it is needed no more"))
+            self._connections.fail(spare[0], ConnectionAbortedError("there are enough supervisors"))
 
     def dropped(self, connection: Connection) -> None:
         """Note that a connection has ended, which may be a supervisor's."""

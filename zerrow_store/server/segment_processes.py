@@ -49,7 +49,7 @@ class SegmentProcesses:
         objects = self._state.table.objects
         for object_id in [o for o, entry in objects.items() if entry.owner == segment_id]:
             self._lifetimes.delete(object_id)
-        self._state.dead.add(segment_id)
+        self._state.mark_dead(segment_id)
         self._state.give_back_gaps(segment_id)
 
     def _watch_again(self, segment_id: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What the server has yet to send to one peer: bytes and descriptors, in order, without blocking.
+"""The send buffer: what a peer has not taken yet.
 
 Descriptors travel with a frame's first byte, so a frame that has some starts a chunk of its own.
 They are duplicated: whoever queued them may close theirs. A peer that leaves more than `limit`
@@ -34,7 +34,7 @@ class SendBuffer:
     def put(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
         """Queue a frame. Raises ProtocolError if the peer has left too much unread."""
         if self.unsent > self.limit or self._descriptors > _MOST_DESCRIPTORS:
-            raise ProtocolError("it does not read what is sent to it")
+            raise ProtocolError("the peer does not read: too much is unsent")
         if descriptors or not self._chunks:
             self._chunks.append((bytearray(frame), self._duplicates(descriptors)))
         else:

@@ -1,4 +1,4 @@
-"""The node store's server: descriptors and the object table; data never passes through it.
+"""The node store's server; data never passes through it.
 
 Run as `python -m zerrow_store.server.server`. One thread, one selector; imports neither pyarrow nor
 numpy. Whatever happens (a request, a connection's or process's end, a second that has passed) is
@@ -147,7 +147,7 @@ class Server:
         self._core.restored()
         self._deliver()
         self._answer_frames(connection)
-        self._settle()
+        self._carry_out()
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -162,9 +162,9 @@ class Server:
         while not self._delivery.stopped:
             for key, ready in self._selector.select(timeout=1.0):
                 key.data(key.fileobj, ready)
-                self._settle()
+                self._carry_out()
             self._tick()
-            self._settle()
+            self._carry_out()
         for supervisor in self._replication.connections():
             # It has to read that the end is meant, after all that it has not read yet: also one
             # that is just being given the object table, which would start a store without it.
@@ -210,7 +210,7 @@ class Server:
 
     # --- effects ---
 
-    def _settle(self) -> None:
+    def _carry_out(self) -> None:
         """Carry out all effects, also those of connections that end over that."""
         if self._core.idle.wanted_came:
             self._core.evictor.spill_wanted()
@@ -254,7 +254,7 @@ class Server:
             self._core.put_queue.tick()
             self._core.owners.tick()
             self._replication.tick()
-            self._companion.have()
+            self._companion.ensure_running()
             self._end_if_unused(now)
 
     def _end_if_unused(self, now: float) -> None:

@@ -31,7 +31,7 @@ logger = logging.getLogger("zerrow_store.server")
 _DEFAULT_DIRECTORY = "/var/tmp"
 _IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 _ALIGNMENT = 64
-# As much of the disk stays free for others.
+# The share of the disk that stays free.
 _RESERVE = 0.05
 # Bytes a second, until it has been measured; and the weight of the newest measurement.
 _UNKNOWN_BANDWIDTH = 500e6
@@ -226,7 +226,7 @@ class Spiller:
             os.close(job.fd)
             return Spilled(job.batch.objects, 0, b"", job.seconds)
         file_id = os.urandom(16)
-        self._state.dead.add(file_id)  # like the segment of a process that has ended
+        self._state.mark_dead(file_id)  # like the segment of a process that has ended
         before = self._table.bytes_spilled
         added = events.SegmentAdded(file_id, job.size, NO_PROCESS, 0)
         self._state.add_segment(added, job.fd)
@@ -265,7 +265,7 @@ class Spiller:
     def _open(self, size: int) -> int:
         assert self._directory is not None
         if size > (room := self.room()):
-            raise OSError(f"it has {room:,} bytes to give, not {size:,}")
+            raise OSError(f"{room:,} bytes are free, {size:,} are needed")
         # Without a name (O_TMPFILE); on file systems that cannot do that, with one for a moment.
         with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
             fd = os.dup(file.fileno())

@@ -1,7 +1,9 @@
-"""What a server knows: the object table, its segments, and who holds and uses what.
+"""The state of a server.
 
 The object table is changed by events alone, and here alone: an event that is applied is replicated,
-too. What else stands here is not replicated: it is known again once clients have come back.
+too. What else stands here is not replicated: it is known again once clients have come back. Each
+part of it has one room that changes it: `lifetimes` the holders, `readers` the absent clients,
+`segment_processes` the living and the dead segments.
 """
 
 from collections import Counter, defaultdict
@@ -42,7 +44,7 @@ class State:
     living
         The segments of processes that have not ended.
     dead
-        The segments whose memory is this server's to give back.
+        Segments of ended processes, whose free memory the server punches.
     watched
         Objects of which the transfer agent hears when they go, beside those that have a proxy here.
     absent
@@ -73,6 +75,22 @@ class State:
         """Enter a segment, whose descriptor is the state's from then on."""
         self.descriptors[event.segment_id] = descriptor
         self.change(event)
+
+    def mark_dead(self, segment_id: bytes) -> None:
+        """Note that the memory of a segment is this server's to give back from now on."""
+        self.dead.add(segment_id)
+
+    def attach(self, connection: Connection, segment_id: bytes) -> None:
+        """Note that a connection is of the process that made a segment."""
+        connection.segment = segment_id
+        self.attached[segment_id].add(connection)
+
+    def detach(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
+        if connection.segment is not None:
+            self.attached[connection.segment].discard(connection)
+            if not self.attached[connection.segment]:
+                del self.attached[connection.segment]
 
     def give_back(self, freed: Freed) -> None:
         """Tell the producers what nothing refers to any more; what the dead had goes at once."""

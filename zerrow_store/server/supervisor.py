@@ -1,12 +1,12 @@
-"""The supervisor of a node store: keeps a copy of its object table and descriptors, and starts it
-again.
+"""The supervisor of a node store, which starts its server again.
 
-The server outlives its supervisors, and the other way round: a new supervisor is given the object
-table by the running server, a new server is given it by a supervisor. All have the listening
-socket, so that a client that connects while the server is away waits for the next one. A server has
-two supervisors, so that nothing is lost when it ends together with one of them: it starts what is
-missing, as `python -m zerrow_store.server.supervisor`. When it ends, both start a server; the
-second one sees that there is one already, and joins the first.
+It keeps a copy of the object table, and of the descriptors. The server outlives its supervisors,
+and the other way round: a new supervisor is given the object table by the running server, a new
+server is given it by a supervisor. All have the listening socket, so that a client that connects
+while the server is away waits for the next one. A server has two supervisors, so that nothing is
+lost when it ends together with one of them: it starts what is missing, as `python -m
+zerrow_store.server.supervisor`. When it ends, both start a server; the second one sees that there
+is one already, and joins the first.
 """
 
 import argparse
@@ -47,7 +47,7 @@ _Serving = tuple[socket.socket, framing.FrameReader]
 
 
 class Supervisor:
-    """Supervises the store `name`. `start()` adopts a running server or starts one.
+    """Supervises the store `name`. `start()` takes over a running server or starts one.
 
     budget: bytes the store may hold. eviction: the policy's name, see `policy`. watch_pid: a
     process with whose end the store ends, too. log: the server's log, see `logs`; by default in the
@@ -55,7 +55,7 @@ class Supervisor:
     what the store is to do for as long as it runs. begins: it may start a store of which it knows
     nothing; not one that a server has started, whose end may be meant by now.
 
-    It has many methods because a server is adopted or started in steps, each of which may fail.
+    It has many methods because a server is taken over or started in steps, each of which may fail.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class Supervisor:
     # --- having a server ---
 
     def _have_server(self, deadline: float) -> _Serving | None:
-        """Adopt or start a server, however often that fails: what is known here may be known
+        """Take over or start a server, however often that fails: what is known here may be known
         nowhere else. None at the deadline, or when the store's end is meant.
         """
         pause = 0.05
         while time.monotonic() < deadline and not self._is_ending() and self._may_restart():
             try:
-                if (serving := self._adopt_or_spawn()) is not None:
+                if (serving := self._take_over_or_start()) is not None:
                     return serving
             except Exception:
                 logger.exception("the store %s cannot be started now", self._name)
@@ -126,14 +126,14 @@ class Supervisor:
             pause = min(2 * pause, _LONGEST_PAUSE)
         return None
 
-    def _adopt_or_spawn(self) -> _Serving | None:
+    def _take_over_or_start(self) -> _Serving | None:
         """Return a connection to a server that has been given the object table, or has given it;
         None, and nothing lost, if neither can be done now.
         """
         # Whoever has the listener starts a server: a connection to it would wait for that one.
         if self._listener is None:
             with contextlib.suppress(StoreUnavailableError):
-                return self._adopt(sockets.connect(self._name))
+                return self._take_over(sockets.connect(self._name))
             if not (self._begins or self._replica.table.epoch):
                 return None
             try:
@@ -143,7 +143,7 @@ class Supervisor:
         try:
             claimed = sockets.claim(self._name)
         except OSError:
-            return self._adopt(sockets.connect(self._name))
+            return self._take_over(sockets.connect(self._name))
         with claimed:
             # Nobody serves now: what the last server has noted does not change any more.
             if self._is_ending():
@@ -152,11 +152,12 @@ class Supervisor:
                 if not self._changes.is_last():
                     return None  # another one may have the object table of now
                 logger.error(
-                    "the store %s is started with an object table of a while ago", self._name
+                    "the store %s is started with an outdated object table: newer objects are lost",
+                    self._name,
                 )
             return self._spawn(claimed)
 
-    def _adopt(self, connection: socket.socket) -> _Serving | None:
+    def _take_over(self, connection: socket.socket) -> _Serving | None:
         """Take over the object table of a running server; None, and nothing lost, if it ends
         meanwhile."""
         known = self._replica, self._listener, self._changes, self._seen

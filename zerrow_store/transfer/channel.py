@@ -1,11 +1,12 @@
-"""Messages over a stream socket, and between them the bytes of objects.
+"""Messages over a stream socket.
 
-A message is framed by its length (little-endian uint32). Between machines a signature follows it:
-an HMAC of its sequence number and payload under the key of this connection and direction, truncated
-to 16 bytes. The bytes of objects travel outside of messages. The kernel sends them from the
-segments' files and receives them where they will be read; the message that follows them has their
-checksum. The checksum guards against accidental corruption, in memory and on the way. Use TLS where
-an attacker could change bytes on the way.
+Between the messages there are the bytes of objects. A message is framed by its length (little-
+endian uint32). Between machines a signature follows it: an HMAC of its sequence number and payload
+under the key of this connection and direction, truncated to 16 bytes. The bytes of objects travel
+outside of messages. The kernel sends them from the segments' files and receives them where they
+will be read; the message that follows them has their checksum. The checksum guards against
+accidental corruption, in memory and on the way. Use TLS where an attacker could change bytes on the
+way.
 
 Nothing waits for ever: an end that sends and takes nothing for `SILENCE_SECONDS` is given up, and
 so is a link that is down for that long.

@@ -1,4 +1,7 @@
-"""Pools of idle connections: to other machines' senders, and to this machine's agent."""
+"""Pools of idle connections.
+
+They lead to other machines' senders, and to this machine's agent.
+"""
 
 import weakref
 from collections import OrderedDict

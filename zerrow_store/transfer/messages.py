@@ -1,6 +1,7 @@
-"""The messages between transfer agents, and between an agent and the processes of its machine.
+"""The messages of transfer agents.
 
-All fields have bounds. A malformed message raises ProtocolError, which ends the connection.
+They are between agents, and between an agent and the processes of its machine. All fields have
+bounds. A malformed message raises ProtocolError, which ends the connection.
 """
 
 from typing import Annotated, Any, Generic, TypeVar, cast

@@ -1,4 +1,4 @@
-"""How connections between machines are authenticated and encrypted."""
+"""The security of connections between machines."""
 
 import ssl
 from dataclasses import dataclass, field

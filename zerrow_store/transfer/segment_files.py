@@ -16,6 +16,7 @@ from zerrow_store.client.session import Session
 from zerrow_store.errors import ObjectLostError
 from zerrow_store.protocol import framing, notices
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import Counters
 from zerrow_store.protocol.places import moved_places
 from zerrow_store.protocol.replies import SentSegment
 
@@ -159,7 +160,16 @@ class FileClient(Client):
 
     def put_proxy(self, object_id: bytes, carrier: m.Carrier) -> None:
         """Enter a proxy of another machine's object. Raises NoOwnerError."""
-        put = m.Put(object_id, b"", [], None, False, False, (0, 0, 0), carrier=carrier)
+        put = m.Put(
+            object_id=object_id,
+            own=b"",
+            foreign=[],
+            message=None,
+            transient=False,
+            owned=False,
+            counters=Counters(),
+            carrier=carrier,
+        )
         self._connection.wait(self._sent(put))
 
     def hold_all(self, object_id: bytes) -> tuple[Hold, Allocations, bytes]:

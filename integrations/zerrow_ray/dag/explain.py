@@ -8,6 +8,7 @@ from typing import Any
 from zerrow_ray.dag.estimates import Need
 from zerrow_ray.dag.measurement import Measurement
 from zerrow_ray.dag.plan import Plan
+from zerrow_store.cli.output import text_of
 from zerrow_store.sizes import format_size
 
 
@@ -103,16 +104,15 @@ class Explanation:
         return [asdict(run) for run in self.runs]
 
     def __str__(self) -> str:
-        cells = [list(_COLUMNS), *(_cells(run) for run in self.runs)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(_COLUMNS))]
-        lines = (
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-            for row in cells
-        )
-        return "\n".join("  ".join(line) for line in lines)
+        from rich.table import Table
+        from rich.text import Text
+
+        made = Table(box=None, pad_edge=False)
+        for name in _COLUMNS:
+            made.add_column(name, justify="right" if made.columns else "left", no_wrap=True)
+        for run in self.runs:
+            made.add_row(*map(Text, _cells(run)))
+        return text_of(made)
 
     def dot(self) -> str:
         """Return the drawing in Graphviz's language."""

@@ -1,1 +1,1 @@
-"""`zerrow report`: one self-contained HTML file about what stores do and have done."""
+"""`zerrow report`: one HTML page about the stores."""

@@ -1,4 +1,4 @@
-"""`zerrow report`: asks the stores, and writes the page."""
+"""`zerrow report`: the command."""
 
 import time
 from collections import defaultdict

@@ -22,7 +22,7 @@ constexpr uint32_t kPrivateMax = 1000;
 constexpr uint64_t kZeroedCold = 4u << 20;
 // Rounding up to whole huge pages may waste an eighth.
 constexpr uint64_t kWaste = 8;
-// Smaller allocations do not wait while the store throttles its producers.
+// Smaller allocations do not wait while the store holds its producers back.
 constexpr uint64_t kHeldBackMin = 1u << 20;
 
 // Whole huge pages, if the allocation nearly fills them: then all its memory can go back to the

@@ -12,39 +12,37 @@ from zerrow_store.server.segment_processes import SegmentProcesses
 from zerrow_store.server.state import State
 
 
-class AdoptedSegments:
-    """Those whose publication is neither entered nor refused yet; no object may refer to them."""
+class SealedSegments:
+    """Sealed segments of publications under way: no object may refer to them yet."""
 
     def __init__(self, state: State, processes: SegmentProcesses) -> None:
         self._state = state
         self._processes = processes
-        self._adopted: Counter[bytes] = Counter()
+        self._under_way: Counter[bytes] = Counter()
 
-    def adopt(self, call: Call, adopted: Sequence[tuple[bytes, int]]) -> list[bytes]:
-        """Take over the segments that came with a publication; returns their ids, to be settled."""
-        for (_, size), fd in zip(adopted, call.descriptors, strict=True):
+    def take_over(self, call: Call, sealed: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """Take over the segments of a publication; return their ids, to be released."""
+        for (_, size), fd in zip(sealed, call.descriptors, strict=True):
             check_segment(fd, size, sealed=True)
         ids: list[bytes] = []
         try:
-            for (segment_id, size), fd in zip(adopted, call.descriptors, strict=True):
+            for (segment_id, size), fd in zip(sealed, call.descriptors, strict=True):
                 if segment_id not in self._state.table.segments:
                     added = events.SegmentAdded(segment_id, size, NO_PROCESS, 0)
                     self._state.add_segment(added, os.dup(fd))
-                    self._adopted[segment_id] = 0
-                if segment_id in self._adopted:
-                    self._adopted[segment_id] += 1
+                    self._under_way[segment_id] = 0
+                if segment_id in self._under_way:
+                    self._under_way[segment_id] += 1
                     ids.append(segment_id)
         except OSError:  # out of descriptors
-            self.settle(ids)
+            self.release(ids)
             raise
         return ids
 
-    def settle(self, segment_ids: list[bytes]) -> None:
-        """Let go of segments whose publication was entered or refused: those without objects
-        end.
-        """
+    def release(self, segment_ids: list[bytes]) -> None:
+        """Release the segments of a finished publication; those that no object refers to end."""
         for segment_id in segment_ids:
-            self._adopted[segment_id] -= 1
-            if not self._adopted[segment_id]:
-                del self._adopted[segment_id]
+            self._under_way[segment_id] -= 1
+            if not self._under_way[segment_id]:
+                del self._under_way[segment_id]
                 self._processes.ended(segment_id)
