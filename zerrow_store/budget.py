@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from zerrow_store.cgroups import memory_groups
+from zerrow_store.cgroups import limit_of, memory_groups
 from zerrow_store.policy import load_policy
 from zerrow_store.sizes import size_setting
 
@@ -49,12 +49,4 @@ def memory_limit(root: Path = Path("/")) -> int:
     kernel's own file systems lie.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for group in memory_groups(root):
-        try:
-            text = Path(group.limit).read_text().strip()
-        except OSError:
-            continue
-        # Without a limit: "max" in version 2, a huge number in version 1.
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)
+    return min(limits + [limit_of(group) for group in memory_groups(root)])

@@ -31,6 +31,16 @@ def memory_groups(root: Path = Path("/")) -> list[MemoryGroup]:
     return [group for group in dict.fromkeys(groups) if os.path.exists(group.limit)]
 
 
+def limit_of(group: MemoryGroup) -> int:
+    """Return how many bytes a memory cgroup may have; a huge number if it has no limit."""
+    try:
+        text = Path(group.limit).read_text().strip()
+    except OSError:
+        text = ""
+    # Without a limit: "max" in version 2, a huge number in version 1.
+    return int(text) if text.isdigit() else 1 << 62
+
+
 def own_groups(root: Path = Path("/")) -> dict[str, str]:
     """Return the path of this process's group for each controller. Version 2's is under ""."""
     groups: dict[str, str] = {}

@@ -4,10 +4,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from zerrow_store.cgroups import limit_of, memory_groups
 from zerrow_store.sizes import size_setting
 
 _SWITCHES = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
 _GIB = 1 << 30
+_MOST_CAPACITY = 512 * _GIB
+"""Of the 128 TiB of a process's addresses, which hold the arenas of all whose tables it reads."""
 _MODES = ("auto", "on", "off")
 
 
@@ -48,6 +51,9 @@ class MemoryConfig:
             )
         if self.warm_limit < 0 or self.decay_ms < 0:
             raise ValueError("ZERROW_WARM_LIMIT and ZERROW_DECAY_MS cannot be negative")
+        for name in "arena_capacity", "warm_limit", "decay_ms":
+            if getattr(self, name) >= 1 << 63:
+                raise ValueError(f"ZERROW_{name.upper()}: {getattr(self, name)} is too large")
         for name, mode in ("KERNELZERO", self.kernelzero), ("HUGE_PAGES", self.huge_pages):
             if mode not in _MODES:
                 raise ValueError(f"ZERROW_{name}: {mode!r} is not auto, on or off")
@@ -60,9 +66,10 @@ class MemoryConfig:
         Raises ValueError that names the variable.
         """
         memory = machine_memory()
+        warm = min(4 * _GIB, min([memory, *map(limit_of, memory_groups())]) // 8)
         return cls(
-            arena_capacity=_size(environ, "ZERROW_ARENA_CAPACITY", 2 * memory),
-            warm_limit=_size(environ, "ZERROW_WARM_LIMIT", min(4 * _GIB, memory // 8)),
+            arena_capacity=_size(environ, "ZERROW_ARENA_CAPACITY", min(2 * memory, _MOST_CAPACITY)),
+            warm_limit=_size(environ, "ZERROW_WARM_LIMIT", warm),
             decay_ms=_milliseconds(environ, "ZERROW_DECAY_MS", 5000),
             capture_arrow=_switch(environ, "ZERROW_CAPTURE_ARROW"),
             capture_numpy=_switch(environ, "ZERROW_CAPTURE_NUMPY"),

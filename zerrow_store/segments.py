@@ -32,6 +32,13 @@ def check_segment(fd: int, size: int, *, sealed: bool = False) -> None:
         raise ProtocolError("a segment is sealed against shrinking, or cannot be opened to write")
     if sealed and not seals & fcntl.F_SEAL_WRITE:
         raise ProtocolError("a segment without a process is sealed against writing")
+    try:
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise ProtocolError(
+            "the store cannot open the file of this process's arena, as readers have to "
+            f"({error.strerror}): has the process changed its user?"
+        ) from error
 
 
 def _is_producers_alone(status: os.stat_result, seals: int) -> bool:
@@ -39,6 +46,20 @@ def _is_producers_alone(status: os.stat_result, seals: int) -> bool:
     Its producer, which has it open, can truncate it, and harms itself and its readers alone.
     """
     return seals == fcntl.F_SEAL_SEAL and status.st_nlink == 0 and not status.st_mode & 0o222
+
+
+def is_mapped_by_a_child(fd: int) -> bool:
+    """Whether a forked child of an arena's process still has the arena, after that has ended.
+
+    Each mapping of an arena that its process or a child has keeps a lock on the file, of another
+    open file description than `fd` (see native/memory/memory_file.h).
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
 
 
 def punch(fd: int, start: int, end: int) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.python import run_python
+from zerrow_store import config
 from zerrow_store.config import MemoryConfig, machine_memory
 from zerrow_store.sizes import format_size, parse_size
 
@@ -109,6 +110,26 @@ def test_each_capture_can_be_switched_off() -> None:
             """.replace(f"{name} !=", f'"{name}" !='),
             **{f"ZERROW_CAPTURE_{name}": "0"},
         )
+
+
+@pytest.mark.parametrize("name", ["ARENA_CAPACITY", "WARM_LIMIT", "DECAY_MS"])
+def test_a_number_that_does_not_fit_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"ZERROW_{name}: 1{'0' * 24} is too large"):
+        MemoryConfig.from_environment({f"ZERROW_{name}": "1" + "0" * 24})
+
+
+def test_what_stays_warm_is_a_part_of_what_the_cgroup_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = iter([1 << 62, 800 << 20])
+    monkeypatch.setattr(config, "memory_groups", lambda: [1, 2])
+    monkeypatch.setattr(config, "limit_of", lambda group: next(limits))
+    assert MemoryConfig.from_environment({}).warm_limit == 100 << 20
+
+
+def test_the_arena_of_a_large_machine_is_one_of_many_in_an_address_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config, "machine_memory", lambda: 2 << 40)
+    assert (128 << 40) / MemoryConfig.from_environment({}).arena_capacity == 256
 
 
 def test_an_unknown_pyarrow_is_an_import_error() -> None:

@@ -62,7 +62,7 @@ def test_a_filter_of_system_calls_as_containers_have_it() -> None:
         memory.start()
         assert os.readlink(f"/proc/self/fd/{_native.arena_segment()[1]}").startswith("/memfd:")
         kept = fill(10 << 20)
-        assert len(links()) == len(before) + 1 and no_child()
+        assert len(links()) == len(before) + 2 and no_child()
         """,
         user=FILTER,
     )
@@ -292,7 +292,7 @@ def test_nothing_is_left_of_a_child_that_is_killed(call: str, user: str) -> None
             assert found.available == made and ("was killed" in found.finding) == (not made), found
         assert links() == before and no_child()
         assert in_huge_pages() == made
-        assert len(links()) == len(before) + 1 and no_child()
+        assert len(links()) == len(before) + 2 and no_child()
         kept = fill(10 << 20)
         """,
         user=FILTER + user,

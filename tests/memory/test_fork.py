@@ -217,3 +217,76 @@ def test_multiprocessing_with_fork() -> None:
             assert pool.map(total, range(4)) == [4_999_950_000 + i for i in range(4)]
         """
     )
+
+
+def test_what_the_parent_writes_to_arrays_of_arrows_does_not_reach_the_child() -> None:
+    """Of every size: in slabs, in pages, in huge pages."""
+    run(
+        """
+        import pandas as pd
+        table = {n: pa.table({"x": pa.array(np.zeros(n)), "y": pa.array(np.zeros(n))})
+                 for n in (10, 1000, 100_000, 1_000_000)}
+        frames = {n: each.to_pandas() for n, each in table.items()}
+        arrays = {n: pa.chunked_array([[0.5, None], [0.0] * n]).to_numpy() for n in table}
+        written = Pipe()
+        def child():
+            written.wait()
+            for n in table:
+                assert frames[n]["x"].sum() == 0 and frames[n]["y"].sum() == 0, n
+                assert np.nansum(arrays[n]) == 0.5, n
+        pid = in_child(child)
+        for n in table:
+            frames[n].loc[:, "x"] = 1.0
+            arrays[n][:] = 2.0
+        written.go()
+        child_ok(pid)
+        assert all(frames[n]["x"].sum() == n for n in table)
+        # What was not written is shared on as it was.
+        encoded = _native.encode(pa.table({"z": pa.compute.add(pa.array(range(100_000)), 1)}))
+        assert encoded.bytes_copied == 0 and encoded.bytes_shared > 0
+        """
+    )
+
+
+def test_a_fork_takes_no_mapping_for_each_array() -> None:
+    run(
+        """
+        def mappings(): return sum(1 for _ in open("/proc/self/maps"))
+        kept = []
+        other = pa.array(range(4200))
+        for _ in range(6000):
+            kept += [np.ones(32 << 10, np.uint8), pa.compute.add(other, 1)]
+        before = mappings()
+        written = Pipe()
+        def child():
+            written.wait()
+            assert all(set(each) == {1} for each in kept if isinstance(each, np.ndarray))
+        pid = in_child(child)
+        assert mappings() < before + 4000, (before, mappings())
+        for each in kept:
+            if isinstance(each, np.ndarray): each[:] = 2
+        written.go()
+        child_ok(pid)
+        """
+    )
+
+
+def test_a_descriptor_that_is_another_files_by_now_is_left_alone() -> None:
+    """A program may close all descriptors that it does not know, and open files of its own."""
+    run(
+        """
+        import tempfile
+        tables = [pa.table({"x": pa.array(range(2_000_000))}) for _ in range(2)]
+        array = np.ones(1_000_000, np.uint8)
+        os.closerange(3, 256)
+        files = [tempfile.TemporaryFile() for _ in range(6)]
+        for file in files: file.write(b"u" * (64 << 20)); file.flush()
+        del tables[0]
+        pa.default_memory_pool().release_unused()
+        child_ok(in_child(lambda: None))
+        for file in files:
+            file.seek(0)
+            assert file.read() == b"u" * (64 << 20)
+        assert set(array) == {1} and tables[0]["x"][-1].as_py() == 1_999_999
+        """
+    )

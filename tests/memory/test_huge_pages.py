@@ -105,6 +105,22 @@ def test_asked_for_they_have_to_be_there() -> None:
 
 
 @needs_huge_pages
+@needs_root
+@pytest.mark.parametrize("umask", ["0o777", "0o477", "0o077"])
+def test_the_umask_takes_nothing_of_them(umask: str) -> None:
+    run(
+        f"""
+        os.umask({umask})
+        assert in_huge_pages()
+        _, fd, _ = _native.arena_segment()
+        assert os.fstat(fd).st_mode & 0o777 == 0o400
+        os.close(os.open(f"/proc/self/fd/{{fd}}", os.O_RDONLY))
+        """,
+        user=ORDINARY,
+    )
+
+
+@needs_huge_pages
 @pytest.mark.parametrize(
     ("limit", "named"),
     [("RLIMIT_FSIZE", "ulimit -f"), ("RLIMIT_AS", "ulimit -v"), ("RLIMIT_NOFILE", "ulimit -n")],
@@ -203,7 +219,7 @@ def test_the_program_does_not_notice_the_child(user: str) -> None:
         assert [l for l in links() if l != "/zerrow (deleted)"] == before
         assert not os.get_inheritable(fd)
         for _ in range(20): assert huge_pages.probe().available
-        assert len(links()) == len(before) + 1
+        assert len(links()) == len(before) + 2
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
         try: os.waitpid(-1, os.WNOHANG)
         except ChildProcessError: pass

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
+import time
 import uuid
 
 import pyarrow as pa
@@ -254,3 +256,58 @@ def test_a_supervisor_that_hangs_does_not_stop_the_store(standalone: str) -> Non
     assert client.get(client.put(table)).equals(table)
     os.kill(supervisor, signal.SIGCONT)
     client.close()
+
+
+_DAEMON = """
+import os, time
+mine = pa.table({"x": pc.add(pa.array(range(ROWS)), 0), "s": ["ab"] * ROWS})
+array = np.arange(ROWS)
+other = client.put(pa.table({"y": pc.add(pa.array(range(ROWS)), 1)}))
+report, reported = os.pipe()
+parent = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    if CLOSES:
+        os.dup2(reported, 3)
+        os.closerange(4, 4096)
+        reported = 3
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    os.read(0, 1)  # the test has seen what the store does about its parent's end
+    good = mine["x"].to_pylist() == list(range(ROWS)) and set(mine["s"].to_pylist()) == {"ab"}
+    good = good and (array == np.arange(ROWS)).all()
+    print("as it was" if good else "changed", flush=True)
+    os._exit(0)
+print(other.hex(), _native.arena_segment()[0].hex(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["plain", "closes all descriptors"])
+def test_a_daemon_keeps_what_it_inherited_from_a_process_that_has_ended(
+    store: Store, closes: bool
+) -> None:
+    code = f"""
+    import numpy as np, pyarrow as pa, pyarrow.compute as pc, zerrow_store
+    from zerrow_store.native import _native
+    ROWS, CLOSES = 300_000, {closes}
+    client = zerrow_store.connect({store.name!r})
+    """
+    code = textwrap.dedent(code) + _DAEMON
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        object_id, segment = map(bytes.fromhex, parent.stdout.readline().decode().split())
+        parent.wait()
+        client = store.connected()
+        held = {row.segment for row in client.memory_by_segment()}
+        assert client.get(object_id)["y"][0].as_py() == 1
+        client.delete(object_id)
+        time.sleep(2.5)  # the store looks once a second; nothing in the test hangs on it
+        parent.stdin.write(b"x")
+        parent.stdin.close()
+        assert parent.stdout.read() == b"as it was\n"
+    assert segment in held
+    wait_until(lambda: client.stats().segments == 0)

@@ -16,7 +16,9 @@ import zerrow_store
 from tests.helpers import arrow_strategies
 from tests.helpers.arena import pinned
 from tests.helpers.data import table
+from tests.helpers.huge_pages import needs_root
 from tests.helpers.publishing import MOVING
+from tests.helpers.python import run_python
 from tests.helpers.waiting import eventually
 from zerrow_store.client.connection import Connection
 from zerrow_store.native import _native
@@ -133,6 +135,43 @@ def test_an_object_does_not_change_with_a_buffer_that_is_filled_again(client, po
     with pa.FixedSizeBufferWriter(buffer) as writer:
         writer.write(np.full(rows, -1))
     assert client.get(object_id)["x"].unique().to_pylist() == [1]
+
+
+@pytest.mark.parametrize("default", ["system", "mimalloc", "jemalloc"])
+def test_nor_where_the_default_pool_is_another_one(store, default):
+    code = f"""
+    import numpy as np, pyarrow as pa, zerrow_store
+    assert pa.default_memory_pool().backend_name == "{default}"
+    client = zerrow_store.connect({store.name!r})
+    buffer = pa.allocate_buffer(800_000)
+    column = np.frombuffer(buffer, "i8")
+    column[:] = 1
+    data = pa.table({{"x": pa.Array.from_buffers(pa.int64(), 100_000, [None, buffer])}})
+    object_id = client.put(data)
+    column[:] = 2
+    assert client.get(object_id)["x"].unique().to_pylist() == [1]
+    """
+    run_python(code, ARROW_DEFAULT_MEMORY_POOL=default)
+
+
+@needs_root
+def test_a_process_that_has_changed_its_user_is_told_what_is_wrong():
+    """Readers could not open its arena, nor can a store that is another user's than root's."""
+    run_python(
+        """
+        import os
+        from zerrow_store import errors, memory, segments
+        from zerrow_store.native import _native
+        memory.start()
+        _, fd, size = _native.arena_segment()
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        try: segments.check_segment(fd, size)
+        except errors.ProtocolError as error: assert "changed its user" in str(error)
+        else: raise AssertionError
+        """,
+        ZERROW_HUGE_PAGES="auto",
+    )
 
 
 def test_a_put_that_does_not_fit_says_so_and_leaves_nothing(name):

@@ -276,11 +276,11 @@ def test_only_the_agent_lands_and_only_what_it_holds(home, node):
     own = here.connected().put(table_of(MIB))
     moved = [(*first[:2], *first[:2])]
     for client in (here.connect(), here.receiver._client):
-        with pytest.raises(ProtocolError, match="landed by the agent"):
+        with pytest.raises(ProtocolError, match="only the transfer agent may land"):
             client._connection.request(Land(wanted.object_id, own, moved, b""))
     client = here.receiver._client
     hold = client.hold(own)
-    with pytest.raises(ProtocolError, match="not landed there"):
+    with pytest.raises(ProtocolError, match="outside of the landed object"):
         client.land(wanted.object_id, own, moved, b"")
     del hold
     assert not is_at(here, wanted)

@@ -126,8 +126,10 @@ def _captured(library: str) -> str:
 
     captured, failures = attempt()
     if not captured[library.lower()]:
-        reason = failures.get(library, f"ZERROW_CAPTURE_{library.upper()} is off")
-        raise RuntimeError(f"{reason}; what it allocates is copied once when it is published")
+        if failure := failures.get(library):
+            raise RuntimeError(failure)
+        off = f"ZERROW_CAPTURE_{library.upper()} is off"
+        raise RuntimeError(f"{off}: what it allocates is copied once when it is published")
     return "verified"
 
 

@@ -30,10 +30,19 @@ def _functions() -> "tuple[Callable[..., pa.Buffer], Callable[..., pa.Buffer]]":
         pool = pa.default_memory_pool() if memory_pool is None else memory_pool
         # Not one of a program's own over it, which counts what it is asked for.
         if type(pool) is pa.MemoryPool and pool.backend_name == _ARENA_POOL:
-            pool = pa.system_memory_pool()
+            pool = _pool_outside()
         return own(size, pool, resizable)
 
     return own, outside
+
+
+def _pool_outside() -> "pa.MemoryPool":
+    """Return a pool that is not captured: the default one may be any of these."""
+    import pyarrow as pa
+
+    if pa.system_memory_pool().backend_name != _ARENA_POOL:
+        return pa.system_memory_pool()
+    return pa.mimalloc_memory_pool()  # in all of pyarrow's wheels
 
 
 def allocate_outside(on: bool) -> None:

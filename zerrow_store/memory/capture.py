@@ -46,7 +46,7 @@ def start(config: MemoryConfig | None = None) -> dict[str, bool]:
     """
     captured, failures = attempt(config)
     for library, reason in failures.items():
-        _log.warning("%s allocates outside of the arena, its data is copied: %s", library, reason)
+        _log.warning("%s allocates outside of the arena: %s", library, reason)
     return captured
 
 

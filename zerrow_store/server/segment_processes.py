@@ -1,8 +1,9 @@
 """The processes that make segments: what happens when one ends.
 
 Each is watched through a pidfd. At its end its owned objects are deleted, and what no object of its
-segment refers to is given back. Segments without a process, sealed ones and files of spilled bytes,
-are treated as those of processes that have ended.
+segment refers to is given back, as soon as no forked child of the process has the segment any more.
+Segments without a process, sealed ones and files of spilled bytes, are treated as those of
+processes that have ended.
 """
 
 import os
@@ -13,6 +14,7 @@ from zerrow_store.errors import ObjectLostError
 from zerrow_store.processes import open_pidfd, start_time
 from zerrow_store.protocol import events
 from zerrow_store.protocol.places import NO_PROCESS
+from zerrow_store.segments import is_mapped_by_a_child
 from zerrow_store.server.lifetimes import Lifetimes
 from zerrow_store.server.state import State
 
@@ -26,6 +28,7 @@ class SegmentProcesses:
         self._state = state
         self._lifetimes = lifetimes
         self._selector = selector
+        self._inherited: set[bytes] = set()
 
     def attach(self, segment_id: bytes, fd: int, size: int, pid: int) -> None:
         """Enter a process's segment; from then on the descriptor is the store's.
@@ -49,8 +52,18 @@ class SegmentProcesses:
         objects = self._state.table.objects
         for object_id in [o for o, entry in objects.items() if entry.owner == segment_id]:
             self._lifetimes.delete(object_id)
+        # A child that was forked reads what no object refers to any more.
+        if is_mapped_by_a_child(self._state.descriptors[segment_id]):
+            self._inherited.add(segment_id)
+            return
+        self._inherited.discard(segment_id)
         self._state.mark_dead(segment_id)
         self._state.give_back_gaps(segment_id)
+
+    def tick(self) -> None:
+        """Look whether the forked children of processes that have ended have ended, too."""
+        for segment_id in list(self._inherited):
+            self.ended(segment_id)
 
     def _watch_again(self, segment_id: bytes) -> None:
         segment = self._state.table.segments[segment_id]

@@ -242,6 +242,7 @@ class Server:
         if now - self._ticked >= 1.0:
             self._ticked = now
             self._core.readers.tick()
+            self._core.processes.tick()
             resident = self._core.state.resident()
             self._core.quota.share()
             # Time for producers to give up freed memory first; what is left then is used.

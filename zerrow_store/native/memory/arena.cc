@@ -89,7 +89,7 @@ bool Arena::AllocateExtent(uint64_t size, Origin origin, bool prefer_warm, uint6
     uint64_t length = ExtentLength(size, mapping_.page());
     uint64_t alignment = length % kHugePage == 0 ? mapping_.page() : kPage;
     if (!free_.Take(length, alignment, prefer_warm, &range, warm)) return false;
-    extents_[range.offset] = {range.length, size, fork_guard_.epoch(), 0, origin, false, false};
+    extents_[range.offset] = {range.length, size, fork_guard_.epoch(), 0, origin, false, false, false};
     *offset = range.offset;
     AddTaken(range.length);
     excess = ExcessWarm();
@@ -205,7 +205,7 @@ void Arena::Recycle(Extents::iterator it) {
       Quarantine(range.offset, it->second.born, range.length);
       return;
     }
-    --private_count_;
+    if (!it->second.by_fork) --private_count_;
   }
   extents_.erase(it);
   PutWarm(range);

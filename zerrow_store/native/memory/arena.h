@@ -14,8 +14,7 @@
 //
 // fork: a child inherits the mapping, but privately: it neither writes its parent's file nor
 // allocates there. The parent *quarantines* memory that a child could read at the fork: it recycles
-// it only after the child has gone. Memory that Arrow may still write to (buffers being built) is
-// shown to the child as it is in the file.
+// it only after the child has gone.
 //
 // The class has many methods because they change the same state under one lock. Slabs, free
 // extents, the mapping and the fork guard are classes of their own; arena.cc, give_back.cc,
@@ -26,8 +25,10 @@
 #include <condition_variable>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "memory/extents.h"
@@ -116,6 +117,7 @@ class Arena final : private SlabSource {
     Origin origin;
     bool freed;       // by its owner
     bool is_private;  // this process's writes do not reach the file
+    bool by_fork;     // it became private, with others, in one mapping
   };
   using Extents = std::map<uint64_t, Extent>;
   // A freed extent or slot that a forked child may still read.
@@ -123,6 +125,12 @@ class Arena final : private SlabSource {
     uint64_t offset;
     uint32_t born;
     uint64_t size;
+  };
+
+  // Adjacent extents.
+  struct Run {
+    Range range;
+    Extents::iterator first;
   };
 
   Arena() : slabs_(this) {}
@@ -184,6 +192,8 @@ class Arena final : private SlabSource {
   // fork.cc
   friend struct ForkHandlers;
   void PrepareFork();
+  // Copies a range for the child.
+  void Save(Range range);
   void AfterForkInParent();
   void AfterForkInChild();
 
@@ -203,6 +213,7 @@ class Arena final : private SlabSource {
   Extents extents_;
   ForkGuard fork_guard_;
   std::vector<Quarantined> quarantine_;
+  std::vector<std::pair<Range, std::unique_ptr<uint8_t[]>>> saved_;  // while a fork is under way
   uint64_t quarantined_ = 0;
   uint64_t punched_ = 0;
   // Bytes of extents and slabs, free parts of them included. The part that is not pinned, and the

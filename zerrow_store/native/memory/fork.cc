@@ -1,13 +1,15 @@
 // The process's arenas, and their fork handlers.
 //
-// Before a fork, NumPy's live memory becomes private in the parent, so that the child does not see
-// the parent's later writes; Arrow's is immutable by contract. In the child all memory that is
-// still shared becomes private. All locks are taken across the fork, so that the child finds
-// consistent state.
+// Before a fork, live memory becomes private in the parent, so that the child does not see the
+// parent's later writes: NumPy's, and Arrow's, over which `to_pandas` and `to_numpy` make writable
+// arrays. Slabs stay shared, as later allocations lie beside those of now; they are copied for the
+// child. In the child all memory that is still shared becomes private. All locks are taken across
+// the fork, so that the child finds consistent state.
 #include <pthread.h>
 
 #include <algorithm>
-#include <iterator>
+#include <cstring>
+#include <new>
 
 #include "memory/arena.h"
 
@@ -20,6 +22,7 @@ std::atomic<Arena*> g_arenas{nullptr};  // the current one and the inherited
 std::atomic<bool> g_failed{false};      // not tried again until Configure or a fork
 std::string g_failure;                  // the reason, in words
 bool g_handlers = false;
+constexpr uint64_t kForkPrivateMax = 8000;  // of the 65530 mappings that a process may have by default
 
 struct Options {
   uint64_t capacity;
@@ -110,25 +113,42 @@ void Arena::PrepareFork() {
   mutex_.lock();
   if (inherited_) return;
   fork_guard_.Prepare();
-  // Adjacent extents become private in one mapping.
-  std::vector<Extents::iterator> run;
-  auto privatise = [&] {
-    if (run.empty()) return;
-    uint64_t start = run.front()->first;
-    if (mapping_.Privatise({start, RangeOf(run.back()).end() - start}))
-      for (auto& it : run) it->second.is_private = true, ++private_count_;
-    run.clear();
-  };
+  // Adjacent extents become private in one mapping. What would take too many mappings is copied.
+  std::vector<Run> runs;
+  uint64_t mappings = 0, end = UINT64_MAX;  // of private extents; and where the last one ends
   for (auto it = extents_.begin(); it != extents_.end(); ++it) {
-    if (it->second.origin != Origin::kNumpy || it->second.freed || it->second.is_private) continue;
-    if (!run.empty() && RangeOf(run.back()).end() != it->first) privatise();
-    run.push_back(it);
+    if (it->second.is_private) {
+      mappings += it->first != end;
+      end = RangeOf(it).end();
+    } else if (it->second.origin != Origin::kCopy && !it->second.freed) {
+      if (runs.empty() || runs.back().range.end() != it->first) runs.push_back({{it->first, 0}, it});
+      runs.back().range.length += it->second.length;
+    }
   }
-  privatise();
+  std::sort(runs.begin(), runs.end(),
+            [](const Run& a, const Run& b) { return a.range.length > b.range.length; });
+  for (const Run& run : runs) {
+    if (++mappings > kForkPrivateMax || !mapping_.Privatise(run.range)) {
+      Save(run.range);
+      continue;
+    }
+    for (auto it = run.first; it != extents_.end() && it->first < run.range.end(); ++it)
+      it->second.is_private = it->second.by_fork = true;
+  }
+  slabs_.EachInUse([&](uint64_t offset) { Save({offset, kSlabBytes}); });
+}
+
+void Arena::Save(Range range) {
+  auto* copy = new (std::nothrow) uint8_t[range.length];
+  // Without memory for it, the child sees what its parent writes there.
+  if (copy == nullptr) return;
+  memcpy(copy, base() + range.offset, range.length);
+  saved_.emplace_back(range, std::unique_ptr<uint8_t[]>(copy));
 }
 
 void Arena::AfterForkInParent() {
   if (!inherited_) fork_guard_.AfterInParent();
+  saved_.clear();
   mutex_.unlock();
   slabs_.UnlockAll();
 }
@@ -146,7 +166,10 @@ void Arena::AfterForkInChild() {
     }
     // The child never writes to unused memory, but a mistake must not reach the parent.
     if (start < capacity()) shared.push_back({start, capacity() - start});
-    mapping_.Detach(shared);
+    if (mapping_.Detach(shared)) {
+      for (const auto& [range, copy] : saved_) memcpy(base() + range.offset, copy.get(), range.length);
+    }
+    saved_.clear();
   }
   mutex_.unlock();
   slabs_.UnlockAll();

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -78,6 +79,13 @@ std::optional<bool> ScanForAnonymous(const uint8_t* address, uint64_t length) {
   return found > 0;
 }
 
+// A part of what a limit allows, but not less than the smallest arena.
+uint64_t Limit(__rlimit_resource resource, uint64_t part) {
+  rlimit limit;
+  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+  return std::max<uint64_t>(limit.rlim_cur / part, kLeastArena);
+}
+
 }  // namespace
 
 bool PrivatelyWritten(const uint8_t* address, uint64_t length) {
@@ -101,18 +109,29 @@ void ZeroPages(uint8_t* address, uint64_t length) {
   memset(address + zeroed, 0, length - zeroed);  // the rest, if the page map could not be read
 }
 
+// Readers map whole arenas, and their own once more. A forked child has its parent's as data.
 std::string Mapping::Create(uint64_t capacity, HugePages huge_pages, bool sealable) {
   if (std::string obstacle = FileSizeObstacle(); !obstacle.empty()) return obstacle;
   file_ = MakeMemoryFile(huge_pages, sealable);
-  if (file_.fd < 0) return huge_pages == HugePages::kOn ? "there are no huge pages" : Failure("a memory file", errno);
-  rlimit limit;
-  if (getrlimit(RLIMIT_FSIZE, &limit) == 0) capacity = std::min<uint64_t>(capacity, limit.rlim_cur);
+  if (file_.fd < 0)
+    return huge_pages == HugePages::kOn ? "there are no huge pages" : Failure("a memory file", errno);
+  if (file_.mapped < 0) file_.mapped = fcntl(file_.fd, F_DUPFD_CLOEXEC, 0);
+  struct stat status;
+  if (file_.mapped < 0 || fstat(file_.fd, &status) != 0) {
+    std::string why = Failure("a second descriptor", errno);
+    close(file_.fd);
+    return why;
+  }
+  device_ = status.st_dev, inode_ = status.st_ino;
+  flock(file_.mapped, LOCK_SH | LOCK_NB);
+  capacity = std::min({capacity, Limit(RLIMIT_FSIZE, 1), Limit(RLIMIT_AS, 8), Limit(RLIMIT_DATA, 2)});
   capacity = capacity / kHugePage * kHugePage;
   while (capacity >= kLeastArena && !TryMap(capacity)) capacity = capacity / 2 / kHugePage * kHugePage;
   if (base_ != nullptr && FixSize(sealable)) return "";
   std::string why = Failure(base_ == nullptr ? "a mapping of 64 MiB" : "seals of a memory file", errno);
   if (base_ != nullptr) munmap(base_, capacity_);
   close(file_.fd);
+  close(file_.mapped);
   return why;
 }
 
@@ -133,14 +152,29 @@ bool Mapping::TryMap(uint64_t capacity) {
   auto* base = reinterpret_cast<uint8_t*>(aligned);
   if (aligned > start) munmap(reserved, aligned - start);
   munmap(base + capacity, start + kHugePage - aligned);
-  if (mmap(base, capacity, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.fd, 0) ==
-      MAP_FAILED) {
-    munmap(base, capacity);
-    return false;
-  }
   base_ = base;
   capacity_ = capacity;
-  PreferHugePages({0, capacity});
+  if (Map({0, capacity}, MAP_SHARED)) return true;
+  munmap(base, capacity);
+  base_ = nullptr;
+  return false;
+}
+
+bool Mapping::IsOwn() const {
+  struct stat status;
+  return fstat(file_.mapped, &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;
+}
+
+bool Mapping::Map(Range range, int flags) {
+  if (!IsOwn()) return false;
+  uint8_t* address = base_ + range.offset;
+  if (mmap(address, range.length, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE | MAP_FIXED, file_.mapped,
+           static_cast<off_t>(range.offset)) == MAP_FAILED) {
+    return false;
+  }
+  // A core would have all of it, and the kernel give a page to each hole.
+  madvise(address, range.length, MADV_DONTDUMP);
+  if (flags == MAP_SHARED) PreferHugePages(range);
   return true;
 }
 
@@ -148,39 +182,31 @@ void Mapping::PreferHugePages(Range range) {
   if (page() == kHugePage) madvise(base_ + range.offset, range.length, MADV_HUGEPAGE);
 }
 
-bool Mapping::Privatise(Range range) {
-  return mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE,
-              MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, file_.fd,
-              static_cast<off_t>(range.offset)) != MAP_FAILED;
-}
+bool Mapping::Privatise(Range range) { return Map(range, MAP_PRIVATE); }
 
-bool Mapping::Share(Range range) {
-  if (mmap(base_ + range.offset, range.length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
-           file_.fd, static_cast<off_t>(range.offset)) == MAP_FAILED) {
-    return false;
-  }
-  PreferHugePages(range);
-  return true;
-}
+bool Mapping::Share(Range range) { return Map(range, MAP_SHARED); }
 
 bool Mapping::Punch(Range range) {
-  return fallocate(file_.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
-                   static_cast<off_t>(range.length)) == 0;
+  return IsOwn() && fallocate(file_.mapped, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                              static_cast<off_t>(range.offset), static_cast<off_t>(range.length)) == 0;
 }
 
 uint64_t Mapping::Resident() const {
   struct stat status;
-  return fstat(file_.fd, &status) == 0 ? static_cast<uint64_t>(status.st_blocks) * 512 : 0;
+  return fstat(file_.mapped, &status) == 0 ? static_cast<uint64_t>(status.st_blocks) * 512 : 0;
 }
 
 bool Mapping::Written(Range range) const { return PrivatelyWritten(base_ + range.offset, range.length); }
 
-void Mapping::Detach(const std::vector<Range>& shared) {
+bool Mapping::Detach(const std::vector<Range>& shared) {
+  bool writable = true;
   for (Range range : shared) {
     if (Privatise(range)) continue;
+    writable = false;
     // Refused (strict overcommit). At least no write may reach the parent.
     if (mprotect(base_ + range.offset, range.length, PROT_READ) != 0) abort();
   }
+  return writable;
 }
 
 void Mapping::Forget(Range range) { madvise(base_ + range.offset, range.length, MADV_DONTNEED); }

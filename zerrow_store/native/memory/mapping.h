@@ -5,6 +5,8 @@
 // private to this process: its later writes then do not reach the file. No lock: every call is one
 // system call on a range that the caller owns.
 #pragma once
+#include <sys/types.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -37,8 +39,8 @@ class Mapping {
   bool Written(Range range) const;
 
   // In a forked child: detaches it from the parent's file. `shared`: the ranges that are not
-  // private yet.
-  void Detach(const std::vector<Range>& shared);
+  // private yet. False if a part can only be read from now on.
+  bool Detach(const std::vector<Range>& shared);
   // In a forked child: discards its writes to a private range.
   void Forget(Range range);
 
@@ -49,11 +51,17 @@ class Mapping {
   uint64_t capacity() const { return capacity_; }
 
  private:
+  // Whether the descriptor is still the file's. A program that closes what it does not know may
+  // have another file there since.
+  bool IsOwn() const;
   bool TryMap(uint64_t capacity);
+  bool Map(Range range, int flags);
   bool FixSize(bool sealable);
   void PreferHugePages(Range range);
 
   MemoryFile file_;
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
   uint8_t* base_ = nullptr;
   uint64_t capacity_ = 0;
 };

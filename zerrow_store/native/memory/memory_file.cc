@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -50,13 +51,12 @@ struct Made {
   int fd = -1;
   const char* step = "";
   int error = 0;
+  int mapped = -1;
 };
 
 Made Failed(const char* step) { return {-1, step, errno}; }
 
-std::string Words(const Made& made) {
-  return made.error == 0 ? made.step : Failure(made.step, made.error);
-}
+std::string Words(const Made& made) { return made.error == 0 ? made.step : Failure(made.step, made.error); }
 
 // --- in the child: system calls only ---
 
@@ -83,18 +83,22 @@ Made OnOwnTmpfs() {
   Made made = mounted < 0 ? Failed("mounting a tmpfs") : Made{};
   close(fs);
   if (mounted < 0) return made;
-  made.fd = openat(mounted, "zerrow", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
-  if (made.fd < 0)
+  made.fd = openat(mounted, "zerrow", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  // Not by the mode alone, of which the umask would take its part.
+  if (made.fd >= 0 && fchmod(made.fd, 0600) == 0) made.mapped = openat(mounted, "zerrow", O_RDWR | O_CLOEXEC);
+  if (made.mapped < 0 || fchmod(made.fd, 0400) != 0) {
+    if (made.fd >= 0) close(made.fd);
     made = Failed("a file on a tmpfs");
-  else
+  } else {
     unlinkat(mounted, "zerrow", 0);
+  }
   close(mounted);
   return made;
 }
 
-// One descriptor as the ancillary data of a message of one byte.
+// Two descriptors as the ancillary data of a message of one byte.
 struct Passed {
-  alignas(cmsghdr) uint8_t control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) uint8_t control[CMSG_SPACE(2 * sizeof(int))] = {};
   uint8_t byte = 0;
   iovec data{&byte, 1};
   msghdr message{};
@@ -107,24 +111,29 @@ struct Passed {
   }
 };
 
-bool Send(int channel, int fd) {
+bool Send(int channel, const Made& made) {
   Passed passed;
   cmsghdr* header = CMSG_FIRSTHDR(&passed.message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(header), &fd, sizeof(int));
+  const int fds[] = {made.fd, made.mapped};
+  header->cmsg_len = CMSG_LEN(sizeof(fds));
+  memcpy(CMSG_DATA(header), fds, sizeof(fds));
   return sendmsg(channel, &passed.message, MSG_NOSIGNAL) == 1;
 }
 
-// -1 if nothing was sent. The other end of the channel is closed by now.
-int Receive(int channel) {
+// Without a descriptor if nothing was sent. The other end of the channel is closed by now.
+MemoryFile Receive(int channel) {
   Passed passed;
-  if (recvmsg(channel, &passed.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return -1;
+  if (recvmsg(channel, &passed.message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return {};
   cmsghdr* header = CMSG_FIRSTHDR(&passed.message);
-  int fd = -1;
-  if (header != nullptr && header->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(header), sizeof(int));
-  return fd;
+  int fds[] = {-1, -1};
+  if (header != nullptr && header->cmsg_type == SCM_RIGHTS)
+    memcpy(fds, CMSG_DATA(header),
+           std::min(sizeof(fds), static_cast<size_t>(header->cmsg_len) - CMSG_LEN(0)));
+  if (fds[1] >= 0) return {fds[0], fds[1], kHugePage, false};
+  if (fds[0] >= 0) close(fds[0]);  // there was room for one alone
+  return {};
 }
 
 constexpr const char* kKilled = "the process that creates the file was killed";
@@ -162,7 +171,7 @@ int RunChild(void* argument) {
     said = &child->namespaced;
     made = InUserNamespace(*child);
   }
-  if (made.fd >= 0 && !Send(child->channel, made.fd)) made = Failed("passing a file");
+  if (made.fd >= 0 && !Send(child->channel, made)) made = Failed("passing a file");
   *said = made;
   return 0;
 }
@@ -207,29 +216,31 @@ bool DumpsAllThatShare() {
 
 // A file in huge pages, or the reason why there is none.
 struct Tried {
-  int fd;
+  MemoryFile file;
   bool in_namespace;
   std::string why;
 };
 
 Tried OnTmpfs() {
   if (DumpsAllThatShare() && IsFiltered())
-    return {-1, false,
+    return {{},
+            false,
             "system calls are filtered, and before Linux 5.16 a child killed by the filter takes this "
             "process with it"};
   auto map = [](auto id) { return std::to_string(id) + " " + std::to_string(id) + " 1"; };
   int channel[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0)
-    return {-1, false, Words(Failed("a channel"))};
+    return {{}, false, Words(Failed("a channel"))};
   Child child{map(geteuid()), map(getegid()), channel[1]};
   int error = Run(&child);
   close(channel[1]);
-  int fd = Receive(channel[0]);
+  MemoryFile file = Receive(channel[0]);
   close(channel[0]);
-  if (error != 0) return {-1, false, Words({-1, "a process that creates the file", error})};
+  if (error != 0) return {{}, false, Words({-1, "a process that creates the file", error})};
   bool in_namespace = child.direct.error != 0;
   std::string why = Words(child.direct) + (in_namespace ? "; " + Words(child.namespaced) : "");
-  return {fd, in_namespace, why};
+  if (file.fd < 0 && why.empty()) why = "its file did not arrive (ulimit -n)";
+  return {file, in_namespace, why};
 }
 
 std::string Setting(const char* name) {
@@ -286,7 +297,10 @@ int CreateMemfd(const char* name) {
 }
 
 std::string Failure(const char* step, int error) {
-  const char* limit = error == EMFILE ? " (ulimit -n)" : error == ENOMEM ? " (ulimit -v)" : "";
+  const char* limit = error == EMFILE   ? " (ulimit -n)"
+                      : error == ENOMEM ? " (ulimit -v)"
+                      : error == ENOSPC ? " (user.max_user_namespaces)"
+                                        : "";
   return std::string(step) + ": " + strerror(error) + limit;
 }
 
@@ -300,17 +314,21 @@ std::string FileSizeObstacle() {
 MemoryFile MakeMemoryFile(HugePages choice, bool sealable) {
   bool possible = choice != HugePages::kOff && Obstacle().empty();
   if (possible && !sealable) {
-    if (int fd = OnTmpfs().fd; fd >= 0) return {fd, kHugePage, false};
+    if (MemoryFile file = OnTmpfs().file; file.fd >= 0) return file;
   }
   bool lent = possible && Lent();
   if (choice == HugePages::kOn && !lent && !sealable) return {};
   int fd = CreateMemfd("zerrow");
-  return {fd, lent ? kHugePage : kPage, true};
+  if (fd < 0) return {};
+  std::string path = "/proc/self/fd/" + std::to_string(fd);
+  return {fd, open(path.c_str(), O_RDWR | O_CLOEXEC), lent ? kHugePage : kPage, true};
 }
 
 HugePagesFinding FindHugePages() {
   if (std::string obstacle = Obstacle(); !obstacle.empty()) return {false, obstacle};
-  auto [fd, in_namespace, why] = OnTmpfs();
+  auto [file, in_namespace, why] = OnTmpfs();
+  int fd = file.fd;
+  if (file.mapped >= 0) close(file.mapped);
   std::string text =
       in_namespace ? "2 MiB, on a tmpfs mounted in a user namespace" : "2 MiB, on a tmpfs of this process";
   if (fd < 0) {

@@ -21,6 +21,9 @@ enum class HugePages : uint8_t { kAuto, kOn, kOff };
 
 struct MemoryFile {
   int fd = -1;
+  // The same file opened once more, for mappings; -1 if it cannot be. It has a lock (flock), which
+  // ends with the last mapping: the store sees by it whether a forked child still has one.
+  int mapped = -1;
   uint64_t page = 0;  // size of the pages that the kernel provides, if it has them free
   bool sealable = false;
 };

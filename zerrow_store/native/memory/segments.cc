@@ -82,6 +82,7 @@ std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t s
   CheckFile(id, fd, size, source);
   void* base = mmap(nullptr, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED) throw MapError(id, std::strerror(errno));
+  madvise(base, size, MADV_DONTDUMP);  // as an arena's own mapping
   return std::make_shared<SegmentView>(id, static_cast<const uint8_t*>(base), size, source == Source::kDisk);
 }
 

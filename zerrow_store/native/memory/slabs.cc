@@ -57,6 +57,8 @@ Slabs::Slab* Slabs::NewSlab(Class* size_class, int index) {
   slab->free_head = kNone;
   slab->slots = std::unique_ptr<Slot[]>(new Slot[SlotCount(index)]);
   AddPartial(size_class, slab);
+  slab->number = size_class->live.size();
+  size_class->live.push_back(slab);
   table_[offset / kSlabBytes].store(slab, std::memory_order_release);
   return slab;
 }
@@ -64,6 +66,9 @@ Slabs::Slab* Slabs::NewSlab(Class* size_class, int index) {
 void Slabs::DropSlab(Class* size_class, Slab* slab) {
   table_[slab->offset / kSlabBytes].store(nullptr, std::memory_order_release);
   slab->slots.reset();
+  size_class->live[slab->number] = size_class->live.back();
+  size_class->live[slab->number]->number = slab->number;
+  size_class->live.pop_back();
   size_class->headers.push_back(slab);
   source_->ReturnSlab(slab->offset);
 }

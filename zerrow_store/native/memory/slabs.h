@@ -57,6 +57,15 @@ class Slabs {
   void LockAll();
   void UnlockAll();
 
+  // Calls visit(offset) for each slab with slots in use, with all locked.
+  template <typename Visit>
+  void EachInUse(Visit visit) const {
+    for (const Class& size_class : classes_) {
+      for (const Slab* slab : size_class.live)
+        if (slab->used > 0) visit(slab->offset);
+    }
+  }
+
  private:
   static constexpr int kClasses = 32;
   struct Slot {
@@ -74,10 +83,12 @@ class Slabs {
     uint64_t offset;
     uint32_t used, fresh, free_head;  // slots in use, never used, and the list of free ones
     size_t place;                     // in Class::partial
+    size_t number;                    // in Class::live
     std::unique_ptr<Slot[]> slots;
   };
   struct Class {
     std::mutex mutex;
+    std::vector<Slab*> live;     // all that have memory
     std::vector<Slab*> partial;  // with free slots, except the spare one
     Slab* spare = nullptr;       // empty
     bool spare_aged = false;

@@ -22,7 +22,8 @@ uint64_t Size(const arrow::Buffer& buffer) { return static_cast<uint64_t>(buffer
 bool MayBeShownByPython(const arrow::Buffer& buffer) {
   for (const arrow::Buffer* each = &buffer; each != nullptr; each = each->parent().get()) {
     const char* name = typeid(*each).name();
-    if (std::strstr(name, "5arrow2py") != nullptr || std::strstr(name, "ImportedBuffer") != nullptr) return true;
+    if (std::strstr(name, "5arrow2py") != nullptr || std::strstr(name, "ImportedBuffer") != nullptr)
+      return true;
   }
   return false;
 }
@@ -158,6 +159,7 @@ Place AllocationTable::AddCopy(const arrow::Buffer& buffer) {
 
 uint64_t AllocationTable::Copy(const uint8_t* data, uint64_t size) {
   uint8_t* address = arena_ == nullptr ? nullptr : arena_->Allocate(size, Origin::kCopy);
+  if (arena_ == nullptr) throw ArenaFull("nothing can be copied: " + Arena::Failure());
   if (address == nullptr) throw ArenaFull(size);
   std::memcpy(address, data, size);
   uint64_t offset = static_cast<uint64_t>(address - arena_->base());

@@ -26,6 +26,7 @@ namespace zerrow {
 class ArenaFull : public std::bad_alloc {
  public:
   explicit ArenaFull(uint64_t size);
+  explicit ArenaFull(std::string why) : message_(std::move(why)) {}
   const char* what() const noexcept override { return message_.c_str(); }
 
  private:
