@@ -8,7 +8,7 @@ NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 PYTHONS ?= $(PYTHON)
 
-.PHONY: demo test test-rays test-metrics test-debian wheels test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
+.PHONY: demo test test-rays test-metrics test-debian wheels matrix test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
 	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster report gate nightly sanitize docs clean
 
 demo: $(STAMP)
@@ -29,6 +29,10 @@ test-metrics: $(STAMP)
 # libarrow. ARCH=aarch64: for another processor.
 wheels:
 	PYTHONS="$(PYTHONS)" PYARROWS="$(PYARROWS)" ARCH="$(ARCH)" sh tools/wheels.sh
+
+# A job from those wheels, beside all versions that they are made for; CORNERS=1: the oldest and newest.
+matrix:
+	$(PYTHON) tools/matrix.py $(if $(CORNERS),--corners) $(PYTHONS)
 
 # README's lines of installing, as an ordinary user of an empty Debian; wants root, debootstrap, and a
 # wheel for Python 3.11 in dist/. DEBIANS="bookworm" WAYS="sources": not all.

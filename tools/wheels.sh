@@ -31,7 +31,6 @@ check_versions() { # check_versions PLACE
 }
 
 sh tools/toolchain.sh
-rm -f dist/*"_$ARCH.whl"
 mkdir -p "$work"
 [ -x "$audit/auditwheel" ] || {
     "${PYTHONS%% *}" -m venv "$work/auditwheel"
@@ -41,8 +40,9 @@ mkdir -p "$work"
 for python in $PYTHONS; do
     name=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
     place=$work/$name-$ARCH
-    [ -x "$place/venv/bin/pip" ] || "$python" -m venv "$place/venv"
     pip="$place/venv/bin/pip --disable-pip-version-check"
+    [ -x "$place/venv/bin/pip" ] || "$python" -m venv "$place/venv"
+    $pip install --quiet --upgrade "pip>=25"  # Python 3.10's own knows no -C
     versions=${PYARROWS:-$(pyarrows_for "$name")}
     folders=
     for version in $versions; do
@@ -55,7 +55,7 @@ for python in $PYTHONS; do
         }
         folders="$folders;$folder"
     done
-    rm -rf "$place/raw" "$place/unpacked"
+    rm -rf "$place/raw" "$place/unpacked" dist/*"-$name-"*"_$ARCH.whl"
     # The Python that builds is this machine's. Its headers are those of the other processors, but
     # for nothing that is used here: Linux's 64-bit processors agree on the sizes of types.
     CXX=$toolchain/g++ $pip wheel --quiet --no-deps --wheel-dir "$place/raw" . \

@@ -1,8 +1,8 @@
 """A job for an environment that zerrow-store was installed into: run there as a script, without the
-project's source. It prints as JSON what it ran with, and what became of its table.
+project's source. It fails if its table is copied, and beside other versions than those it is given.
 """
 
-import json
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,14 @@ import zerrow_store
 from zerrow_store.native import _native
 
 ROWS = 1 << 20
+LOCAL = {
+    "address": "local",
+    "num_cpus": 2,
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "_node_ip_address": "127.0.0.1",
+    "object_store_memory": 256 << 20,
+}
 
 
 @ray.remote
@@ -23,33 +31,34 @@ def doubled(table: pa.Table) -> pa.Table:
 
 
 def main() -> None:
-    zerrow_ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=256 << 20,
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
+    for package in pa, ray, np:
+        parser.add_argument(f"--{package.__name__}", default="", help="how its version begins")
+    parser.add_argument("--installed", action="store_true", help="not from a source")
+    parser.add_argument("--submitted", action="store_true", help="to a Ray that is there")
+    given = parser.parse_args()
+    for package in pa, ray, np:
+        wanted = getattr(given, package.__name__)
+        assert package.__version__.startswith(wanted), package.__version__
+    if given.installed:
+        assert "site-packages" in zerrow_store.__file__, zerrow_store.__file__
+
+    zerrow_ray.init(**({} if given.submitted else LOCAL))
     numbers = pc.add(pa.array(np.arange(ROWS)), 1)
     out = ray.get(doubled.remote(ray.put(pa.table({"x": numbers}))))
     assert out.equals(pa.table({"x": numbers, "twice": pc.multiply(numbers, 2)}))
-    total = zerrow_ray.stats().total
+    # Both columns were stored once, with a validity bitmap or two; the first went on by reference.
+    total, nbytes = zerrow_ray.stats().total, numbers.nbytes
+    assert 2 * nbytes <= total.bytes_shared < 2.1 * nbytes, total
+    assert nbytes <= total.bytes_reshared < 1.1 * nbytes, total
+    assert total.bytes_copied == 0, total
+
+    # The module for the one libarrow of the process.
+    soname = f"{pa.__version__.split('.')[0]}00"
     mapped = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
-    said = {
-        "pyarrow": pa.__version__,
-        "ray": ray.__version__,
-        "numpy": np.__version__,
-        "zerrow_store": zerrow_store.__version__,
-        "package": zerrow_store.__file__,
-        "module": _native.__file__,
-        "libarrows": sorted({Path(path).name for path in mapped if "/libarrow.so" in path}),
-        "nbytes": numbers.nbytes,
-        "shared": total.bytes_shared,
-        "reshared": total.bytes_reshared,
-        "copied": total.bytes_copied,
-    }
-    print(json.dumps(said))
+    libarrows = {Path(path).name for path in mapped if "/libarrow.so" in path}
+    assert libarrows == {f"libarrow.so.{soname}"}, libarrows
+    assert f"/libarrow_{soname}/" in _native.__file__, _native.__file__
     ray.shutdown()
 
 
