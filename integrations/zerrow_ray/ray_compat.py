@@ -39,10 +39,12 @@ from ray._private.serialization import SerializationContext
 from ray._private.worker import Worker
 from ray.core.generated.common_pb2 import Address
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.exceptions import RaySystemError
 from ray.experimental import internal_kv
 
 _EXPECTED: dict[str, list[str] | None] = {
     "ray._private.worker:Worker.put_object": ["self", "value"],
+    "ray._private.worker:Worker.get_objects": ["self", "object_refs", "timeout"],
     "ray._private.worker:Worker.main_loop": ["self"],
     "ray._private.worker:Worker.set_is_connected": ["self", "is_connected"],
     "ray._private.worker:Worker.connected": None,
@@ -57,6 +59,17 @@ _EXPECTED: dict[str, list[str] | None] = {
         "self",
         "metadata",
         "value",
+    ],
+    "ray._private.serialization:SerializationContext._deserialize_object": [
+        "self",
+        "data",
+        "metadata",
+        "object_ref",
+    ],
+    "ray._private.serialization:SerializationContext.deserialize_objects": [
+        "self",
+        "serialized_ray_objects",
+        "object_refs",
     ],
     "ray._private.serialization:SerializationContext.set_in_band_serialization": ["self"],
     "ray._private.serialization:SerializationContext.set_out_of_band_serialization": ["self"],
@@ -312,6 +325,79 @@ def export_through(wrap: Callable[[bytes], Any]) -> None:
 
     for module in (ray.remote_function, ray._private.function_manager):
         module.pickle_dumps = exporting(module.pickle_dumps)
+
+
+Get = Callable[[float | None], Any]
+
+
+def get_through(get: Callable[[Get, float | None], Any]) -> None:
+    """Let `get(original, timeout)` call the original `Worker.get_objects(timeout)`, maybe several
+    times, and return its result.
+    """
+    original = Worker.get_objects
+
+    @functools.wraps(original)
+    def get_objects(
+        self: Worker, object_refs: Any, timeout: float | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        return get(lambda rest: original(self, object_refs, rest, *args, **kwargs), timeout)
+
+    Worker.get_objects = get_objects
+
+
+def deserialize_through(
+    is_lost: Callable[[Exception], bool], lost: Callable[[list[ray.ObjectRef], Any], None]
+) -> None:
+    """Call `lost(references, messages)` for objects that fail to deserialize with such an error.
+
+    messages: as long as somebody refers to them, they stay in this node's plasma, so that no others
+    can take their places. The values of these objects are the errors, as Ray wraps them. Their
+    frames refer to the messages, so they go, and Ray does not log them.
+    """
+    deserialize_one = SerializationContext._deserialize_object
+    deserialize = SerializationContext.deserialize_objects
+
+    @functools.wraps(deserialize_one)
+    def _deserialize_object(self: SerializationContext, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return deserialize_one(self, *args, **kwargs)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            return RaySystemError(error)
+
+    @functools.wraps(deserialize)
+    def deserialize_objects(
+        self: SerializationContext, serialized: Any, object_refs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        values = deserialize(self, serialized, object_refs, *args, **kwargs)
+        found = [ref for ref, value in zip(object_refs, values, strict=True) if wraps_lost(value)]
+        if found:
+            lost(found, serialized)
+        return values
+
+    def wraps_lost(value: Any) -> bool:
+        return type(value) is RaySystemError and is_lost(value.client_exc)
+
+    SerializationContext._deserialize_object = _deserialize_object
+    SerializationContext.deserialize_objects = deserialize_objects
+
+
+def runs_plain_task() -> bool:
+    """Whether this thread is about to run, or runs, a task that is no actor's."""
+    worker = ray._private.worker.global_worker
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and worker.mode == ray.WORKER_MODE and worker.actor_id.is_nil()
+
+
+def owns_references() -> bool:
+    """Whether this process owns references, which would end with it."""
+    core_worker = ray._private.worker.global_worker.core_worker
+    known = (
+        owner_of(bytes.fromhex(each.decode())) for each in core_worker.get_all_reference_counts()
+    )
+    return any(owner is not None and owner[0] == worker_id() for owner in known)
 
 
 class TaskHooks(Protocol):

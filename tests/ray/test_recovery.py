@@ -1,0 +1,184 @@
+"""Results whose data is lost with its node are made again, also if their messages are elsewhere."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import zerrow_ray
+from tests.helpers.rays import location_of, on
+from tests.helpers.waiting import eventually
+from zerrow_ray.session import current_session
+
+ROWS = 1_000_000
+
+
+def made(path):
+    """Make a table, and write down that it was made."""
+    with open(path, "a") as file:
+        file.write("x")
+    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), 1)})
+
+
+def made_of(path, table):
+    with open(path, "a") as file:
+        file.write("y")
+    return pa.table({"x": pc.add(table["x"], 1)})
+
+
+def started():
+    current_session()
+
+
+@ray.remote
+def total_of(table):
+    return pc.sum(table["x"]).as_py()
+
+
+class Nodes:
+    """The driver's node, called "head", and others that can be killed."""
+
+    def __init__(self, cluster):
+        self._cluster = cluster
+        self._others = {}
+
+    def add(self, name, *, also=None):
+        """Add a node with its own resource, and also that of another one."""
+        resources = {each: 100 for each in (name, also) if each}
+        self._others[name] = self._cluster.add_node(num_cpus=2, resources=resources)
+        ray.get(on(ray.remote(started), name).remote())
+        eventually(lambda: location_of(self.id_of(name)), "its agent serves")
+
+    def id_of(self, name):
+        return self._others[name].node_id
+
+    def kill(self, name):
+        self._cluster.remove_node(self._others.pop(name), allow_graceful=False)
+
+    def kill_and_wait(self, name):
+        """Kill a node, and wait until Ray has noticed."""
+        node_id = self.id_of(name)
+        self.kill(name)
+
+        def is_dead():
+            return any(n["NodeID"] == node_id and not n["Alive"] for n in ray.nodes())
+
+        eventually(is_dead, "Ray has noticed", seconds=120)
+
+
+@pytest.fixture
+def nodes():
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "resources": {"head": 100}}
+    )
+    zerrow_ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    nodes = Nodes(cluster)
+    nodes.add("first")
+    yield nodes
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def has_message(ref, node_id):
+    return node_id in ray.experimental.get_object_locations([ref])[ref]["node_ids"]
+
+
+def lost_result(nodes, path, levels=1, **options):
+    """A result that is lost, whose message, and those of what it was made of, are on this node."""
+    path = str(path)
+    refs = [on(ray.remote(made), "first").options(**options).remote(path)]
+    for _ in range(levels - 1):
+        refs.append(on(ray.remote(made_of), "first").remote(path, refs[-1]))
+    ray.wait(refs, num_returns=levels, fetch_local=True)
+    here = ray.get_runtime_context().get_node_id()
+    eventually(lambda: all(has_message(ref, here) for ref in refs), "the messages are here")
+    nodes.kill_and_wait("first")
+    nodes.add("second", also="first")
+    return refs[-1]
+
+
+def expected(levels):
+    return ROWS * (ROWS - 1) // 2 + levels * ROWS
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_get_makes_a_lost_result_again(nodes, tmp_path, levels):
+    ref = lost_result(nodes, tmp_path / "runs", levels)
+    table = ray.get(ref, timeout=240)
+    assert pc.sum(table["x"]).as_py() == expected(levels)
+    assert (tmp_path / "runs").read_text() == "xy"[:levels] * 2
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_lost_argument_is_made_again(nodes, tmp_path, levels):
+    ref = lost_result(nodes, tmp_path / "runs", levels)
+    assert ray.get(on(total_of, "head").remote(ref), timeout=240) == expected(levels)
+    assert (tmp_path / "runs").read_text() == "xy"[:levels] * 2
+
+
+def test_messages_on_other_nodes_are_found_worthless_there(nodes, tmp_path):
+    nodes.add("third")
+    ref = on(ray.remote(made), "first").remote(str(tmp_path / "runs"))
+    ray.get(on(ray.remote(lambda refs: ray.wait(refs) and None), "third").remote([ref]))
+    ray.wait([ref], fetch_local=True)
+    here, third = ray.get_runtime_context().get_node_id(), nodes.id_of("third")
+    eventually(lambda: has_message(ref, here) and has_message(ref, third), "both have it")
+    nodes.kill_and_wait("first")
+    nodes.add("second", also="first")
+    assert pc.sum(ray.get(ref, timeout=240)["x"]).as_py() == expected(1)
+    assert ray.get(on(total_of, "third").remote(ref), timeout=240) == expected(1)
+    assert (tmp_path / "runs").read_text() == "xx"
+
+
+def test_the_second_node_ends_during_the_recovery(nodes, tmp_path):
+    ref = lost_result(nodes, tmp_path / "runs", 2)
+    got = on(total_of, "head").remote(ref)
+    eventually(lambda: len((tmp_path / "runs").read_text()) > 2, "it is made again", seconds=120)
+    nodes.kill("second")
+    nodes.add("third", also="first")
+    assert ray.get(got, timeout=400) == expected(2)
+    assert pc.sum(ray.get(ref, timeout=400)["x"]).as_py() == expected(2)
+
+
+def test_a_result_that_may_not_be_made_again_stays_lost(nodes, tmp_path):
+    ref = lost_result(nodes, tmp_path / "runs", max_retries=0)
+    for _ in range(2):
+        with pytest.raises(ray.exceptions.ObjectLostError, match=ref.hex()):
+            ray.get(ref, timeout=240)
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+@ray.remote
+class Adder:
+    def total_of(self, table):
+        return pc.sum(table["x"]).as_py()
+
+    async def total_of_ref(self, refs):
+        return pc.sum((await refs[0])["x"]).as_py()
+
+
+@pytest.mark.parametrize("method", ["total_of", "total_of_ref"])
+def test_after_an_actor_has_failed_it_is_made_again(nodes, tmp_path, method):
+    """Ray keeps the arguments of a call for as long as it runs, and an actor cannot end."""
+    ref = lost_result(nodes, tmp_path / "runs")
+    adder = on(Adder, "head").remote()
+    given = ref if method == "total_of" else [ref]
+    with pytest.raises(ray.exceptions.RayTaskError, match="which is gone"):
+        ray.get(getattr(adder, method).remote(given), timeout=240)
+    assert ray.get(getattr(adder, method).remote(given), timeout=240) == expected(1)
+    assert (tmp_path / "runs").read_text() == "xx"
+
+
+def test_copies_that_are_checked_stay(nodes, tmp_path):
+    from zerrow_ray import ray_recovery_compat
+
+    ref = on(ray.remote(made), "first").remote(str(tmp_path / "runs"))
+    ray.wait([ref], fetch_local=True)
+    for _ in range(3):
+        ray_recovery_compat.check_copies([ref])
+        assert pc.sum(ray.get(ref, timeout=120)["x"]).as_py() == expected(1)
+    nodes.kill_and_wait("first")  # and the table, which is here, outlives it
+    assert pc.sum(ray.get(ref, timeout=120)["x"]).as_py() == expected(1)
+    assert (tmp_path / "runs").read_text() == "x"
