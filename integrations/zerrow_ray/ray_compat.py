@@ -95,6 +95,8 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray._raylet:CoreWorker.current_actor_is_asyncio": None,
     "ray._raylet:CoreWorker.get_owner_address": None,
     "ray._raylet:CoreWorker.get_worker_id": None,
+    "ray._raylet:CoreWorker.get_all_reference_counts": None,
+    "ray._raylet:CoreWorker.object_exists": None,
     "ray._raylet:CoreWorker.get_event_loop_executor": None,
     "ray._raylet:CoreWorker.reset_event_loop_executor": None,
     "ray._raylet:async_task_id": None,
@@ -346,13 +348,13 @@ def get_through(get: Callable[[Get, float | None], Any]) -> None:
 
 
 def deserialize_through(
-    is_lost: Callable[[Exception], bool], lost: Callable[[list[ray.ObjectRef], Any], None]
+    is_lost: Callable[[Exception], bool], lost: Callable[[list[ray.ObjectRef]], None]
 ) -> None:
-    """Call `lost(references, messages)` for objects that fail to deserialize with such an error.
+    """Call `lost` with the references of objects that fail to deserialize with such an error.
 
-    messages: as long as somebody refers to them, they stay in this node's plasma, so that no others
-    can take their places. The values of these objects are the errors, as Ray wraps them. Their
-    frames refer to the messages, so they go, and Ray does not log them.
+    Until it returns, their messages stay in this node's plasma, so no others can take their places.
+    The values of these objects are the errors, as Ray wraps them. The errors' frames would keep the
+    messages any longer, so they go, and Ray does not log them.
     """
     deserialize_one = SerializationContext._deserialize_object
     deserialize = SerializationContext.deserialize_objects
@@ -374,7 +376,7 @@ def deserialize_through(
         values = deserialize(self, serialized, object_refs, *args, **kwargs)
         found = [ref for ref, value in zip(object_refs, values, strict=True) if wraps_lost(value)]
         if found:
-            lost(found, serialized)
+            lost(found)
         return values
 
     def wraps_lost(value: Any) -> bool:
@@ -384,11 +386,18 @@ def deserialize_through(
     SerializationContext.deserialize_objects = deserialize_objects
 
 
+def has_message(ref: ray.ObjectRef) -> bool:
+    """Whether this node's plasma has a copy of an object."""
+    found: bool = ray._private.worker.global_worker.core_worker.object_exists(ref)
+    return found
+
+
 def runs_plain_task() -> bool:
     """Whether this thread is about to run, or runs, a task that is no actor's."""
-    worker = ray._private.worker.global_worker
-    is_main = threading.current_thread() is threading.main_thread()
-    return is_main and worker.mode == ray.WORKER_MODE and worker.actor_id.is_nil()
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_task_id() is not None and context.get_actor_id() is None
 
 
 def owns_references() -> bool:

@@ -51,8 +51,7 @@ _BATCH_SIZE = 100
 
 
 def free_here(ref: ray.ObjectRef) -> None:
-    """Have this node's plasma delete its copy of an object, as soon as nobody uses it, and its
-    owner forget that copy.
+    """Have this node's plasma delete its copy of an object as soon as nobody uses it.
 
     The caller uses that copy, so what is deleted is that copy and no later one. Raises RpcError.
     """
@@ -69,14 +68,21 @@ def free_here(ref: ray.ObjectRef) -> None:
         batch = [ref.binary(), *(os.urandom(ref.size()) for _ in range(size))]
         request = node_manager_pb2.FreeLocalObjectsRequest(object_ids=batch)
         raylet.FreeLocalObjects(request, timeout=_SECONDS)
+
+
+def forget_here(ref: ray.ObjectRef) -> None:
+    """Have the owner of an object forget this node's copy, which is to be deleted.
+
+    The caller still uses that copy, so what is forgotten is no later one. Raises RpcError.
+    """
     update = core_worker_pb2.ObjectLocationUpdate(
         object_id=ref.binary(), plasma_location_update=core_worker_pb2.REMOVED
     )
-    _tell_owner(ref, bytes.fromhex(own), update)
+    _tell_owner(ref, bytes.fromhex(ray.get_runtime_context().get_node_id()), update)
 
 
 def _batch_size() -> int:
-    return int(os.environ.get("RAY_free_objects_batch_size", _BATCH_SIZE))
+    return int(os.environ.get("RAY_free_objects_batch_size", _BATCH_SIZE))  # noqa: SIM112
 
 
 def check_copies(refs: list[ray.ObjectRef]) -> None:

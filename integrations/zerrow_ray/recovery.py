@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -26,6 +26,7 @@ from ray.exceptions import RayError, RaySystemError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zerrow_ray import ray_compat
+from zerrow_store.once import warn_once
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -33,6 +34,8 @@ _MOST_ATTEMPTS = 8
 """An argument of a recomputed task may be lost as well, and more nodes may end meanwhile."""
 
 _LOOK_SECONDS = 30.0
+_PAUSE_SECONDS = 0.02
+_OWNER_MS = 10_000
 
 
 class _Thread(threading.local):
@@ -88,40 +91,56 @@ def is_lost(error: Exception) -> bool:
     return isinstance(error, ObjectGoneError)
 
 
-def lost(refs: list[ray.ObjectRef], messages: Any) -> None:
+def lost(refs: list[ray.ObjectRef]) -> None:
     """Have objects made again that are lost, see `ray_compat.deserialize_through`."""
     if _thread.lost is not None:
         _thread.lost += _freed(refs)
     elif ray_compat.runs_plain_task():
         _run_again(refs)
-    else:
-        # This may be a thread of Ray's that Ray's answers need.
+    elif freed := _freed(refs, forget=False):
+        # Not here: this may be the thread of Ray's that its answers come to.
         threading.Thread(
-            target=_free_and_make_again, args=[refs, messages], name="zerrow-recovery", daemon=True
+            target=_make_again_later, args=[freed], name="zerrow-recovery", daemon=True
         ).start()
 
 
-def _freed(lost: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
-    """Have this node's copies of worthless messages deleted; return those that are."""
+def _freed(lost: list[ray.ObjectRef], *, forget: bool = True) -> list[ray.ObjectRef]:
+    """Have this node's copies of worthless messages deleted, and their owners forget these copies;
+    return those for which that could be done.
+    """
     try:
         from zerrow_ray import ray_recovery_compat
     except ImportError as error:
-        logger.warning("a lost result cannot be made again: %s", error)
+        warn_once(logger, "results that are lost with their node are not made again", error)
         return []
     freed = []
     for ref in lost:
         try:
             ray_recovery_compat.free_here(ref)
+            if forget:
+                ray_recovery_compat.forget_here(ref)
             freed.append(ref)
         except (ray_recovery_compat.RpcError, ValueError) as error:
             logger.warning("the lost result %s cannot be made again: %s", ref.hex(), error)
     return freed
 
 
-def _free_and_make_again(lost: list[ray.ObjectRef], messages: Any) -> None:
-    freed = _freed(lost)
-    del messages
-    _make_again(freed)
+def _make_again_later(lost: list[ray.ObjectRef]) -> None:
+    """Have results made again once this node's copies have gone, with the call that they were
+    arguments of. Until then they would be taken for good ones.
+    """
+    _wait(lambda: not any(map(ray_compat.has_message, lost)))
+    _make_again(lost)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, for a while, or until Ray is shut down."""
+    end = time.monotonic() + _LOOK_SECONDS
+    while time.monotonic() < end:
+        with ray_compat.connection() as connected:
+            if not connected or condition():
+                return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _run_again(lost: list[ray.ObjectRef]) -> None:
@@ -152,30 +171,34 @@ def _make_again(lost: list[ray.ObjectRef]) -> bool:
 
     logger.info("results that were lost with their node are made again: %s", lost)
     try:
-        _free_elsewhere(lost)
-        ray_recovery_compat.check_copies(lost)
+        with ray_compat.connection() as connected:
+            looks = _looks_elsewhere(lost) if connected else []
+        if looks:
+            _wait(lambda: not ray.wait(looks, num_returns=len(looks), timeout=0)[1])
+        with ray_compat.connection() as connected:
+            if connected:
+                ray_recovery_compat.check_copies(lost)
+            return connected
     except (ray_recovery_compat.RpcError, RayError, ValueError) as error:
         logger.warning("lost results cannot be made again: %s", error)
         return False
-    return True
 
 
-def _free_elsewhere(lost: list[ray.ObjectRef]) -> None:
-    """Have the other nodes that have copies of these messages read them."""
+def _looks_elsewhere(lost: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """Have the other nodes that have copies of these messages read them; return the tasks that do
+    so.
+    """
     own = ray.get_runtime_context().get_node_id()
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - {own}
-    locations = ray.experimental.get_object_locations(lost, timeout_ms=int(_LOOK_SECONDS * 1000))
+    locations = ray.experimental.get_object_locations(lost, _OWNER_MS)
     looks = []
     for node in alive:
         there = [ref for ref in lost if node in locations.get(ref, {}).get("node_ids", ())]
         if there:
             strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-            task = ray.remote(_look).options(
-                num_cpus=0, max_retries=0, scheduling_strategy=strategy
-            )
-            looks.append(task.remote(there))
-    if looks:
-        ray.wait(looks, num_returns=len(looks), timeout=_LOOK_SECONDS, fetch_local=False)
+            options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
+            looks.append(ray.remote(_look).options(**options).remote(there))
+    return looks
 
 
 def _look(refs: list[ray.ObjectRef]) -> None:

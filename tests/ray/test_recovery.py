@@ -88,7 +88,8 @@ def has_message(ref, node_id):
 def lost_result(nodes, path, levels=1, **options):
     """A result that is lost, whose message, and those of what it was made of, are on this node."""
     path = str(path)
-    refs = [on(ray.remote(made), "first").options(**options).remote(path)]
+    first = ray.remote(made).options(resources={"first": 1}, **options)
+    refs = [first.remote(path)]
     for _ in range(levels - 1):
         refs.append(on(ray.remote(made_of), "first").remote(path, refs[-1]))
     ray.wait(refs, num_returns=levels, fetch_local=True)
