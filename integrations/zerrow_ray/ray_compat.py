@@ -542,6 +542,14 @@ def owner_of(reference: bytes) -> tuple[bytes, bytes] | None:
     return owner.worker_id, owner.node_id
 
 
+def owner_has_ended(ref: ray.ObjectRef) -> bool:
+    """Whether the owner of a reference has ended with its node."""
+    owner = owner_of(ref.binary())
+    if owner is None:
+        return True
+    return any(n["NodeID"] == owner[1].hex() and not n["Alive"] for n in ray.nodes())
+
+
 def worker_id() -> bytes:
     """Return this process's id as an owner."""
     own: bytes = ray._private.worker.global_worker.core_worker.get_worker_id().binary()

@@ -94,6 +94,8 @@ def check_copies(refs: list[ray.ObjectRef]) -> None:
     So the objects are said to have been spilled on a node that never was, and that node is said to
     have died; nobody else knows of it.
     """
+    if not refs:
+        return
     nowhere = os.urandom(_NODE_ID_BYTES)
     for ref in refs:
         spilled = core_worker_pb2.ObjectSpilledLocationUpdate(spilled_to_local_storage=True)

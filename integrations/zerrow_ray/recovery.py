@@ -106,7 +106,7 @@ def lost(refs: list[ray.ObjectRef]) -> None:
 
 def _freed(lost: list[ray.ObjectRef], *, forget: bool = True) -> list[ray.ObjectRef]:
     """Have this node's copies of worthless messages deleted, and their owners forget these copies;
-    return those for which that could be done.
+    return those for which that could be done. Of what has no owner, Ray says so once it is deleted.
     """
     try:
         from zerrow_ray import ray_recovery_compat
@@ -116,9 +116,9 @@ def _freed(lost: list[ray.ObjectRef], *, forget: bool = True) -> list[ray.Object
     freed = []
     for ref in lost:
         try:
-            ray_recovery_compat.free_here(ref)
-            if forget:
+            if forget and not ray_compat.owner_has_ended(ref):
                 ray_recovery_compat.forget_here(ref)
+            ray_recovery_compat.free_here(ref)
             freed.append(ref)
         except (ray_recovery_compat.RpcError, ValueError) as error:
             logger.warning("the lost result %s cannot be made again: %s", ref.hex(), error)
@@ -177,7 +177,8 @@ def _make_again(lost: list[ray.ObjectRef]) -> bool:
             _wait(lambda: not ray.wait(looks, num_returns=len(looks), timeout=0)[1])
         with ray_compat.connection() as connected:
             if connected:
-                ray_recovery_compat.check_copies(lost)
+                owned = [ref for ref in lost if not ray_compat.owner_has_ended(ref)]
+                ray_recovery_compat.check_copies(owned)
             return connected
     except (ray_recovery_compat.RpcError, RayError, ValueError) as error:
         logger.warning("lost results cannot be made again: %s", error)

@@ -24,7 +24,8 @@ assert activate()
 import pyarrow
 from zerrow_ray.dag import ray_dag_compat
 from zerrow_ray.data import ray_data_compat
-rest = ray_dag_compat._EXPECTED | ray_data_compat._EXPECTED
+from zerrow_ray import ray_recovery_compat
+rest = ray_dag_compat._EXPECTED | ray_data_compat._EXPECTED | ray_recovery_compat._EXPECTED
 before |= {name: found(name) for name in rest}
 import zerrow_ray
 zerrow_ray.data.cache_reads()

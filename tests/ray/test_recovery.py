@@ -1,5 +1,8 @@
 """Results whose data is lost with its node are made again, also if their messages are elsewhere."""
 
+import os
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -148,6 +151,30 @@ def test_a_result_that_may_not_be_made_again_stays_lost(nodes, tmp_path):
     for _ in range(2):
         with pytest.raises(ray.exceptions.ObjectLostError, match=ref.hex()):
             ray.get(ref, timeout=240)
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+def put():
+    return [ray.put(made(os.devnull))]
+
+
+def test_a_lost_put_stays_lost(nodes):
+    (ref,) = ray.get(on(ray.remote(put), "first").remote())
+    ray.wait([ref], fetch_local=True)
+    here = ray.get_runtime_context().get_node_id()
+    eventually(lambda: has_message(ref, here), "the message is here")
+    nodes.kill_and_wait("first")
+    for _ in range(2):
+        with pytest.raises(ray.exceptions.ObjectLostError, match=ref.hex()):
+            ray.get(ref, timeout=240)
+
+
+def test_without_what_it_takes_of_ray_the_error_says_what_is_lost(nodes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zerrow_ray.ray_recovery_compat", None)
+    monkeypatch.delattr(zerrow_ray, "ray_recovery_compat", raising=False)
+    ref = lost_result(nodes, tmp_path / "runs")
+    with pytest.raises(ray.exceptions.RaySystemError, match=r"it was on node \w+, which is gone"):
+        ray.get(ref, timeout=240)
     assert (tmp_path / "runs").read_text() == "x"
 
 
