@@ -154,6 +154,22 @@ def test_a_result_that_may_not_be_made_again_stays_lost(nodes, tmp_path):
     assert (tmp_path / "runs").read_text() == "x"
 
 
+def made_twice(path):
+    yield made(path)
+    yield made(path)
+
+
+def test_an_item_of_a_stream_is_made_again(nodes, tmp_path):
+    items = list(on(ray.remote(made_twice), "first").remote(str(tmp_path / "runs")))
+    ray.wait(items, num_returns=2, fetch_local=True)
+    here = ray.get_runtime_context().get_node_id()
+    eventually(lambda: all(has_message(item, here) for item in items), "the messages are here")
+    nodes.kill_and_wait("first")
+    nodes.add("second", also="first")
+    for table in ray.get(items, timeout=240):
+        assert pc.sum(table["x"]).as_py() == expected(1)
+
+
 def put():
     return [ray.put(made(os.devnull))]
 
