@@ -271,6 +271,20 @@ def test_a_fork_takes_no_mapping_for_each_array() -> None:
     )
 
 
+def test_children_that_have_ended_keep_no_descriptor() -> None:
+    """Also if the parent frees nothing meanwhile."""
+    run(
+        """
+        kept = np.ones(1_000_000)
+        def descriptors(): return len(os.listdir("/proc/self/fd"))
+        child_ok(in_child(lambda: None))
+        before = descriptors()
+        for _ in range(50): child_ok(in_child(lambda: None))
+        assert descriptors() <= before + 1, (before, descriptors())
+        """
+    )
+
+
 def test_a_descriptor_that_is_another_files_by_now_is_left_alone() -> None:
     """A program may close all descriptors that it does not know, and open files of its own."""
     run(

@@ -112,6 +112,7 @@ void Arena::PrepareFork() {
   slabs_.LockAll();
   mutex_.lock();
   if (inherited_) return;
+  fork_guard_.Reap();  // of a server that forks for each request, nobody else may
   fork_guard_.Prepare();
   // Adjacent extents become private in one mapping. What would take too many mappings is copied.
   std::vector<Run> runs;
