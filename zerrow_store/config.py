@@ -8,6 +8,9 @@ from zerrow_store.cgroups import limit_of, memory_groups
 from zerrow_store.sizes import size_setting
 
 _SWITCHES = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
+LEAST_ARENA = 64 << 20
+"""As native/memory/memory_file.h has it."""
+
 _GIB = 1 << 30
 _MOST_CAPACITY = 512 * _GIB
 """Of the 128 TiB of a process's addresses, which hold the arenas of all whose tables it reads."""
@@ -45,7 +48,7 @@ class MemoryConfig:
     """
 
     def __post_init__(self) -> None:
-        if self.arena_capacity < 64 << 20:
+        if self.arena_capacity < LEAST_ARENA:
             raise ValueError(
                 f"ZERROW_ARENA_CAPACITY: {self.arena_capacity} bytes is too small; it takes 64 MiB"
             )

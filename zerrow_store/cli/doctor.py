@@ -16,14 +16,12 @@ from zerrow_store.cli.options import formatted
 from zerrow_store.cli.output import print_rows
 from zerrow_store.cli.rows import columns
 from zerrow_store.client.observe import observe
-from zerrow_store.config import MemoryConfig
+from zerrow_store.config import LEAST_ARENA, MemoryConfig
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.logs import default_log
 from zerrow_store.memfd import create_memfd
 from zerrow_store.protocol.sockets import running_stores
 from zerrow_store.sizes import format_size, size_setting
-
-_LEAST_ARENA = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,9 @@ def _memfd() -> str:
     allowed, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if allowed != resource.RLIM_INFINITY:
         size = min(size, allowed)
-    if size < _LEAST_ARENA:
+    if size < LEAST_ARENA:
         raise RuntimeError(
-            f"a file may have {allowed} bytes at most (ulimit -f), an arena needs {_LEAST_ARENA}"
+            f"a file may have {allowed} bytes at most (ulimit -f), an arena needs {LEAST_ARENA}"
         )
     fd = create_memfd("zerrow-doctor")
     try:
