@@ -95,11 +95,12 @@ intercept_tls_get_addr=0:handle_segv=0:log_path=$threads/reports/tsan"
 # Left out are
 # - a child that is killed inside of the sanitizer's sendmsg(), while it shares its parent's memory and so
 #   the sanitizer's books;
-# - forks of a process with many threads, whose children start as many: see above;
+# - forks of a process with threads, whose children start as many: see above;
 # - tests that see by its second thread that a server writes to disk: the sanitizer has one, too.
 export PYTEST_ADDOPTS="$counting
  --deselect tests/memory/test_confined_huge_pages.py::test_nothing_is_left_of_a_child_that_is_killed[sendmsg
  --deselect tests/node/test_forks.py::test_a_fork_while_each_lock_is_held
+ --deselect tests/memory/test_fork.py::test_what_the_parent_writes_to_arrays_of_arrows_does_not_reach_the_child
  --deselect tests/node/test_eviction.py::test_kill_9_of_the_store_while_it_spills
  --deselect tests/node/test_eviction.py::test_kill_9_of_all_of_a_store_leaves_no_files"
 run "$threads" libtsan.so "$flags" tsan tests/memory tests/sipc tests/node

@@ -311,10 +311,12 @@ def test_the_arena_is_halved_until_the_system_grants_it() -> None:
         import resource
         from zerrow_store import memory
         from zerrow_store.native import _native
-        # Readers map whole arenas, and their own once more.
-        resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+        used = int(open("/proc/self/statm").read().split()[0]) * 4096
+        limit = used + (14 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         memory.start()
-        assert _native.arena_segment()[2] == 2 << 30
+        # Readers map whole arenas, and their own once more.
+        assert 1 << 30 <= _native.arena_segment()[2] <= limit // 8
         """,
         ZERROW_ARENA_CAPACITY="64GiB",
     )
@@ -338,10 +340,11 @@ def test_no_core_has_an_arena() -> None:
             flags, found = [], False
             for line in open("/proc/self/smaps"):
                 words = line.split()
-                if "-" in words[0] and len(words) > 4: found = int(words[4]) == inode
+                if "-" in words[0] and len(words) > 4:
+                    found = int(words[4]) == inode and words[1].endswith("s")
                 elif words[0] == "VmFlags:" and found: flags.append("dd" not in words)
             return flags
-        assert len(dumped()) > 2 and not any(dumped()), dumped()
+        assert len(dumped()) >= 2 and not any(dumped()), dumped()
         """
     )
 

@@ -219,6 +219,6 @@ def test_an_observer_of_another_version_is_told(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zerrow_store.protocol.framing.PROTOCOL_VERSION", 1)
-    with pytest.raises(StoreUnavailableError, match="it speaks version 1"):
+    with pytest.raises(StoreUnavailableError, match="speaks version 1"):
         observe(store.name)
     assert store.server_pid()

@@ -172,11 +172,16 @@ bool Mapping::Map(Range range, int flags) {
            static_cast<off_t>(range.offset)) == MAP_FAILED) {
     return false;
   }
-  // A core would have all of it, and the kernel give a page to each hole.
-  madvise(address, range.length, MADV_DONTDUMP);
-  if (flags == MAP_SHARED) PreferHugePages(range);
+  if (flags == MAP_SHARED) {
+    HideFromCores(range);
+    PreferHugePages(range);
+  }
   return true;
 }
+
+// A core would have all of it, and the kernel give a page to each hole. What is private to the
+// process is live data, and as much as a core has without arenas.
+void Mapping::HideFromCores(Range range) { madvise(base_ + range.offset, range.length, MADV_DONTDUMP); }
 
 void Mapping::PreferHugePages(Range range) {
   if (page() == kHugePage) madvise(base_ + range.offset, range.length, MADV_HUGEPAGE);
@@ -201,7 +206,10 @@ bool Mapping::Written(Range range) const { return PrivatelyWritten(base_ + range
 bool Mapping::Detach(const std::vector<Range>& shared) {
   bool writable = true;
   for (Range range : shared) {
-    if (Privatise(range)) continue;
+    if (Privatise(range)) {
+      HideFromCores(range);
+      continue;
+    }
     writable = false;
     // Refused (strict overcommit). At least no write may reach the parent.
     if (mprotect(base_ + range.offset, range.length, PROT_READ) != 0) abort();

@@ -56,6 +56,7 @@ class Mapping {
   bool IsOwn() const;
   bool TryMap(uint64_t capacity);
   bool Map(Range range, int flags);
+  void HideFromCores(Range range);
   bool FixSize(bool sealable);
   void PreferHugePages(Range range);
 
