@@ -228,7 +228,7 @@ def test_ray_is_shut_down_while_owners_are_asked():
 SHUT_DOWN_AMID = """
     import logging, os, threading, time, ray, zerrow_ray
     from tests.helpers.rays import RAY_OPTIONS
-    from zerrow_ray import ownership, ray_compat, session, store
+    from zerrow_ray import connecting, ray_compat, session, store
 
     zerrow_ray.init(**RAY_OPTIONS)
     mine, asked = session.current_session(), []
@@ -252,7 +252,7 @@ SHUT_DOWN_AMID = """
 """
 
 
-@pytest.mark.parametrize("whose", ["mine._start_again", "ownership._connect"])
+@pytest.mark.parametrize("whose", ["mine._start_again", "connecting._connect"])
 def test_ray_is_shut_down_while_a_thread_connects_or_starts_the_store(whose):
     command = [sys.executable, "-c", textwrap.dedent(SHUT_DOWN_AMID.format(whose=whose))]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -13,7 +13,7 @@ import ray
 
 from tests.helpers.rays import total
 from tests.helpers.waiting import eventually
-from zerrow_ray import ownership
+from zerrow_ray import connecting
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -64,7 +64,7 @@ class Stranger:
     """A process that has no connection to the store until it reads a table."""
 
     def run(self, test, *args):
-        ownership._connecting = os.getpid()
+        connecting._connecting = os.getpid()
         return test(*args)
 
 
