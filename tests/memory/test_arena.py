@@ -1,4 +1,7 @@
-"""The arena against a model: contents stay, allocations never overlap, books balance."""
+"""The arena against a model: contents stay, allocations never overlap, books balance.
+
+The file is long because all that an arena promises stands in it.
+"""
 
 import os
 import struct
