@@ -73,6 +73,18 @@ def kill(pid: int) -> None:
     wait_until(lambda: not alive(pid))
 
 
+def halt(pid: int) -> None:
+    """Stop a process; returns when none of its threads runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+    states = Path(f"/proc/{pid}/task")
+    wait_until(
+        lambda: all(
+            (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+            for task in states.iterdir()
+        )
+    )
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:

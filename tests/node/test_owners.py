@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.data import table
 from tests.helpers.owners import PUBLISH, owner
-from tests.helpers.processes import kill
+from tests.helpers.processes import halt, kill
 from tests.helpers.python import Worker
 from tests.helpers.stores import Store
 from tests.helpers.waiting import eventually, wait_until
@@ -112,7 +112,7 @@ def test_an_owner_may_let_go_of_what_waits_for_room(store, producer):
 
 def test_who_does_not_answer_holds_up_nobody(store, producer):
     anna, bert = owner(store, b"anna"), owner(store, b"bert")
-    os.kill(anna.pid, signal.SIGSTOP)
+    halt(anna.pid)
     try:
         assert producer.do("publish(b'object', b'bert 1')")
         assert not producer.do("publish(b'another', b'cleo 1')")
@@ -124,7 +124,7 @@ def test_who_does_not_answer_holds_up_nobody(store, producer):
 
 def test_an_owner_that_ends_while_it_is_asked(store, producer):
     anna = owner(store, b"anna")
-    os.kill(anna.pid, signal.SIGSTOP)
+    halt(anna.pid)
     producer.start("publish(b'object', b'anna 1')")
     anna.kill()
     assert not producer.finish()
@@ -133,7 +133,7 @@ def test_an_owner_that_ends_while_it_is_asked(store, producer):
 
 def test_a_producer_that_ends_while_its_object_is_asked_about(store, producer):
     anna = owner(store, b"anna")
-    os.kill(anna.pid, signal.SIGSTOP)
+    halt(anna.pid)
     producer.start("publish(b'object', b'anna 1')")
     wait_until(lambda: store.connected().stats().segments == 2)
     producer.kill()
