@@ -31,8 +31,8 @@ wheels:
 	PYTHONS="$(PYTHONS)" PYARROWS="$(PYARROWS)" ARCH="$(ARCH)" sh tools/wheels.sh
 
 # A job from those wheels, beside all versions that they are made for; CORNERS=1: the oldest and newest.
-matrix:
-	$(PYTHON) tools/matrix.py $(if $(CORNERS),--corners) $(PYTHONS)
+matrix: $(STAMP)
+	$(BIN)/python -m tools.matrix $(if $(CORNERS),--corners) $(PYTHONS)
 
 # README's lines of installing, as an ordinary user of an empty Debian; wants root, debootstrap, and a
 # wheel for Python 3.11 in dist/. DEBIANS="bookworm" WAYS="sources": not all.

@@ -1,9 +1,8 @@
 """The memory budget of a node's store."""
 
 import os
-from pathlib import Path
 
-from zerrow_store.cgroups import limit_of, memory_groups
+from zerrow_store.config import memory_limit
 from zerrow_store.policy import load_policy
 from zerrow_store.sizes import size_setting
 
@@ -42,11 +41,3 @@ def default_eviction() -> str:
     except ValueError as error:
         raise ValueError(f"ZERROW_EVICTION: {error}") from None
     return name
-
-
-def memory_limit(root: Path = Path("/")) -> int:
-    """Return the bytes that this process's cgroup, or the machine, has. root: below which the
-    kernel's own file systems lie.
-    """
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    return min(limits + [limit_of(group) for group in memory_groups(root)])

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from zerrow_store.cgroups import limit_of, memory_groups
 from zerrow_store.sizes import size_setting
@@ -20,6 +21,13 @@ _MODES = ("auto", "on", "off")
 def machine_memory() -> int:
     """Return the machine's physical memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Return the bytes that this process's cgroup, or the machine, has. root: below which the
+    kernel's own file systems lie.
+    """
+    return min([machine_memory(), *map(limit_of, memory_groups(root))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,7 @@ class MemoryConfig:
         Raises ValueError that names the variable.
         """
         memory = machine_memory()
-        warm = min(4 * _GIB, min([memory, *map(limit_of, memory_groups())]) // 8)
+        warm = min(4 * _GIB, memory_limit() // 8)
         return cls(
             arena_capacity=_size(environ, "ZERROW_ARENA_CAPACITY", min(2 * memory, _MOST_CAPACITY)),
             warm_limit=_size(environ, "ZERROW_WARM_LIMIT", warm),

@@ -120,7 +120,7 @@ def test_a_number_that_does_not_fit_is_named(name: str) -> None:
 
 def test_what_stays_warm_is_a_part_of_what_the_cgroup_has(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = iter([1 << 62, 800 << 20])
-    monkeypatch.setattr(config, "memory_groups", lambda: [1, 2])
+    monkeypatch.setattr(config, "memory_groups", lambda root: [1, 2])
     monkeypatch.setattr(config, "limit_of", lambda group: next(limits))
     assert MemoryConfig.from_environment({}).warm_limit == 100 << 20
 

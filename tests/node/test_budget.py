@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zerrow_store.budget import default_budget, default_eviction, memory_limit
+from zerrow_store.budget import default_budget, default_eviction
+from zerrow_store.config import memory_limit
 
 MIB = 1 << 20
 GROUPS = Path("/sys/fs/cgroup/memory")

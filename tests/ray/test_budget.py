@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from zerrow_store.budget import memory_limit
+from zerrow_store.config import memory_limit
 
 GROUPS = Path("/sys/fs/cgroup/memory")
 MIB = 1 << 20
@@ -31,7 +31,7 @@ SEE_IT_AS_CONTAINERS_DO = 'mount --bind "$1" /sys/fs/cgroup/memory && shift && e
 START = """
 import numpy as np, pyarrow as pa, ray
 import zerrow_ray
-from zerrow_store.budget import memory_limit
+from zerrow_store.config import memory_limit
 
 def start(**options):
     zerrow_ray.init(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,7 @@ from zerrow_ray.config import store_name
 from zerrow_ray.ray_compat import kv_get
 from zerrow_store.cli.stores import Node
 from zerrow_store.errors import StoreUnavailableError
+from zerrow_store.protocol.messages import Report
 from zerrow_store.protocol.sockets import running_stores
 
 NBYTES = 8 * ROWS
@@ -184,15 +185,7 @@ def test_a_node_of_another_machine_is_asked_by_its_agent(site):
     there = RayCluster(ControlStore(site.address))
     elsewhere = RayCluster(ControlStore(site.address))
     elsewhere._here = set()
-    reports = (
-        "stats",
-        "list",
-        "memory",
-        "memory_by_segment",
-        "evictions",
-        "cache_list",
-        "copied_tables",
-    )
+    reports = [what for what in get_args(Report) if what != "history"]  # grows meanwhile
     for node in there.nodes():
         assert store_name(node.id) in running_stores()
         for what in reports:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from zerrow_store.budget import default_budget, default_eviction, memory_limit
+from zerrow_store.budget import default_budget, default_eviction
 from zerrow_store.cli.options import formatted
 from zerrow_store.cli.output import print_rows
 from zerrow_store.cli.rows import columns
 from zerrow_store.client.observe import observe
-from zerrow_store.config import LEAST_ARENA, MemoryConfig
+from zerrow_store.config import LEAST_ARENA, MemoryConfig, memory_limit
 from zerrow_store.errors import StoreUnavailableError
 from zerrow_store.logs import default_log
 from zerrow_store.memfd import create_memfd

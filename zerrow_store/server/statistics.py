@@ -68,16 +68,22 @@ class Statistics:
         """Return the figures over time."""
         return [*self._history.rows(), self._sample(self._core.state.resident())]
 
+    def _bytes(self) -> dict[str, int]:
+        table = self._core.state.table
+        return {
+            "bytes_stored": table.bytes_stored,
+            "bytes_spilled": table.bytes_spilled,
+            "bytes_shared": table.counters.shared,
+            "bytes_reshared": table.counters.reshared,
+            "bytes_copied": table.counters.copied,
+        }
+
     def _sample(self, resident: int) -> Sample:
-        table, cache = self._core.state.table, self._core.columns.counts
+        cache = self._core.columns.counts
         return Sample(
             when=time.time(),
             resident=resident,
-            bytes_stored=table.bytes_stored,
-            bytes_spilled=table.bytes_spilled,
-            bytes_shared=table.counters.shared,
-            bytes_reshared=table.counters.reshared,
-            bytes_copied=table.counters.copied,
+            **self._bytes(),
             cache_hits=cache["hits"],
             cache_misses=cache["misses"],
         )
@@ -88,11 +94,7 @@ class Statistics:
         cached = self._core.columns.counts
         return StoreStats(
             objects=sum(not (e.deleted or e.is_elsewhere) for e in table.objects.values()),
-            bytes_stored=table.bytes_stored,
-            bytes_spilled=table.bytes_spilled,
-            bytes_shared=table.counters.shared,
-            bytes_reshared=table.counters.reshared,
-            bytes_copied=table.counters.copied,
+            **self._bytes(),
             spill_bandwidth=int(spiller.write_bandwidth),
             spill_processor_bandwidth=int(spiller.processor_bandwidth),
             read_back_bandwidth=int(spiller.read_bandwidth),

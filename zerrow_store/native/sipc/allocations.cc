@@ -158,8 +158,8 @@ Place AllocationTable::AddCopy(const arrow::Buffer& buffer) {
 }
 
 uint64_t AllocationTable::Copy(const uint8_t* data, uint64_t size) {
-  uint8_t* address = arena_ == nullptr ? nullptr : arena_->Allocate(size, Origin::kCopy);
   if (arena_ == nullptr) throw ArenaFull("nothing can be copied: " + Arena::Failure());
+  uint8_t* address = arena_->Allocate(size, Origin::kCopy);
   if (address == nullptr) throw ArenaFull(size);
   std::memcpy(address, data, size);
   uint64_t offset = static_cast<uint64_t>(address - arena_->base());
