@@ -26,6 +26,7 @@ RAYS_PRIVATE_NAMES = {
     "ray_cli_compat.py",
     "ray_dag_compat.py",
     "ray_data_compat.py",
+    "ray_recovery_compat.py",
 }
 
 OWN = ("self", "cls", "os", "self._budget")

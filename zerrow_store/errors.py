@@ -60,6 +60,14 @@ class ObjectLostError(ZerrowError):
     """An object's bytes are gone with the process or the machine that held them."""
 
 
+class ObjectLackingError(ObjectLostError):
+    """A machine was asked for an object, and answers that it does not have it."""
+
+
+class ObjectGoneError(ObjectLostError):
+    """An object's machine is gone, and every other machine says that it has no copy."""
+
+
 class NoOwnerError(ZerrowError):
     """No connected process owns the reference that carries an object, or it is out of scope."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray.cloudpickle
 
-from zerrow_ray import ray_compat, task_context
+from zerrow_ray import ray_compat, recovery, task_context
 from zerrow_ray.imports import when_imported
 
 logger = logging.getLogger("zerrow_ray")
@@ -41,6 +41,8 @@ def activate() -> bool:
         )
         return False
     ray_compat.export_through(_Exported)
+    # Not later: the first table that a worker gets is what has it import pyarrow.
+    recovery.start()
     when_imported("pyarrow", lambda _: _let_tables_go_by_reference())
     if os.environ.get("ZERROW_DATA_CACHE", "0") != "0":
         when_imported("ray.data", lambda _: _cache_reads())

@@ -1,6 +1,5 @@
 """Requests to other nodes' stores, by way of their agents: for objects, figures, and hints."""
 
-import contextlib
 import logging
 import threading
 import time
@@ -9,9 +8,10 @@ from typing import Any
 import ray
 
 from zerrow_ray import cluster, ray_compat
+from zerrow_ray.recovery import lost_with_node
 from zerrow_ray.session import current_session
 from zerrow_store.client.client import Allocations, Client
-from zerrow_store.errors import ObjectLostError
+from zerrow_store.errors import ObjectGoneError, ObjectLostError
 from zerrow_store.protocol.reports import StoreStats
 from zerrow_store.transfer import local, remote
 from zerrow_store.transfer.channel import is_listening
@@ -31,16 +31,29 @@ def fetch(client: Client, node_id: str, object_id: bytes, allocations: Allocatio
     is gone, a copy on any other node will do.
 
     Returns where each allocation lies here, and the hold that keeps them there. Raises
-    ObjectLostError if the object is on no node any more.
+    LostWithNodeError if that node is gone and all others say that they do not have the object,
+    ObjectLostError if it cannot be had.
     """
     try:
         return _fetch_from(client, node_id, object_id, allocations)
     except ObjectLostError:
         if _is_alive(node_id):
             raise
-        with contextlib.suppress(ObjectLostError):
+    return _fetch_copy(client, node_id, object_id, allocations)
+
+
+def _fetch_copy(client: Client, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
+    """Find a copy. Ask again while a node does not answer: that may be the one that is gone."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
             return local.fetch(client, None, "", object_id, allocations)
-        raise
+        except ObjectGoneError:
+            raise lost_with_node(node_id) from None
+        except ObjectLostError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _fetch_from(client: Client, node_id: str, object_id: bytes, allocations: Allocations) -> Any:

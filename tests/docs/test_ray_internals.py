@@ -11,13 +11,13 @@ _PAGE = DOCS / "ray-internals.md"
 
 _COMPARE = """
 import functools, importlib, json
-from zerrow_ray import ray_compat
+from zerrow_ray import ray_compat, ray_recovery_compat
 
 def found(name):
     module, _, path = name.partition(":")
     return functools.reduce(getattr, path.split("."), importlib.import_module(module))
 
-names = dict(ray_compat._EXPECTED)
+names = ray_compat._EXPECTED | ray_recovery_compat._EXPECTED
 before = {name: found(name) for name in names}
 from zerrow_ray.activation import activate
 assert activate()

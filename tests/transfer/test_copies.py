@@ -11,7 +11,12 @@ from tests.helpers.machines import Node, Object, decoded, know
 from tests.helpers.processes import kill
 from tests.helpers.waiting import wait_until
 from zerrow_store.client.connection import Connection
-from zerrow_store.errors import ObjectLostError, ObjectNotFoundError, ProtocolError
+from zerrow_store.errors import (
+    ObjectGoneError,
+    ObjectLostError,
+    ObjectNotFoundError,
+    ProtocolError,
+)
 from zerrow_store.protocol.messages import Land
 
 PUBLISH = """
@@ -181,8 +186,22 @@ def test_it_is_found_when_its_home_is_gone(producer, home, near, anna, node, pla
     for each in machines.values():
         wait_until(each.is_empty)
     for each in machines.values():
-        with pytest.raises(ObjectLostError, match="on no machine"):
+        with pytest.raises(ObjectGoneError, match="on no machine"):
             fetch(each, "", wanted)
+
+
+@pytest.mark.parametrize("size", [MIB, 20 * MIB])
+def test_what_a_machine_that_does_not_answer_may_have_is_not_gone(home, node, size):
+    here, other = node(), node()
+    wanted = home.publish(table_of(size))
+    know(here, other)
+    with pytest.raises(ObjectGoneError):
+        fetch(here, "", wanted)
+    know(here, other, silent="127.0.0.1:1")
+    for _ in range(2):
+        with pytest.raises(ObjectLostError, match="that answers") as caught:
+            fetch(here, "", wanted)
+        assert type(caught.value) is ObjectLostError
 
 
 def test_it_goes_when_the_machine_has_left_that_would_say_so(home, node):

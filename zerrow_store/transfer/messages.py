@@ -62,9 +62,10 @@ class Taken(Message, tag="taken"):
 
 
 class Refused(Message, tag="refused"):
-    """The request cannot be met."""
+    """The request cannot be met. is_lacking: the object is not here."""
 
     reason: Text
+    is_lacking: bool = False
 
 
 class Seek(Message, tag="seek"):

@@ -102,6 +102,13 @@ class Neighbours:
         with self._lock:
             return [each.location for each in self._neighbours.values() if each.can_be_asked()]
 
+    def is_any_away(self) -> bool:
+        """Whether there is a machine that may have objects, and cannot be asked now."""
+        with self._lock:
+            return any(
+                each.location and not each.can_be_asked() for each in self._neighbours.values()
+            )
+
     # --- what the store says ---
 
     def whose(self, object_id: bytes, carrier: Carrier) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from zerrow_store.errors import ObjectLostError, ProtocolError
+from zerrow_store.errors import ObjectLackingError, ObjectLostError, ProtocolError
 from zerrow_store.forks import Lock
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import Channel
@@ -45,15 +45,16 @@ def read_object(
     """Fill `targets` with an object's allocations; return the machine whose store says when the
     object ends, see `messages.Sending`.
 
-    Raises ObjectLostError if the other machine is gone or does not have the object, or if the bytes
-    arrived damaged.
+    Raises ObjectLackingError if the other machine does not have the object, ObjectLostError if it
+    is gone, or if the bytes arrived damaged.
     """
     total = sum(len(target) for target in targets)
     parts = split(allocations, targets, streams_for(total))
     reads = [_Read(location, connections, object_id, part) for part in parts]
     failure = reads[0].run() if len(reads) == 1 else _run_all(reads)
     if failure:
-        raise ObjectLostError(
+        lacking = any(read.is_lacking for read in reads)
+        raise (ObjectLackingError if lacking else ObjectLostError)(
             f"object {object_id.hex()} could not be fetched from {location}: {failure}"
         )
     return reads[0].node
@@ -95,7 +96,12 @@ def _run_all(reads: "list[_Read]") -> str:
 
 
 class _Read:
-    """One part, and the connection that it is read over. node: see `messages.Sending`."""
+    """One part, and the connection that it is read over.
+
+    node: see `messages.Sending`. is_lacking: see `messages.Refused`.
+    """
+
+    is_lacking = False
 
     def __init__(
         self, location: str, connections: Connections, object_id: bytes, part: Part
@@ -171,6 +177,7 @@ class _Read:
         while isinstance(answer, m.Working):
             answer = channel.receive(m.ANSWER)
         if isinstance(answer, m.Refused):
+            self.is_lacking = answer.is_lacking
             raise ProtocolError(answer.reason)
         if not isinstance(answer, m.Sending) or answer.nbytes != self._part.nbytes:
             raise ProtocolError("the other end sends something else than it was asked for")

@@ -15,7 +15,12 @@ from concurrent.futures import Future
 
 import msgspec
 
-from zerrow_store.errors import ObjectExistsError, ObjectLostError
+from zerrow_store.errors import (
+    ObjectExistsError,
+    ObjectGoneError,
+    ObjectLackingError,
+    ObjectLostError,
+)
 from zerrow_store.forks import Lock
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.connections import Connections
@@ -114,12 +119,16 @@ class Receiver:
         return land(location) if location else self._from_anywhere(object_id, land)
 
     def _from_anywhere(self, object_id: bytes, land: Callable[[str], Landed]) -> Landed:
+        all_lack_it = True
         for location in self._neighbours.locations():
             try:
                 return land(location)
             except ObjectLostError as error:
+                all_lack_it &= isinstance(error, ObjectLackingError)
                 logger.info("no copy there: %s", str(error))
-        raise ObjectLostError(f"object {object_id.hex()} is on no machine any more")
+        if all_lack_it and not self._neighbours.is_any_away():
+            raise ObjectGoneError(f"object {object_id.hex()} is on no machine any more")
+        raise ObjectLostError(f"object {object_id.hex()} is on no machine that answers")
 
     def _keep(
         self,

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from zerrow_store.errors import ObjectLostError, ProtocolError
+from zerrow_store.errors import ObjectLackingError, ObjectLostError, ProtocolError
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import WORKING_SECONDS, Channel, connect
 from zerrow_store.transfer.security import Security
@@ -86,7 +86,7 @@ def _told(channel: Channel) -> str:
     while isinstance(answer, m.Working):
         answer = channel.receive(m.PLACE)
     if isinstance(answer, m.Refused):
-        raise ProtocolError(answer.reason)
+        raise (ObjectLackingError if answer.is_lacking else ProtocolError)(answer.reason)
     return answer.location
 
 

@@ -19,7 +19,12 @@ from typing import TypeVar
 
 from zerrow_store import threads
 from zerrow_store.client.holds import Hold
-from zerrow_store.errors import ObjectLostError, ProtocolError, ZerrowError
+from zerrow_store.errors import (
+    ObjectLostError,
+    ObjectNotFoundError,
+    ProtocolError,
+    ZerrowError,
+)
 from zerrow_store.forks import Lock
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import WORKING_SECONDS, Acceptor, Channel, Range, join_location
@@ -157,7 +162,7 @@ class Sender:
                 plan = self._patiently(channel, partial(self._plan, request))
             except ZerrowError as error:
                 logger.info("refused to send %s: %s", request.object_id.hex(), error)
-                channel.send(m.Refused(str(error)[:1000]))
+                channel.send(m.Refused(str(error)[:1000], isinstance(error, ObjectNotFoundError)))
                 continue
             channel.send(m.Sending(sum(each.size for each in plan.ranges), plan.node))
             channel.send(m.Sent(channel.send_files(plan.ranges)))

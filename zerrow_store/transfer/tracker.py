@@ -19,7 +19,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from zerrow_store.errors import ZerrowError
+from zerrow_store.errors import ObjectNotFoundError, ZerrowError
 from zerrow_store.transfer import messages as m
 from zerrow_store.transfer.channel import WORKING_SECONDS, Channel
 from zerrow_store.transfer.segment_files import FileClient
@@ -68,7 +68,7 @@ class Tracker:
             hold = self._client.hold(seek.object_id)
             tracked = self._enter(seek)
         except ZerrowError as error:
-            channel.send(m.Refused(str(error)[:1000]))
+            channel.send(m.Refused(str(error)[:1000], isinstance(error, ObjectNotFoundError)))
             return
         try:
             while not self._assign(channel, tracked, seek.location):
