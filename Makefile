@@ -26,9 +26,9 @@ test-metrics: $(STAMP)
 	VENV=$(VENV) sh tools/metrics.sh
 
 # Wheels for these Pythons, into dist/: PYTHONS="python3.10 python3.13". PYARROWS="19 26": not for every
-# libarrow. ARCH=aarch64: for another processor.
+# libarrow; CORNERS=1: for the oldest and newest. ARCH=aarch64: for another processor.
 wheels:
-	PYTHONS="$(PYTHONS)" PYARROWS="$(PYARROWS)" ARCH="$(ARCH)" sh tools/wheels.sh
+	PYTHONS="$(PYTHONS)" PYARROWS="$(PYARROWS)" CORNERS="$(CORNERS)" ARCH="$(ARCH)" sh tools/wheels.sh
 
 # A job from those wheels, beside all versions that they are made for; CORNERS=1: the oldest and newest.
 matrix: $(STAMP)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Builds a wheel for each of $PYTHONS into dist/, for processors of $ARCH. It has a native module for
-# each libarrow that pyarrow has wheels with for this Python, or for those in $PYARROWS; libarrow
-# itself is pyarrow's, and not bundled. Built by tools/toolchain.sh's compiler, and checked by
-# auditwheel to be what its tag says.
+# each libarrow that pyarrow has wheels with for this Python, or for those in $PYARROWS; with $CORNERS
+# for the oldest and the newest of them. libarrow itself is pyarrow's, and not bundled. Built by
+# tools/toolchain.sh's compiler, and checked by auditwheel to be what its tag says.
 set -eu
 
 here=$(uname -m)
@@ -30,6 +30,12 @@ check_versions() { # check_versions PLACE
     }
 }
 
+# auditwheel 6.8 knows no tags but those of the processor that it asks for.
+repair="import platform, sys
+platform.machine = lambda: '$ARCH'
+from auditwheel.main import main
+sys.exit(main())"
+
 sh tools/toolchain.sh
 mkdir -p "$work"
 [ -x "$audit/auditwheel" ] || {
@@ -44,6 +50,8 @@ for python in $PYTHONS; do
     [ -x "$place/venv/bin/pip" ] || "$python" -m venv "$place/venv"
     $pip install --quiet --upgrade "pip>=25"  # Python 3.10's own knows no -C
     versions=${PYARROWS:-$(pyarrows_for "$name")}
+    # shellcheck disable=SC2086
+    [ -z "${CORNERS:-}" ] || versions=$(printf '%s\n' $versions | sed -n '1p;$p')
     folders=
     for version in $versions; do
         folder=$place/pyarrow-$version
@@ -64,7 +72,7 @@ for python in $PYTHONS; do
     check_versions "$place"
     [ "$ARCH" = "$here" ] ||
         "$audit/wheel" tags --remove --platform-tag "linux_$ARCH" "$place"/raw/*.whl
-    PATH=$audit:$PATH auditwheel repair --plat "$tag" --wheel-dir dist "$place"/raw/*.whl \
-        --exclude 'libarrow.so.*' --exclude 'libarrow_python.so.*'
+    PATH=$audit:$PATH "$audit/python" -c "$repair" repair --plat "$tag" --wheel-dir dist \
+        "$place"/raw/*.whl --exclude 'libarrow.so.*' --exclude 'libarrow_python.so.*'
 done
 ls dist

@@ -5,13 +5,13 @@ import fcntl
 import logging
 import os
 import stat
+from mmap import PAGESIZE
 
 from zerrow_store.errors import ProtocolError
 
 logger = logging.getLogger("zerrow_store.server")
 
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-_PAGE = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -64,7 +64,7 @@ def is_mapped_by_a_child(fd: int) -> bool:
 
 def punch(fd: int, start: int, end: int) -> None:
     """Give the whole pages between `start` and `end` back to the kernel."""
-    start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
+    start, end = -(-start // PAGESIZE) * PAGESIZE, end // PAGESIZE * PAGESIZE
     if end > start and _libc.fallocate(fd, _PUNCH_HOLE, start, end - start) != 0:
         logger.warning("could not give memory back: %s", os.strerror(ctypes.get_errno()))
 

@@ -110,7 +110,7 @@ def test_a_file_that_changes_all_the_time(client, path, monkeypatch):
 
     def decode(self, wanted):
         decoded = original(self, wanted)
-        write(path, rows=400, seed=int.from_bytes(os.urandom(2)))
+        write(path, rows=400, seed=int.from_bytes(os.urandom(2), "little"))
         return decoded
 
     monkeypatch.setattr(Decoder, "decode", decode)

@@ -5,6 +5,7 @@ What Ray's own reader returns or raises is the oracle.
 The file is long because each argument of Ray's reader is a case.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -21,17 +22,16 @@ import pytest
 import ray
 import ray.data
 from ray.data import FileShuffleConfig
-from ray.data._internal.datasource_v2.common.non_sampling_file_indexer import (
-    NonSamplingFileIndexer,
-)
 from ray.data.datasource import Partitioning
 from ray.data.expressions import col
 
 import zerrow_ray
 from tests.helpers.rays import Moved, total
+from tests.helpers.versions import needs_known_ray_data
 from zerrow_ray.reading import node_client
 
 pytestmark = [
+    needs_known_ray_data,
     pytest.mark.usefixtures("cluster"),
     # Ray Data warns of arguments that it still takes, and of a setting of its own.
     pytest.mark.filterwarnings("default::DeprecationWarning"),
@@ -98,7 +98,10 @@ def few_processes(monkeypatch):
     times one sees it half loaded, and fails.
     """
     monkeypatch.setenv("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
-    monkeypatch.setattr(NonSamplingFileIndexer, "_DEFAULT_NUM_WORKERS", 1)
+    indexer = importlib.import_module(
+        "ray.data._internal.datasource_v2.common.non_sampling_file_indexer"
+    )
+    monkeypatch.setattr(indexer.NonSamplingFileIndexer, "_DEFAULT_NUM_WORKERS", 1)
 
 
 @pytest.fixture

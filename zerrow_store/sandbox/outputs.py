@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from mmap import PAGESIZE
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,6 @@ from zerrow_store.sandbox.messages import Result
 from zerrow_store.sandbox.sealed import Sealed
 from zerrow_store.segments import check_segment, punch
 
-_PAGE = 4096
 _SEAL_SECONDS = 1.0
 
 Ranges = list[tuple[int, int]]
@@ -97,7 +97,7 @@ def _seal(received: int, size: int, ranges: Ranges, most: int) -> Sealed:
         if (
             size > most
             or sum(length for _, length in ranges) > most
-            or status.st_blksize != _PAGE
+            or status.st_blksize != PAGESIZE
             or not stat.S_ISREG(status.st_mode)
         ):
             raise ProtocolError("its arena is larger than its limit, or of large pages")
@@ -132,7 +132,7 @@ def _scrub(fd: int, size: int, ranges: Ranges) -> None:
     start = 0
     for offset, length in [*ranges, (size, 0)]:
         if offset > start:
-            whole, end = -(-start // _PAGE) * _PAGE, offset // _PAGE * _PAGE
+            whole, end = -(-start // PAGESIZE) * PAGESIZE, offset // PAGESIZE * PAGESIZE
             if end > whole:
                 punch(fd, whole, end)
                 _zero(fd, start, whole)

@@ -13,6 +13,7 @@
 
 #include "deanon/deanon.h"
 #include "memory/arena.h"
+#include "memory/extents.h"
 #include "memory/gil.h"
 
 namespace zerrow {
@@ -88,9 +89,8 @@ std::shared_ptr<SegmentView> MakeMapping(const SegmentId& id, int fd, uint64_t s
 
 // Another view of the same bytes reads them again when it touches them.
 void ReleasePages(const MappedAllocation& allocation) {
-  constexpr uintptr_t kPage = 4096;
   uintptr_t data = reinterpret_cast<uintptr_t>(allocation.data());
-  uintptr_t start = data & ~(kPage - 1);
+  uintptr_t start = RoundDown(data, kPage);
   madvise(reinterpret_cast<void*>(start), data + allocation.size - start, MADV_DONTNEED);
 }
 
