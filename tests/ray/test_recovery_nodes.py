@@ -1,0 +1,171 @@
+"""Lost results are made again while more nodes come and go."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from tests.helpers import lost_results
+from tests.helpers.capabilities import needs_openssl
+from tests.helpers.certificates import Authority
+from tests.helpers.lost_results import (
+    expected,
+    has_message,
+    have_messages,
+    lose,
+    made,
+    result,
+    sum_of,
+)
+from tests.helpers.rays import on
+from tests.helpers.waiting import eventually
+from zerrow_ray import ray_recovery_compat
+
+
+@pytest.fixture
+def nodes():
+    with lost_results.nodes() as found:
+        yield found
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where it is written down that a result was made."""
+    return tmp_path / "runs"
+
+
+total_of = ray.remote(sum_of)
+
+
+def fetch_message(refs):
+    ray.wait(refs)
+
+
+def test_messages_on_other_nodes_are_found_worthless_there(nodes, path):
+    nodes.add("third")
+    (ref,) = result(str(path))
+    ray.get(on(ray.remote(fetch_message), "third").remote([ref]))
+    eventually(lambda: has_message(ref, nodes.id_of("third")), "the other node has it")
+    lose(nodes, [ref])
+    assert sum_of(ray.get(ref, timeout=240)) == expected(1)
+    assert ray.get(on(total_of, "third").remote(ref), timeout=240) == expected(1)
+    assert path.read_text() == "xx"
+
+
+def test_the_second_node_ends_during_the_recovery(nodes, path):
+    refs = result(str(path), levels=2)
+    lose(nodes, refs)
+    got = on(total_of, "head").remote(refs[-1])
+    eventually(lambda: len(path.read_text()) > 2, "it is made again", seconds=120)
+    nodes.kill("second")
+    nodes.add("third", also="first")
+    assert ray.get(got, timeout=400) == expected(2)
+    assert sum_of(ray.get(refs[-1], timeout=400)) == expected(2)
+
+
+class Owner:
+    """Owns a result, and reads it."""
+
+    def make(self, path):
+        (self._ref,) = result(path)
+        fetch_message([self._ref])
+        return [self._ref]
+
+    def total(self):
+        return sum_of(ray.get(self._ref))
+
+
+def test_what_a_worker_of_another_node_owns_is_made_again(nodes, path):
+    nodes.add("third")
+    owner = on(ray.remote(Owner), "third").remote()
+    (ref,) = ray.get(owner.make.remote(str(path)))
+    lose(nodes, [ref])
+    assert sum_of(ray.get(ref, timeout=240)) == expected(1)
+    assert ray.get(owner.total.remote(), timeout=240) == expected(1)
+    assert path.read_text() == "xx"
+
+
+def test_when_the_owner_has_ended_too_the_error_is_rays(nodes, path):
+    nodes.add("third")
+    owner = on(ray.remote(Owner), "third").remote()
+    (ref,) = ray.get(owner.make.remote(str(path)))
+    have_messages([ref])
+    nodes.kill("third")
+    nodes.kill_and_wait("first")
+    with pytest.raises(ray.exceptions.OwnerDiedError, match=ref.hex()):
+        ray.get(ref, timeout=240)
+
+
+class Maker:
+    def make(self, path):
+        return made(path)
+
+    def total_of(self, table):
+        return sum_of(table)
+
+
+def test_an_actor_does_not_wait_for_a_result_of_its_own(nodes, path):
+    """It would have to make it, while it waits."""
+    maker = ray.remote(max_restarts=-1, max_task_retries=-1)(Maker)
+    actor = maker.options(resources={"first": 1}).remote()
+    ref = actor.make.remote(str(path))
+    lose(nodes, [ref])
+    ray.get(on(ray.remote(fetch_message), "second").remote([ref]))
+    with pytest.raises(ray.exceptions.RayTaskError, match="which is gone"):
+        ray.get(actor.total_of.remote(ref), timeout=100)
+    assert ray.get(actor.total_of.remote(ref), timeout=240) == expected(1)
+
+
+def test_a_get_that_has_a_timeout_ends_with_it(nodes, path):
+    (ref,) = result(str(path))
+    have_messages([ref])
+    nodes.kill_and_wait("first")  # so nobody can make it
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get(ref, timeout=5)
+    nodes.add("second", also="first")
+    assert sum_of(ray.get(ref, timeout=240)) == expected(1)
+
+
+def test_a_copy_that_is_worth_something_stays(nodes, path):
+    (ref,) = result(str(path))
+    have_messages([ref])
+    for _ in range(3):
+        ray_recovery_compat.make_again([ref])
+        assert sum_of(ray.get(ref, timeout=120)) == expected(1)
+    nodes.kill_and_wait("first")  # and the table, which is here, outlives it
+    assert sum_of(ray.get(ref, timeout=120)) == expected(1)
+    assert path.read_text() == "x"
+
+
+SECURED = """
+import sys
+import ray
+from tests.helpers.lost_results import expected, lose, nodes, result, sum_of
+
+with nodes() as found:
+    (ref,) = result(sys.argv[1])
+    lose(found, [ref])
+    assert sum_of(ray.get(ref, timeout=240)) == expected(1)
+"""
+
+
+@needs_openssl
+def test_the_processes_of_a_secured_ray_are_told(path, tmp_path):
+    addresses = {"127.0.0.1", ray.util.get_node_ip_address()}
+    tls = Authority(tmp_path / "authority").issue("node", *addresses)
+    environ = os.environ | {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": tls.certificate,
+        "RAY_TLS_SERVER_KEY": tls.key,
+        "RAY_TLS_CA_CERT": tls.authority,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "a" * 64,
+    }
+    command = [sys.executable, "-c", SECURED, str(path)]
+    ran = subprocess.run(
+        command, env=environ, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert path.read_text() == "xx"
