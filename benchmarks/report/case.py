@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 Figures = dict[str, float]
 """seconds; cpu: processor seconds of the session; faults: its page faults; pss: the most memory, in
 bytes, each page counted once; copied: bytes that the work wrote once more. What a side cannot
-tell is missing.
+tell is missing. Cases that only count have figures of their own instead, see `Case.counts`.
 """
 
 Points = dict[str, Figures]
@@ -65,6 +65,8 @@ class Ratio:
 class Case:
     """See the module. `measure(side, part, full)` runs in the side's process.
 
+    counts: of a case without times, the figures by name, and how the page calls them; the first two
+    are plotted.
     axis: what the points count, if they are numbers. means: of points whose names end so, geometric
     means are given. missing: why a side cannot run here, or "".
     what: one sentence on what is done. limits: one on what the figures do not say.
@@ -82,6 +84,7 @@ class Case:
     prepare: Callable[[bool], None] = nothing_to_prepare
     missing: Callable[[str], str] = nothing_missing
     ratios: tuple[Ratio, ...] = ()
+    counts: dict[str, str] = field(default_factory=dict)
     axis: str = ""
     means: tuple[str, ...] = ()
     rounds: int = 5

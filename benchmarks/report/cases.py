@@ -3,6 +3,7 @@
 from benchmarks.report import (
     break_even,
     eviction,
+    foreground_swaps,
     no_help,
     peers,
     resharing,
@@ -19,6 +20,7 @@ CASES = (
     resharing.CASE,
     eviction.CASE,
     single_dag.CASE,
+    foreground_swaps.CASE,
     throughput.CASE,
     peers.CASE,
     no_help.CASE,

@@ -66,13 +66,15 @@ def _within(base: float, side: float, most: float | None) -> bool:
 
 def noise(case: Case, record: Record) -> float | None:
     """Return how many times as long a round of the base side takes as another one of the same, in
-    nine of ten pairs of rounds; None after one round.
+    nine of ten pairs of rounds; None after one round, and of what has no times.
     """
     base = case.sides[0]
     pairs = [
         max(a, b) / min(a, b)
         for sides in record["runs"].values()
-        for a, b in itertools.combinations((f["seconds"] for f in sides.get(base, [])), 2)
+        for a, b in itertools.combinations(
+            (f["seconds"] for f in sides.get(base, []) if "seconds" in f), 2
+        )
     ]
     if not pairs:
         return None

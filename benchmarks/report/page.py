@@ -141,7 +141,7 @@ def _section(case: Case, record: Record) -> Section:
         + (
             f"Rounds of {case.sides[0]} differ from each other by up to {level:.2f} times."
             if level
-            else "One round: the noise is not known."
+            else _unknown_noise(case, record)
         )
     )
     if case.limits:
@@ -149,6 +149,12 @@ def _section(case: Case, record: Record) -> Section:
     if record["points"]:
         section.picture = (f"{case.name}.svg", plot(case, record))
     return section
+
+
+def _unknown_noise(case: Case, record: Record) -> str:
+    if not case.counts:
+        return "One round: the noise is not known."
+    return f"Counts: of {_rounds(record)} rounds the median, and the least and the most."
 
 
 def _means(case: Case, record: Record) -> list[str]:
@@ -177,6 +183,8 @@ def _rounds(record: Record) -> int:
 
 
 def _figures(case: Case, record: Record) -> Table:
+    if case.counts:
+        return _counted(case, record)
     rows = [HEADER]
     for point, sides in record["points"].items():
         for side in case.sides:
@@ -192,6 +200,26 @@ def _figures(case: Case, record: Record) -> Table:
                     row + [said.get(name, "") for name in ("cpu", "pss", "copied", "faults")]
                 )
     return rows
+
+
+def _counted(case: Case, record: Record) -> Table:
+    """The figures of a case that only counts: medians, and the least and the most of all rounds."""
+    rows = [["point", "side", "n", *case.counts.values()]]
+    for point, sides in record["points"].items():
+        for side in (each for each in case.sides if each in sides):
+            row = [point, side, f"{sides[side]['n']:.0f}"]
+            for name in case.counts:
+                found = [f[name] for f in record["runs"][point][side] if name in f]
+                row.append(_spread(sides[side][name], found, name) if found else "")
+            rows.append(row)
+    return rows
+
+
+def _spread(median: float, found: list[float], figure: str) -> str:
+    least, most = min(found), max(found)
+    if least == most:
+        return amount(median, figure)
+    return f"{amount(median, figure)} ({amount(least, figure)} to {amount(most, figure)})"
 
 
 # --- how it is written ---

@@ -98,7 +98,7 @@ CASE = Case(
     f"does. The limit is {TIMES['generous']:g} and {TIMES['tight']:g} tables beyond the 1 GiB "
     "that Ray and Python take, with a swap file for the rest.",
     limits="The paper moves memory with KernelZero. That needs its module in the kernel; in a "
-    "guest without hardware virtualization it has no times, only counts (docs/benchmarks.md).",
+    "guest without hardware virtualization it has no times, only counts (foreground-swaps).",
     sides=(PLAIN, COPYING, MOVING),
     quick_parts=tuple(TIMES),
     full_parts=tuple(TIMES),

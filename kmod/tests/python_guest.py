@@ -90,15 +90,20 @@ def interpreter(given: Path | None) -> Path:
 
 def script(python: Path, suite: Suite) -> str:
     """Return what the guest's shell runs."""
-    path = os.environ.get("PYTHONPATH", str(ROOT))
-    environment = _ENVIRONMENT | suite.environment | {"PYTHONPATH": path}
-    assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     doctor = f"{python} -m zerrow_store.cli.main doctor | grep '^{suite.check}'"
     tests = f"{python} {_PYTEST} {' '.join(suite.tests)}"
-    command = shlex.quote(f"cd {ROOT} && {doctor} && {tests}")
-    load, unload = _MODULE if suite.module else ("", "")
+    return in_host(f"{doctor} && {tests}", suite.environment, module=suite.module)
+
+
+def in_host(command: str, environment: dict[str, str], *, module: bool) -> str:
+    """Return what the guest's shell runs to run a command with the host's root, in the project."""
+    path = os.environ.get("PYTHONPATH", str(ROOT))
+    known = _ENVIRONMENT | environment | {"PYTHONPATH": path}
+    assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in known.items())
+    inside = shlex.quote(f"cd {ROOT} && {command}")
+    load, unload = _MODULE if module else ("", "")
     # Moved over the guest's own root: who is in a chroot may make no user namespace.
     return f"""{_MOUNT}{load}
 cd /host && mount --move . /
-chroot . /usr/bin/env -i {assignments} /bin/sh -c {command}; echo KZ-EXIT $?
+chroot . /usr/bin/env -i {assignments} /bin/sh -c {inside}; echo KZ-EXIT $?
 {unload}"""

@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.gate.operations import ENVIRON, MARKS, REPEAT
+from tests.gate.written_down import Counts, compare
 from tests.helpers.stores import Store
 
 COUNTS = Path(__file__).with_name("counts.json")
@@ -25,9 +25,6 @@ CALLS = ("sendto", "sendmsg", "mmap", "munmap", "mprotect", "madvise", "ftruncat
 CALLS += ("memfd_create", "openat", "read", "pread64", "pwrite64", "lseek", "ioctl", "dup", "fcntl")
 MARK = re.compile(rf'"{MARKS}/(begin|end)/([^"]+)"')
 CALL = re.compile(r"^(\d+)\s+(\w+)\(")
-
-Counts = dict[str, dict[str, Any]]
-"""By operation."""
 
 
 def run(store: Store, *prefix: str) -> Counts:
@@ -64,24 +61,8 @@ def _usual(call: str, times: list[Counter[str]]) -> int:
     return statistics.mode(counted[call] for counted in times)
 
 
-def compare(found: Counts) -> None:
-    """Raise AssertionError if a count differs from what is written down; or write it down."""
-    known: Counts = json.loads(COUNTS.read_text())
-    if os.environ.get("RECORD") == "1":
-        for operation, counts in found.items():
-            known.setdefault(operation, {}).update(counts)
-        COUNTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-        return
-    wanted = {
-        operation: {name: known.get(operation, {}).get(name) for name in counts}
-        for operation, counts in found.items()
-    }
-    assert found == wanted, "see this file's first lines"
-    assert found.keys() == known.keys()
-
-
 def test_bytes_copied_round_trips_and_page_faults(store: Store) -> None:
-    compare(run(store))
+    compare(run(store), COUNTS)
 
 
 def test_system_calls(store: Store, tmp_path: Path) -> None:
@@ -91,7 +72,7 @@ def test_system_calls(store: Store, tmp_path: Path) -> None:
     calls = ",".join([*CALLS, "newfstatat"])
     run(store, "strace", "-f", "-o", str(trace), "-e", f"trace={calls}")
     found = system_calls(trace.read_text())
-    compare({operation: {"system_calls": counts} for operation, counts in found.items()})
+    compare({operation: {"system_calls": counts} for operation, counts in found.items()}, COUNTS)
 
 
 def test_a_trace_is_counted_by_operation_and_thread() -> None:
@@ -108,7 +89,7 @@ def test_a_trace_is_counted_by_operation_and_thread() -> None:
 def test_another_count_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RECORD", raising=False)
     found: Counts = json.loads(COUNTS.read_text())
-    compare(found)
+    compare(found, COUNTS)
     found["put"]["round_trips"] += 1
     with pytest.raises(AssertionError):
-        compare(found)
+        compare(found, COUNTS)

@@ -117,3 +117,33 @@ def test_both_pages_stand_by_themselves(tmp_path: Path, axis: str) -> None:
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     pictures = re.findall(r"!\[.*\]\((.*)\)", markdown)
     assert [(tmp_path / name).read_text()[:5] for name in pictures] == ["<?xml"]
+
+
+def counted(**counts: list[float]) -> Record:
+    """What a run would have written that only counted pages, at one point, by side."""
+    known = record()
+    known["runs"] = {"1": {side: [{"pages": n} for n in each] for side, each in counts.items()}}
+    known["points"] = {
+        "1": {
+            side: {"n": len(each), "pages": sorted(each)[len(each) // 2]}
+            for side, each in counts.items()
+        }
+    }
+    return known
+
+
+def test_a_case_without_times_shows_its_counts(tmp_path: Path) -> None:
+    known = counted(plain=[4.0, 6.0, 9.0], ours=[2.0, 2.0, 2.0])
+    case = work.case(
+        counts={"pages": "pages read"},
+        axis="",
+        ratios=(Ratio("pages", "ours", "plain", figure="pages", claimed=True),),
+    )
+    page.write(page.build([(case, known)], True), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert noise(case, known) is None
+    for words in "| 1 | plain | 3 | 6 (4 to 9) |", "| 1 | ours | 3 | 2 |", "pages: 3.00 times":
+        assert words.lower() in text.lower()
+    for words in "seconds", "the noise is not known":
+        assert words not in text
+    assert "pages read" in (tmp_path / "test.svg").read_text()
