@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -56,6 +57,9 @@ _SECONDS = 10.0
 _NODE_ID_BYTES = 28
 _BATCH_SIZE = 100
 """Ray's default. The raylet has the environment of its workers."""
+
+RAYS_THREAD = "worker.io"
+"""The name of the thread that answers an await, or what waits for a future."""
 
 _noted: set[int] = set()
 """Threads that have noted that what they deserialize is lost."""
@@ -159,9 +163,9 @@ def _unlocked() -> Iterator[None]:
         lock.acquire()
 
 
-def runs_task() -> bool:
-    """Whether this thread is one of those that run tasks, or an actor's calls."""
-    return ray.get_runtime_context().get_task_id() is not None
+def may_wait_for_ray() -> bool:
+    """Whether this thread is none of Ray's own, which its processes' answers come to."""
+    return Path("/proc/thread-self/comm").read_text().strip() != RAYS_THREAD
 
 
 def actor_id() -> str | None:

@@ -90,9 +90,9 @@ def _lost(lost: Lost) -> dict[ray.ObjectRef, Any]:
     """See `ray_recovery_compat.read_through`."""
     if lost.is_get:
         return _got_again(lost)
-    if ray_recovery_compat.runs_task():
+    if ray_recovery_compat.may_wait_for_ray():
         return _lost_arguments(lost)
-    # An await is answered by the thread that Ray's answers come to, which cannot wait for any.
+    # This is an await. It is answered by the thread that all of Ray's answers come to.
     threads.start(_make_again_later, lost, name="zerrow-recovery")
     return {}
 

@@ -5,6 +5,7 @@ All of these are lost with the same node. `test_recovery_nodes` has those that m
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -138,6 +139,23 @@ def test_an_actors_lost_arguments_are_made_again(lost, kind):
         total = actor.total_of.remote(*lost.refs[kind])
         assert ray.get(total, timeout=240) == 2 * expected(1)
     assert lost.runs(kind) == "xxxx"
+
+
+def name_of_thread():
+    return Path("/proc/thread-self/comm").read_text().strip()
+
+
+class NameOfThread:
+    """Becomes the name of the thread that deserializes it."""
+
+    def __reduce__(self):
+        return name_of_thread, ()
+
+
+def test_the_thread_that_answers_an_await_is_known(lost):
+    ref = ray.put(NameOfThread())
+    assert ref.future().result(timeout=120) == ray_recovery_compat.RAYS_THREAD
+    assert ray.get(ref) != ray_recovery_compat.RAYS_THREAD
 
 
 def test_after_an_await_has_failed_it_is_made_again(lost):
