@@ -63,6 +63,11 @@ class Nodes:
         node_id: str = self._others[name].node_id
         return node_id
 
+    def remove_all(self) -> None:
+        """Have all of them leave the cluster in good order."""
+        while self._others:
+            self._cluster.remove_node(self._others.popitem()[1], allow_graceful=True)
+
     def kill(self, name: str) -> None:
         self._cluster.remove_node(self._others.pop(name), allow_graceful=False)
 
@@ -79,14 +84,12 @@ class Nodes:
 
 @contextmanager
 def nodes() -> Iterator[Nodes]:
-    """The driver's node, and one called "first"."""
+    """The driver's node alone."""
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "resources": {"head": 100}}
     )
     zerrow_ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-    found = Nodes(cluster)
-    found.add("first")
-    yield found
+    yield Nodes(cluster)
     ray.shutdown()
     cluster.shutdown()
 

@@ -37,6 +37,7 @@ def lost(tmp_path_factory):
         return (folder / name).read_text()
 
     with nodes() as cluster:
+        cluster.add("first")
         chains = {
             f"{use} {n}": result(str(folder / f"{use} {n}"), levels=n)
             for use in ("get", "argument")

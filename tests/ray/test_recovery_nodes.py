@@ -24,10 +24,18 @@ from tests.helpers.waiting import eventually
 from zerrow_ray import ray_recovery_compat
 
 
-@pytest.fixture
-def nodes():
+@pytest.fixture(scope="module")
+def cluster():
     with lost_results.nodes() as found:
         yield found
+
+
+@pytest.fixture
+def nodes(cluster):
+    """The driver's node, and one called "first"."""
+    cluster.add("first")
+    yield cluster
+    cluster.remove_all()
 
 
 @pytest.fixture
@@ -145,6 +153,7 @@ import ray
 from tests.helpers.lost_results import expected, lose, nodes, result, sum_of
 
 with nodes() as found:
+    found.add("first")
     (ref,) = result(sys.argv[1])
     lose(found, [ref])
     assert sum_of(ray.get(ref, timeout=240)) == expected(1)
