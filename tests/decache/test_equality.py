@@ -27,7 +27,7 @@ def path(tmp_path):
 def filterable(tmp_path):
     """Without string views, for which Arrow has no filter."""
     path = str(tmp_path / "filterable.parquet")
-    pq.write_table(mixed().drop_columns(["view"]), path, row_group_size=300)
+    pq.write_table(mixed(views=False), path, row_group_size=300)
     return path
 
 
@@ -173,7 +173,7 @@ def test_empty_files(client, tmp_path):
     pq.write_table(mixed(0), path)
     assert_reads_like_pyarrow(client, path)
     assert_reads_like_pyarrow(client, path, columns=["struct.a", "i"], filters=[("i", ">", 3)])
-    pq.ParquetWriter(path, mixed(0).drop_columns(["view"]).schema).close()
+    pq.ParquetWriter(path, mixed(0, views=False).schema).close()
     assert_reads_like_pyarrow(client, path)
     assert_reads_like_pyarrow(client, path, columns=["struct"], filters=[("i", ">", 3)])
     pq.write_table(pa.table({}), path)
@@ -194,7 +194,7 @@ def test_fields_of_the_same_name(client, tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A dataset in hive style whose files differ in their row groups."""
-    table = mixed(200).drop_columns(["view", "fixed"])
+    table = mixed(200, views=False).drop_columns(["fixed"])
     table = table.append_column("year", pa.array([2000 + i % 3 for i in range(200)]))
     table = table.append_column("city", pa.array([["Rome", "Oslo"][i % 2] for i in range(200)]))
     root = str(tmp_path / "hive")

@@ -22,7 +22,7 @@ from zerrow_store.decache.parquet_file import Decoder
 @pytest.fixture
 def path(tmp_path):
     path = str(tmp_path / "mixed.parquet")
-    pq.write_table(mixed().drop_columns(["view"]), path, row_group_size=300)
+    pq.write_table(mixed(views=False), path, row_group_size=300)
     return path
 
 
