@@ -109,8 +109,8 @@ def read_through(
     """Call `lost` when objects fail to deserialize with such errors, which were noted, and let the
     values that it returns take the errors' places.
 
-    Other threads of this process can deserialize meanwhile. It has no more parameters than Ray's
-    own method: any others would cost each read of Ray's a microsecond.
+    Other threads of this process can deserialize meanwhile. The new method has the parameters of
+    Ray's own one, and passes on no others: these would cost each read of Ray's a microsecond.
     """
     original = SerializationContext.deserialize_objects
 
