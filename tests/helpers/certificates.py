@@ -1,7 +1,10 @@
 """Certificates for the machines of a test, made by openssl."""
 
+import os
 import subprocess
 from pathlib import Path
+
+import ray
 
 from zerrow_store.transfer.security import Tls
 
@@ -35,3 +38,15 @@ class Authority:
     def _request(self, key: str, out: str, *more: str) -> None:
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         openssl("req", *curve, "-keyout", key, "-out", out, *more)
+
+
+def with_tls(folder: Path) -> dict[str, str]:
+    """The environment of a Ray of this machine that uses TLS, with a certificate of its own."""
+    addresses = {"127.0.0.1", ray.util.get_node_ip_address()}
+    tls = Authority(folder).issue("node", *addresses)
+    return os.environ | {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": tls.certificate,
+        "RAY_TLS_SERVER_KEY": tls.key,
+        "RAY_TLS_CA_CERT": tls.authority,
+    }

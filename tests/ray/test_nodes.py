@@ -1,6 +1,5 @@
 """Several nodes: objects are fetched once per machine, and lost ones are recomputed."""
 
-import os
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 import zerrow_ray
 from tests.helpers.capabilities import needs_openssl
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import with_tls
 from tests.helpers.processes import kill, processes
 from tests.helpers.rays import agents, location_of, on
 from tests.helpers.waiting import eventually
@@ -224,14 +223,6 @@ cluster.shutdown()
 
 @needs_openssl
 def test_what_is_between_nodes_is_encrypted_where_ray_is(tmp_path):
-    addresses = {"127.0.0.1", ray.util.get_node_ip_address()}
-    tls = Authority(tmp_path / "authority").issue("node", *addresses)
-    environ = os.environ | {
-        "RAY_USE_TLS": "1",
-        "RAY_TLS_SERVER_CERT": tls.certificate,
-        "RAY_TLS_SERVER_KEY": tls.key,
-        "RAY_TLS_CA_CERT": tls.authority,
-    }
-    command = [sys.executable, "-c", ENCRYPTED]
+    command, environ = [sys.executable, "-c", ENCRYPTED], with_tls(tmp_path / "authority")
     ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
     assert ran.stdout == "refused without TLS\n", ran.stderr

@@ -1,6 +1,5 @@
 """Lost results are made again while more nodes come and go."""
 
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import ray
 
 from tests.helpers import lost_results
 from tests.helpers.capabilities import needs_openssl
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import with_tls
 from tests.helpers.lost_results import (
     expected,
     has_message,
@@ -162,16 +161,8 @@ with nodes() as found:
 
 @needs_openssl
 def test_the_processes_of_a_secured_ray_are_told(path, tmp_path):
-    addresses = {"127.0.0.1", ray.util.get_node_ip_address()}
-    tls = Authority(tmp_path / "authority").issue("node", *addresses)
-    environ = os.environ | {
-        "RAY_USE_TLS": "1",
-        "RAY_TLS_SERVER_CERT": tls.certificate,
-        "RAY_TLS_SERVER_KEY": tls.key,
-        "RAY_TLS_CA_CERT": tls.authority,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "a" * 64,
-    }
+    environ = with_tls(tmp_path / "authority")
+    environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
     command = [sys.executable, "-c", SECURED, str(path)]
     ran = subprocess.run(
         command, env=environ, capture_output=True, text=True, check=False, timeout=280
