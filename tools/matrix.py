@@ -53,7 +53,7 @@ def combinations(wheel: Path, corners: bool) -> Iterator[tuple[str, str, str]]:
     if corners:
         pyarrows, rays = ends(pyarrows), ends(rays)
     # No NumPy has wheels for both ends of the Pythons.
-    has_oldest = "cp313" not in wheel.name
+    has_oldest = not re.search("-cp31[34]-", wheel.name)
     for pyarrow, ray in itertools.product(pyarrows, rays):
         yield pyarrow, ray, OLDEST_NUMPY if has_oldest and pyarrow == pyarrows[0] else ""
 

@@ -16,6 +16,7 @@ pyarrows_for() { # pyarrows_for TAG : the versions that have wheels for a Python
     case $1 in
     cp310) seq 19 25 ;;
     cp311 | cp312 | cp313) seq 19 26 ;;
+    cp314) seq 22 26 ;;
     *) echo "which pyarrow there is for $1 is not known to tools/wheels.sh" >&2; exit 1 ;;
     esac
 }

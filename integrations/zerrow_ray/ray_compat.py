@@ -156,7 +156,10 @@ def serialize_through(
     put_code = Worker.put_object.__code__
     # For results, Ray's compiled code calls `serialize`. The Python frame below is then the loop of
     # a worker's main thread, the thread that reports an async generator's items, or none.
-    result_codes = {Worker.main_loop.__code__, concurrent.futures.thread._WorkItem.run.__code__}
+    # That thread is one of an executor, which calls from another class since Python 3.14.
+    threads = concurrent.futures.thread
+    of_executor: Any = getattr(threads, "WorkerContext", threads._WorkItem)
+    result_codes = {Worker.main_loop.__code__, of_executor.run.__code__}
     under_way = threading.local()
 
     class SerializedObject(ray._private.serialization.Pickle5SerializedObject):  # type: ignore[misc]
