@@ -280,14 +280,15 @@ def column(i: int) -> str:
 def test_the_least_valuable_goes_first(tight, path):
     write(path, columns=14)
     client = tight.connected()
-    for i in range(9):
+    for i in range(10):
         read_parquet(path, columns=[column(i)], client=client)
     gc.collect()
     wait_until(lambda: not any(entry.readers for entry in client.cache_list()))
     worth = {e.column: e.seconds / e.nbytes for e in client.cache_list()}
     kept = set(worth)
-    for i in range(9, 11):  # the eleventh does not fit, and room is made for more than itself
-        read_parquet(path, columns=[column(i)], client=client)
+    assert len(kept) == 10
+    # The eleventh does not fit, and room is made for more than itself.
+    read_parquet(path, columns=[column(10)], client=client)
     evicted = kept - {entry.column for entry in client.cache_list()}
     assert 0 < len(evicted) <= 3
     assert evicted == set(sorted(kept, key=worth.__getitem__)[: len(evicted)])
