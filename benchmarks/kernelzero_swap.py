@@ -21,7 +21,7 @@ from benchmarks.kernelzero_swap_guest import ENVIRON, Figures
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).parent / "results/kernelzero-swap.json"
 
-sys.path.insert(0, str(ROOT / "kmod/tests"))
+sys.path.insert(0, str(ROOT / "kmod/tests"))  # where these are
 import kernels  # noqa: E402
 import python_guest  # noqa: E402
 import run as runner  # noqa: E402

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,8 +204,7 @@ def make_again(refs: list[ray.ObjectRef]) -> None:
     """
     with _as_os_errors():
         here = bytes.fromhex(ray.get_runtime_context().get_node_id())
-        for ref in refs:
-            _tell_owner(ref, here, plasma_location_update="REMOVED")
+        _tell_owners(refs, here, plasma_location_update="REMOVED")
         look_for_copies(refs)
         _delete_here(refs)
 
@@ -219,8 +219,7 @@ def look_for_copies(refs: list[ray.ObjectRef]) -> None:
     """
     with _as_os_errors():
         nowhere = os.urandom(_NODE_ID_BYTES)
-        for ref in refs:
-            _tell_owner(ref, nowhere, spilled_location_update={"spilled_to_local_storage": True})
+        _tell_owners(refs, nowhere, spilled_location_update={"spilled_to_local_storage": True})
         _publish_death(nowhere)
 
 
@@ -234,20 +233,26 @@ def _as_os_errors() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _tell_owner(ref: ray.ObjectRef, node_id: bytes, **what: Any) -> None:
-    """Tell the owner of an object something about its copy on a node; not if it has ended."""
+def _tell_owners(refs: list[ray.ObjectRef], node_id: bytes, **what: Any) -> None:
+    """Tell the owners of objects something about the copies on a node, each owner at once; not
+    those that have ended with their nodes.
+    """
     from ray.core.generated import core_worker_pb2, core_worker_pb2_grpc
 
-    if _owner_has_ended(ref):
-        return
-    owner = Address.FromString(_core_worker().get_owner_address(ref))
-    update = core_worker_pb2.ObjectLocationUpdate(object_id=ref.binary(), **what)
-    request = core_worker_pb2.UpdateObjectLocationBatchRequest(
-        intended_worker_id=owner.worker_id, node_id=node_id, object_location_updates=[update]
-    )
-    address = f"{owner.ip_address}:{owner.port}"
-    with _stub(address, core_worker_pb2_grpc.CoreWorkerServiceStub) as worker:
-        worker.UpdateObjectLocationBatch(request, timeout=_SECONDS)
+    ended = {bytes.fromhex(node["NodeID"]) for node in ray.nodes() if not node["Alive"]}
+    owned = defaultdict(list)
+    for ref in refs:
+        if (known := ray_compat.owner_of(ref.binary())) and known[1] not in ended:
+            owned[_core_worker().get_owner_address(ref)].append(ref.binary())
+    for serialized, ids in owned.items():
+        owner = Address.FromString(serialized)
+        updates = [core_worker_pb2.ObjectLocationUpdate(object_id=each, **what) for each in ids]
+        request = core_worker_pb2.UpdateObjectLocationBatchRequest(
+            intended_worker_id=owner.worker_id, node_id=node_id, object_location_updates=updates
+        )
+        address = f"{owner.ip_address}:{owner.port}"
+        with _stub(address, core_worker_pb2_grpc.CoreWorkerServiceStub) as worker:
+            worker.UpdateObjectLocationBatch(request, timeout=_SECONDS)
 
 
 def _publish_death(node_id: bytes) -> None:
@@ -262,13 +267,6 @@ def _publish_death(node_id: bytes) -> None:
     address = ray.get_runtime_context().gcs_address
     with _stub(address, gcs_service_pb2_grpc.ControlPlanePubSubGcsServiceStub) as gcs:
         gcs.GcsPublish(request, timeout=_SECONDS)
-
-
-def _owner_has_ended(ref: ray.ObjectRef) -> bool:
-    owner = ray_compat.owner_of(ref.binary())
-    if owner is None:
-        return True
-    return any(n["NodeID"] == owner[1].hex() and not n["Alive"] for n in ray.nodes())
 
 
 def _delete_here(refs: list[ray.ObjectRef]) -> None:
@@ -289,6 +287,7 @@ def _delete_here(refs: list[ray.ObjectRef]) -> None:
 
 
 def _batch_size() -> int:
+    # The name is Ray's.
     return int(os.environ.get("RAY_free_objects_batch_size", _BATCH_SIZE))  # noqa: SIM112
 
 

@@ -4,25 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from ray.cluster_utils import Cluster
 
 import zerrow_ray
-from tests.helpers.rays import location_of, on
+from tests.helpers.rays import ROWS, location_of, make, on
 from tests.helpers.waiting import eventually
 from zerrow_ray.session import current_session
-
-ROWS = 1_000_000
 
 
 def made(path: str) -> pa.Table:
     """Make a table, and write down that it was made."""
     with open(path, "a") as file:
         file.write("x")
-    return pa.table({"x": pc.add(pa.array(np.arange(ROWS)), 1)})
+    return make(1)
 
 
 def made_of(path: str, table: pa.Table) -> pa.Table:
