@@ -9,6 +9,7 @@ import socket
 import struct
 
 import msgpack
+import psutil
 import pytest
 
 from tests.helpers.data import table
@@ -190,6 +191,25 @@ def test_descriptors_that_are_given_out_are_read_only(peer, bystander):
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.write(fd, b"x")
     os.close(fd)
+
+
+def test_counts_without_end(peer, bystander):
+    """The sum would pass 64 bits, which no answer could carry."""
+    count = framing.pack("count", 1, ["transfers", {"sent_bytes": 1 << 50}])
+    for _ in range(200):
+        peer.socket.sendall(count * 100)
+    assert peer.ask("stats", [])[0] == "reply"
+    assert bystander.stats().transfers.sent_bytes == (1 << 63) - 1
+
+
+def test_figures_that_nobody_knows_are_not_kept(peer, bystander):
+    server = psutil.Process(bystander.stats().pid)
+    before = server.memory_info().rss
+    for number in range(100):
+        names = {f"{number * 10_000 + i:064}": 1 for i in range(10_000)}
+        peer.socket.sendall(framing.pack("count", 1, ["sandbox", names]))
+    assert peer.ask("stats", [])[0] == "reply"
+    assert server.memory_info().rss < before + (32 << 20)
 
 
 def test_one_who_does_not_read_is_dropped_not_waited_for(name, bystander):

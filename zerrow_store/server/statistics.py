@@ -2,11 +2,11 @@
 
 import os
 import time
-from collections import Counter, defaultdict
-
-import msgspec
+from collections import Counter
+from dataclasses import fields
 
 from zerrow_store.protocol import messages as m
+from zerrow_store.protocol.fields import MAX_COUNT
 from zerrow_store.protocol.reports import (
     CacheStats,
     EvictionTotals,
@@ -20,6 +20,9 @@ from zerrow_store.server.connections import Connections
 from zerrow_store.server.core import Core
 from zerrow_store.server.history import History
 from zerrow_store.server.replication import Replication
+
+_COUNTED = {"sandbox": SandboxStats, "transfers": TransferStats}
+"""By the group of a `Count`, the report of its figures."""
 
 
 class Statistics:
@@ -45,7 +48,10 @@ class Statistics:
         self._history = History()
         self._puts = 0
         self._puts_refused: Counter[str] = Counter()
-        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._counts = {
+            group: dict.fromkeys((field.name for field in fields(report)), 0)
+            for group, report in _COUNTED.items()
+        }
 
     def answered(self, call: Call) -> None:
         """Count a request that was carried out."""
@@ -57,8 +63,10 @@ class Statistics:
             self._puts_refused[type(error).__name__] += 1
 
     def count(self, call: Call, request: m.Count) -> None:
-        """Add to the figures that processes count themselves."""
-        self._counts[request.group].update(request.increments)
+        """Add to the figures that processes count themselves; what no report has is left out."""
+        counts = self._counts[request.group]
+        for name in counts.keys() & request.increments.keys():
+            counts[name] = min(counts[name] + request.increments[name], MAX_COUNT)
 
     def tick(self, now: float, resident: int) -> None:
         """Take a sample, if it is time for one. resident: the bytes that are in memory."""
@@ -121,9 +129,8 @@ class Statistics:
                 cached["decoding_seconds"],
                 cached["saved_seconds"],
             ),
-            # Names that nobody knows are left out: processes say what they count.
-            transfers=msgspec.convert(self._counts["transfers"], TransferStats),
-            sandbox=msgspec.convert(self._counts["sandbox"], SandboxStats),
+            transfers=TransferStats(**self._counts["transfers"]),
+            sandbox=SandboxStats(**self._counts["sandbox"]),
         )
 
 
