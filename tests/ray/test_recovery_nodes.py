@@ -18,7 +18,7 @@ from tests.helpers.lost_results import (
     result,
     sum_of,
 )
-from tests.helpers.rays import on
+from tests.helpers.rays import make, on
 from tests.helpers.waiting import eventually
 from zerrow_ray import ray_recovery_compat
 
@@ -74,6 +74,14 @@ def test_the_second_node_ends_during_the_recovery(nodes, path):
 
 class Owner:
     """Owns a result, and reads it."""
+
+    def __init__(self):
+        eventually(self._goes_by_reference, "the other nodes know this one")
+
+    def _goes_by_reference(self):
+        ref = on(ray.remote(make), "first").remote()
+        ray.wait([ref])
+        return ray.experimental.get_object_locations([ref])[ref]["object_size"] < 1 << 20
 
     def make(self, path):
         (self._ref,) = result(path)
