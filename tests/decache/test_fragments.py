@@ -99,8 +99,18 @@ def test_row_groups_and_sizes(client, path, row_groups, batch_size):
         {"batch_size": 0},
         {"batch_size": None},
         {"nonsense": 1},
-        {"fragment_scan_options": ds.ParquetFragmentScanOptions(use_buffered_stream=True)},
-        {"fragment_scan_options": ds.ParquetFragmentScanOptions(page_checksum_verification=True)},
+        pytest.param(
+            {"fragment_scan_options": ds.ParquetFragmentScanOptions(use_buffered_stream=True)},
+            id="buffered",
+        ),
+        pytest.param(
+            {
+                "fragment_scan_options": ds.ParquetFragmentScanOptions(
+                    page_checksum_verification=True
+                )
+            },
+            id="checksums",
+        ),
     ],
     ids=str,
 )
