@@ -7,19 +7,25 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*/*.cc zerrow_store
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 PYTHONS ?= $(PYTHON)
+JOBS ?= 2
 
-.PHONY: demo test test-rays test-metrics test-debian wheels matrix test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
+.PHONY: demo test test-rays test-oldest test-metrics test-debian wheels matrix test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
 	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster report gate nightly sanitize docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
 
+# Files of tests side by side: many of them wait. JOBS=1: one after the other.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
-# A part of them over the older versions of Ray.
+# A part of them over the older versions of Ray. RAYS="2.57 2.58": only these.
 test-rays: $(STAMP)
-	VENV=$(VENV) sh tools/rays.sh
+	VENV=$(VENV) JOBS=$(JOBS) RAYS="$(RAYS)" sh tools/rays.sh
+
+# All of them beside the oldest versions of Python, pyarrow, Ray and NumPy. TESTS="tests/node": only these.
+test-oldest:
+	PYTHON=$(PYTHON) sh tools/oldest.sh $(TESTS)
 
 # Metrics at Ray's own endpoint, which takes what ray[default] installs.
 test-metrics: $(STAMP)
@@ -109,7 +115,7 @@ report: $(STAMP)
 gate: $(STAMP)
 	RECORD=$(RECORD) $(BIN)/python -m pytest tests/gate
 
-nightly: $(STAMP)
+nightly: $(STAMP) test-rays test-oldest
 	$(BIN)/python -m tests.nightly.pyarrow_suite
 	$(BIN)/python -m tests.nightly.sandbox_calls
 	$(BIN)/python -m tests.nightly.chaos

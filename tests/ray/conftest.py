@@ -18,7 +18,7 @@ def _settings() -> Iterator[None]:
         start_patiently(patch)
         # Between nodes, the tests' tables would go Ray's way by default.
         patch.setenv("ZERROW_THRESHOLD", "4MiB")
-        # A node that was killed is noticed after 2.5 seconds, not 15; one that is slow as late as ever.
+        # A killed node is noticed after 2.5 seconds, not 15; a slow one as late as ever.
         patch.setenv("RAY_health_check_period_ms", "500")
         yield
 
