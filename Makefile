@@ -7,7 +7,6 @@ CXX_SOURCES := $(wildcard zerrow_store/*/*.cc zerrow_store/*/*/*.cc zerrow_store
 NATIVE := $(CXX_SOURCES) CMakeLists.txt pyproject.toml
 SF ?= 0.1
 PYTHONS ?= $(PYTHON)
-JOBS ?= 2
 
 .PHONY: demo test test-rays test-oldest test-metrics test-debian wheels matrix test-kernel test-kernel-debug test-cgroup2 lint format bench bench-guest bench-huge-pages bench-decache bench-kernelzero \
 	bench-pressure bench-pipelines bench-sandbox bench-transfer bench-control bench-cluster report gate nightly sanitize docs clean
@@ -15,13 +14,12 @@ JOBS ?= 2
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --scale $(SF)
 
-# Files of tests side by side: many of them wait. JOBS=1: one after the other.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest
 
 # A part of them over the older versions of Ray. RAYS="2.57 2.58": only these.
 test-rays: $(STAMP)
-	VENV=$(VENV) JOBS=$(JOBS) RAYS="$(RAYS)" sh tools/rays.sh
+	VENV=$(VENV) RAYS="$(RAYS)" sh tools/rays.sh
 
 # All of them beside the oldest versions of Python, pyarrow, Ray and NumPy. TESTS="tests/node": only these.
 test-oldest:

@@ -14,7 +14,7 @@ for version in ${RAYS:-2.57 2.58 2.59}; do
     PYTHONPATH=$laid "$python" -c \
         "import ray; assert ray.__version__.startswith('$version.'), ray.__version__"
     echo "Ray $version"
-    PYTHONPATH=$laid "$python" -m pytest --numprocesses "$JOBS" --dist loadfile \
+    PYTHONPATH=$laid "$python" -m pytest \
         tests/ray/test_activation.py tests/ray/test_owners.py tests/ray/test_streams.py \
         tests/ray/test_references.py tests/ray/test_far_owners.py tests/ray/test_cli.py
 done

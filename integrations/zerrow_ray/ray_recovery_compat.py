@@ -43,6 +43,10 @@ _TELLING: dict[str, list[str] | None] = {
     "ray._raylet:CoreWorker.object_exists": None,
     "ray._private.grpc_utils:init_grpc_channel": ["address"],
     "ray.core.generated.core_worker_pb2:UpdateObjectLocationBatchRequest": None,
+    "ray.core.generated.core_worker_pb2:GetObjectLocationsOwnerRequest": None,
+    "ray.core.generated.pubsub_pb2:WorkerObjectLocationsPubMessage.PENDING_CREATION_FIELD_NUMBER": (
+        None
+    ),
     "ray.core.generated.core_worker_pb2_grpc:CoreWorkerServiceStub": None,
     "ray.core.generated.node_manager_pb2:FreeLocalObjectsRequest": None,
     "ray.core.generated.node_manager_pb2_grpc:NodeManagerServiceStub": None,
@@ -237,22 +241,54 @@ def _tell_owners(refs: list[ray.ObjectRef], node_id: bytes, **what: Any) -> None
     """Tell the owners of objects something about the copies on a node, each owner at once; not
     those that have ended with their nodes.
     """
-    from ray.core.generated import core_worker_pb2, core_worker_pb2_grpc
+    from ray.core.generated import core_worker_pb2
+
+    for owner, worker_id, owned in _owners(refs):
+        updates = [
+            core_worker_pb2.ObjectLocationUpdate(object_id=ref.binary(), **what) for ref in owned
+        ]
+        request = core_worker_pb2.UpdateObjectLocationBatchRequest(
+            intended_worker_id=worker_id, node_id=node_id, object_location_updates=updates
+        )
+        owner.UpdateObjectLocationBatch(request, timeout=_SECONDS)
+
+
+def nodes_with(refs: list[ray.ObjectRef]) -> dict[ray.ObjectRef, set[str]]:
+    """Return, of those objects that are not being made now, the nodes that have copies of their
+    messages, as the owners know; not of those whose owners have ended with their nodes. Raises
+    OSError.
+    """
+    from ray.core.generated import core_worker_pb2
+
+    found = {}
+    with _as_os_errors():
+        for owner, worker_id, owned in _owners(refs):
+            request = core_worker_pb2.GetObjectLocationsOwnerRequest(
+                intended_worker_id=worker_id, object_ids=[ref.binary() for ref in owned]
+            )
+            known = owner.GetObjectLocationsOwner(request, timeout=_SECONDS).object_location_infos
+            for ref, each in zip(owned, known, strict=True):
+                if not each.pending_creation:
+                    found[ref] = {node.hex() for node in each.node_ids}
+    return found
+
+
+def _owners(refs: list[ray.ObjectRef]) -> Iterator[tuple[Any, bytes, list[ray.ObjectRef]]]:
+    """Yield the owners of objects, each with its worker's id and those of the objects that it owns;
+    not those that have ended with their nodes.
+    """
+    from ray.core.generated import core_worker_pb2_grpc
 
     ended = {bytes.fromhex(node["NodeID"]) for node in ray.nodes() if not node["Alive"]}
     owned = defaultdict(list)
     for ref in refs:
         if (known := ray_compat.owner_of(ref.binary())) and known[1] not in ended:
-            owned[_core_worker().get_owner_address(ref)].append(ref.binary())
-    for serialized, ids in owned.items():
+            owned[_core_worker().get_owner_address(ref)].append(ref)
+    for serialized, of_owner in owned.items():
         owner = Address.FromString(serialized)
-        updates = [core_worker_pb2.ObjectLocationUpdate(object_id=each, **what) for each in ids]
-        request = core_worker_pb2.UpdateObjectLocationBatchRequest(
-            intended_worker_id=owner.worker_id, node_id=node_id, object_location_updates=updates
-        )
         address = f"{owner.ip_address}:{owner.port}"
         with _stub(address, core_worker_pb2_grpc.CoreWorkerServiceStub) as worker:
-            worker.UpdateObjectLocationBatch(request, timeout=_SECONDS)
+            yield worker, owner.worker_id, of_owner
 
 
 def _publish_death(node_id: bytes) -> None:

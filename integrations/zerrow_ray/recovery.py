@@ -7,8 +7,9 @@ read there, by a task. Each time the owner looks for copies again, which is harm
 there is one that nobody has found worthless.
 
 A get reads again what was made anew. Arguments cannot be read again, as Ray keeps their messages in
-plasma for as long as the call runs. So a task that is no actor's ends its worker, and Ray runs it
-again; for an actor a task on another node reads what was made anew, and returns it.
+plasma for as long as the call runs. So a task on a node that has what was made anew reads it, and
+returns it. A task that is no actor's does not wait for that: it ends its worker, and Ray runs it
+again.
 
 Nothing of this happens unless the node has ended, as Ray says, and all others have said that they
 do not have the data.
@@ -25,7 +26,15 @@ from typing import Any
 
 import ray
 import ray.experimental
-from ray.exceptions import RayError, RaySystemError
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zerrow_ray import ray_compat, ray_recovery_compat
@@ -122,6 +131,10 @@ def _got_again(lost: Lost) -> dict[ray.ObjectRef, Any]:
                 raise
         finally:
             _thread.is_reading_again = False
+        now = time.monotonic()
+        seconds = _LOOK_SECONDS if end is None else min(end - now, _LOOK_SECONDS)
+        if seconds > 0 and (found := _read_elsewhere(lost.refs, now, seconds)):
+            return found
     return {}
 
 
@@ -131,8 +144,10 @@ def _lost_arguments(lost: Lost) -> dict[ray.ObjectRef, Any]:
     """
     if not _make_again(lost.refs):
         return {}
-    if ray_recovery_compat.actor_id() is not None or ray_recovery_compat.owns_references():
-        return _read_elsewhere(lost.refs)
+    may_end = ray_recovery_compat.actor_id() is None and not ray_recovery_compat.owns_references()
+    end = time.monotonic() + (0.0 if may_end else _READ_SECONDS)
+    if (found := _read_elsewhere(lost.refs, end)) or not may_end:
+        return found
     print(
         "zerrow_ray: arguments of the task were lost with their node: the worker ends, for Ray to "
         "run the task again",
@@ -142,28 +157,71 @@ def _lost_arguments(lost: Lost) -> dict[ray.ObjectRef, Any]:
     os._exit(1)
 
 
-def _read_elsewhere(refs: list[ray.ObjectRef]) -> dict[ray.ObjectRef, Any]:
-    """Have a task on another node read objects, once they are made again; return its results.
+def _read_elsewhere(
+    refs: list[ray.ObjectRef], end: float, seconds: float = _LOOK_SECONDS
+) -> dict[ray.ObjectRef, Any]:
+    """Have tasks on other nodes that have objects, which may have to be made first, read them, for
+    so long each.
 
+    Returns the values, or the errors that took their places; nothing if that cannot be had by this
+    time, or at all: if something new, or an error, is only for this node, which has no room for it.
     This process may be what they wait for: its actor makes again what are results of its own, or
     what these need. So this takes no longer than a while.
     """
     if any(ray_recovery_compat.actor_of(ref) == ray_recovery_compat.actor_id() for ref in refs):
         return {}
-    for node in _other_nodes():
-        read = ray.remote(_read).options(num_returns=len(refs), **_on(node))
+    found: dict[ray.ObjectRef, Any] = {}
+    were_being_made: set[ray.ObjectRef] = set()
+    while True:
         try:
-            copies = read.remote(refs)
-            values = ray.get([copies] if len(refs) == 1 else copies, timeout=_READ_SECONDS)
-            return dict(zip(refs, values, strict=True))
-        except RayError as error:
-            logger.warning("lost arguments could not be read on node %s: %s", node, error)
-    return {}
+            with ray_compat.connection() as connected:
+                if not connected:
+                    return {}
+                known = ray_recovery_compat.nodes_with(refs)
+                others = _other_nodes()
+        except OSError as error:
+            logger.warning("it is not known where lost results have been made again: %s", error)
+            return {}
+        were_being_made |= set(refs) - known.keys()
+        if any(not nodes and ref in were_being_made for ref, nodes in known.items()):
+            return {}
+        if all(known.get(ref) for ref in refs):
+            if not all(known[ref] & others for ref in refs):
+                return {}
+            for ref in refs:
+                _read_on(min(known[ref] & others), ref, found, seconds)
+            if len(found) == len(refs):
+                return found
+            # An error may not have found room where a worthless message still was.
+            _told(ray_recovery_compat.look_for_copies, [ref for ref in refs if ref not in found])
+        if time.monotonic() >= end:
+            return {}
+        time.sleep(_GAP_SECONDS)
+
+
+def _read_on(
+    node: str, ref: ray.ObjectRef, found: dict[ray.ObjectRef, Any], seconds: float
+) -> None:
+    """Have a task on a node read an object, and enter what that is."""
+    if ref in found:
+        return
+    try:
+        copy = ray.remote(_read).options(**_on(node)).remote([ref])
+        found[ref] = ray.get(copy, timeout=seconds)
+    except RayTaskError as error:
+        # What made it again has failed, and who reads it is told so; not if it is lost once more.
+        if not isinstance(error.cause, RaySystemError):
+            found[ref] = error
+        else:
+            logger.warning("a lost result could not be read on node %s: %s", node, error)
+    except (GetTimeoutError, WorkerCrashedError, NodeDiedError, TaskUnschedulableError) as error:
+        logger.warning("a lost result could not be read on node %s: %s", node, error)
 
 
 def _read(refs: list[ray.ObjectRef]) -> Any:
-    values = ray.get(refs)
-    return values[0] if len(refs) == 1 else values
+    """Return what a reference in a list is. Were it an argument itself, its error would be ours."""
+    (ref,) = refs
+    return ray.get(ref)
 
 
 def _make_again_later(lost: Lost) -> None:

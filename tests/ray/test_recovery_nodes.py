@@ -1,7 +1,9 @@
 """Lost results are made again while more nodes come and go."""
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 import ray
@@ -131,6 +133,67 @@ def test_an_actor_does_not_wait_for_a_result_of_its_own(nodes, path):
     with pytest.raises(ray.exceptions.RayTaskError, match="which is gone"):
         ray.get(actor.total_of.remote(ref), timeout=100)
     assert ray.get(actor.total_of.remote(ref), timeout=240) == expected(1)
+
+
+class Reader:
+    """Reads tables until a file is there."""
+
+    def total_of(self, table, until=None):
+        total = sum_of(table)
+        while until and not os.path.exists(until):
+            time.sleep(0.1)
+        return total
+
+
+def test_an_actors_call_waits_for_a_node_that_can_make_its_argument(nodes, path):
+    reader = on(ray.remote(Reader), "head").remote()
+    (ref,) = result(str(path))
+    have_messages([ref])
+    nodes.kill_and_wait("first")
+    got = reader.total_of.remote(ref)
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get(got, timeout=3)
+    nodes.add("second", also="first")
+    assert ray.get(got, timeout=240) == expected(1)
+
+
+def test_others_read_what_a_call_keeps_a_worthless_message_of(nodes, path, tmp_path):
+    """There is no room for another one on that node while the call runs."""
+    (ref,) = result(str(path))
+    lose(nodes, [ref])
+    reader = on(ray.remote(Reader), "head").remote()
+    end = tmp_path / "end"
+    got = reader.total_of.remote(ref, str(end))
+    eventually(lambda: path.read_text() == "xx", "it is made again", seconds=120)
+    eventually(lambda: has_message(ref, nodes.id_of("second")), "it is there", seconds=120)
+    assert sum_of(ray.get(ref, timeout=240)) == expected(1)
+    total = total_of.options(resources={"head": 1}, max_retries=0).remote(ref)
+    assert ray.get(total, timeout=240) == expected(1)
+    end.touch()
+    assert ray.get(got, timeout=240) == expected(1)
+    assert path.read_text() == "xx"
+
+
+def made_once(path):
+    table = made(path)
+    with open(path) as file:
+        if file.read() != "x":
+            raise ValueError("not again")
+    return table
+
+
+def test_a_call_hears_that_its_argument_cannot_be_made_again(nodes, path):
+    nodes.add("third")
+    ref = on(ray.remote(made_once), "first").remote(str(path))
+    have_messages([ref])
+    ray.get(on(ray.remote(fetch_message), "third").remote([ref]))
+    reader = on(ray.remote(Reader), "third").remote()
+    nodes.kill_and_wait("first")
+    nodes.add("second", also="first")
+    with pytest.raises(ValueError, match="not again"):
+        ray.get(reader.total_of.remote(ref), timeout=240)
+    with pytest.raises(ValueError, match="not again"):
+        ray.get(ref, timeout=240)
 
 
 def test_a_get_that_has_a_timeout_ends_with_it(nodes, path):
