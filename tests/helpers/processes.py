@@ -98,6 +98,15 @@ def descendants(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
+def names_of(pids: list[int]) -> dict[int, str]:
+    """The names of those processes that have not ended meanwhile."""
+    names = {}
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            names[pid] = psutil.Process(pid).name()
+    return names
+
+
 def _link(path: str) -> str:
     try:
         return os.readlink(path)

@@ -14,7 +14,7 @@ import ray._private.services
 from ray.experimental.internal_kv import _internal_kv_get
 
 import zerrow_ray
-from tests.helpers.processes import processes
+from tests.helpers.processes import descendants, names_of, processes
 from tests.helpers.waiting import eventually
 from zerrow_ray.cluster import location_key
 from zerrow_ray.config import store_name
@@ -94,7 +94,8 @@ def supervisor_pids() -> list[int]:
 
 
 def _watching(module: str) -> list[int]:
-    raylets = {p.pid for p in psutil.Process().children(recursive=True) if p.name() == "raylet"}
+    names = names_of(descendants(os.getpid()))
+    raylets = {pid for pid, name in names.items() if name == "raylet"}
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []

@@ -40,6 +40,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
 import zerrow_ray
+from tests.helpers.processes import names_of
 from tests.helpers.rays import RAY_OPTIONS, store_pids, supervisor_pids
 from zerrow_ray.ray_compat import raylet_pid
 from zerrow_ray.session import current_session
@@ -221,7 +222,7 @@ class Nodes:
 
 def targets(raylet: int) -> dict[str, list[tuple[int, ...]]]:
     """Pids of what may be killed at once, by kind. All that knows how these are found."""
-    children = {child.pid: child.name() for child in psutil.Process(raylet).children()}
+    children = names_of([child.pid for child in psutil.Process(raylet).children()])
     named = {pid: name for pid, name in children.items() if name.startswith("ray::")}
     # Of its three processes any two may be killed; the last one has all that is stored.
     stores = [*store_pids(), *supervisor_pids()] if is_complete() else []

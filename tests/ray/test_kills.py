@@ -140,12 +140,13 @@ def f(t):
 out = f.remote(ref)
 ray.get(out)
 from tests.helpers.rays import store_pids
-import psutil
+from tests.helpers.processes import descendants, names_of
 node = ray.get_runtime_context().get_node_id()
 assert node in open("/proc/net/unix").read()
 # Without Ray's agents, which poll for the raylet and stay where nobody reaps it.
-mine = [p for p in psutil.Process().children(recursive=True) if "Agent" not in p.cmdline()[0]]
-print(node, *store_pids(), *[p.pid for p in mine], flush=True)
+names = names_of(descendants(os.getpid()))
+mine = [pid for pid, name in names.items() if "Agent" not in name]
+print(node, *store_pids(), *mine, flush=True)
 if {kill}:
     os.kill(os.getpid(), signal.SIGKILL)
 """
