@@ -244,15 +244,22 @@ def _make_again(refs: list[ray.ObjectRef]) -> bool:
 
 
 def _told(tell: Callable[[list[ray.ObjectRef]], None], refs: list[ray.ObjectRef]) -> bool:
-    """Tell Ray's processes something; return whether that could be done."""
-    try:
-        with ray_compat.connection() as connected:
-            if connected:
-                tell(refs)
-            return connected
-    except (OSError, ValueError) as error:
-        logger.warning("lost results cannot be made again: %s", error)
-        return False
+    """Tell Ray's processes something; return whether that could be done.
+
+    An owner that does not answer may have ended with its node, which Ray notices a while later.
+    """
+    end = time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            with ray_compat.connection() as connected:
+                if connected:
+                    tell(refs)
+                return connected
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or time.monotonic() >= end:
+                logger.warning("lost results cannot be made again: %s", error)
+                return False
+        time.sleep(_GAP_SECONDS)
 
 
 def _look_elsewhere(lost: list[ray.ObjectRef]) -> None:
