@@ -186,36 +186,36 @@ def _read_elsewhere(
         if any(not nodes and ref in were_being_made for ref, nodes in known.items()):
             return {}
         if all(known.get(ref) for ref in refs):
-            if not all(known[ref] & others for ref in refs):
+            places = {ref: nodes & others for ref, nodes in known.items()}
+            if not all(places.values()):
                 return {}
-            for ref in refs:
-                _read_on(min(known[ref] & others), ref, found, seconds)
-            if len(found) == len(refs):
+            for ref in [each for each in refs if each not in found]:
+                found |= _read_on(min(places[ref]), ref, seconds)
+            missing = [ref for ref in refs if ref not in found]
+            if not missing:
                 return found
             # An error may not have found room where a worthless message still was.
-            _told(ray_recovery_compat.look_for_copies, [ref for ref in refs if ref not in found])
+            _told(ray_recovery_compat.look_for_copies, missing)
         if time.monotonic() >= end:
             return {}
         time.sleep(_GAP_SECONDS)
 
 
-def _read_on(
-    node: str, ref: ray.ObjectRef, found: dict[ray.ObjectRef, Any], seconds: float
-) -> None:
-    """Have a task on a node read an object, and enter what that is."""
-    if ref in found:
-        return
+def _read_on(node: str, ref: ray.ObjectRef, seconds: float) -> dict[ray.ObjectRef, Any]:
+    """Have a task on a node read an object; return what that is, or nothing."""
+    why: RayError
     try:
         copy = ray.remote(_read).options(**_on(node)).remote([ref])
-        found[ref] = ray.get(copy, timeout=seconds)
+        return {ref: ray.get(copy, timeout=seconds)}
     except RayTaskError as error:
         # What made it again has failed, and who reads it is told so; not if it is lost once more.
         if not isinstance(error.cause, RaySystemError):
-            found[ref] = error
-        else:
-            logger.warning("a lost result could not be read on node %s: %s", node, error)
+            return {ref: error}
+        why = error
     except (GetTimeoutError, WorkerCrashedError, NodeDiedError, TaskUnschedulableError) as error:
-        logger.warning("a lost result could not be read on node %s: %s", node, error)
+        why = error
+    logger.warning("a lost result could not be read on node %s: %s", node, why)
+    return {}
 
 
 def _read(refs: list[ray.ObjectRef]) -> Any:

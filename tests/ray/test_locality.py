@@ -8,10 +8,9 @@ import pyarrow.compute as pc
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray.experimental import get_local_object_locations
 
 import zerrow_ray
-from tests.helpers.rays import location_of
+from tests.helpers.rays import location_of, size_of
 from tests.helpers.waiting import eventually
 
 MB = 1_000_000
@@ -61,7 +60,7 @@ def nodes():
 def is_by_reference(name: str) -> bool:
     ref = table.options(resources={name: 1}).remote(40 * MB)
     ray.wait([ref], fetch_local=False)
-    return get_local_object_locations([ref])[ref]["object_size"] < MB
+    return size_of(ref) < MB
 
 
 def on(name, task, *args):
@@ -118,6 +117,6 @@ def test_the_room_that_is_weighed_takes_no_memory(nodes):
     data, before = make(800 * MB), plasma()
     refs = [ray.put(data) for _ in range(4)]
     for ref in refs:
-        assert 10 * MB < get_local_object_locations([ref])[ref]["object_size"] < 20 * MB
+        assert 10 * MB < size_of(ref) < 20 * MB
     assert plasma() < before + MB
     assert ray.get(refs[0]).equals(data)

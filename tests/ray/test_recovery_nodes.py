@@ -20,7 +20,7 @@ from tests.helpers.lost_results import (
     result,
     sum_of,
 )
-from tests.helpers.rays import make, on
+from tests.helpers.rays import make, on, size_of
 from tests.helpers.waiting import eventually
 from zerrow_ray import ray_recovery_compat
 
@@ -83,7 +83,7 @@ class Owner:
     def _goes_by_reference(self):
         ref = on(ray.remote(make), "first").remote()
         ray.wait([ref])
-        return ray.experimental.get_object_locations([ref])[ref]["object_size"] < 1 << 20
+        return size_of(ref) < 1 << 20
 
     def make(self, path):
         (self._ref,) = result(path)

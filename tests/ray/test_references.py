@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from tests.helpers.rays import Moved, total
+from tests.helpers.rays import Moved, size_of, total
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -99,8 +99,7 @@ def test_ten_row_slice_ships_no_copy_of_the_rest(kind):
     part = whole.slice(777, 10)
     ref = identity.remote(ray.put(part))
     assert ray.get(ref).equals(part)
-    size = ray.experimental.get_object_locations([ref])[ref]["object_size"]
-    assert size < 1_000_000
+    assert size_of(ref) < 1_000_000
 
 
 def make_big():

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from dataclasses import fields
+from dataclasses import asdict
 
 from zerrow_store.protocol import messages as m
 from zerrow_store.protocol.fields import MAX_COUNT
@@ -20,9 +20,6 @@ from zerrow_store.server.connections import Connections
 from zerrow_store.server.core import Core
 from zerrow_store.server.history import History
 from zerrow_store.server.replication import Replication
-
-_COUNTED = {"sandbox": SandboxStats, "transfers": TransferStats}
-"""By the group of a `Count`, the report of its figures."""
 
 
 class Statistics:
@@ -48,10 +45,7 @@ class Statistics:
         self._history = History()
         self._puts = 0
         self._puts_refused: Counter[str] = Counter()
-        self._counts = {
-            group: dict.fromkeys((field.name for field in fields(report)), 0)
-            for group, report in _COUNTED.items()
-        }
+        self._counts = {"sandbox": asdict(SandboxStats()), "transfers": asdict(TransferStats())}
 
     def answered(self, call: Call) -> None:
         """Count a request that was carried out."""
