@@ -16,6 +16,7 @@ import ray.cloudpickle
 
 from zerrow_ray import ray_compat, recovery, task_context
 from zerrow_ray.imports import when_imported
+from zerrow_ray.neighbours import has_neighbours
 
 logger = logging.getLogger("zerrow_ray")
 
@@ -43,6 +44,8 @@ def activate() -> bool:
     ray_compat.export_through(_Exported)
     # Not later: the first table that a worker gets is what has it import pyarrow.
     recovery.start()
+    ray_compat.read_several_through(_fetch_several)
+    ray_compat.wait_through(_wait)
     when_imported("pyarrow", lambda _: _let_tables_go_by_reference())
     if os.environ.get("ZERROW_DATA_CACHE", "0") != "0":
         when_imported("ray.data", lambda _: _cache_reads())
@@ -71,6 +74,25 @@ class _Pickled:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ray.cloudpickle.loads, (self._pickled,)
+
+
+# What the next two import is needed only where there are other nodes.
+
+
+def _fetch_several(messages: list[Any]) -> None:
+    if has_neighbours():
+        from zerrow_ray import fetching
+
+        for message in messages:
+            fetching.begin(message)
+
+
+def _wait(waits: ray_compat.Waits, waited: list[Any], *how: Any) -> Any:
+    if not has_neighbours():
+        return waits(waited, *how)
+    from zerrow_ray import waiting
+
+    return waiting.wait(waits, waited, *how)
 
 
 def _let_tables_go_by_reference() -> None:

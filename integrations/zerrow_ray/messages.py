@@ -16,6 +16,7 @@ from zerrow_ray.kinds import Kind, Reduced
 from zerrow_ray.ray_compat import Purpose
 from zerrow_ray.serialization import Published
 from zerrow_ray.session import current_session
+from zerrow_ray.travelling import Travelling
 from zerrow_store.client.client import Client
 from zerrow_store.client.publications import Publication
 from zerrow_store.errors import ObjectLostError
@@ -64,8 +65,11 @@ def _begin(
         object_id, publication = session.publish_put(encoded)
     else:
         encoded, object_id = session.publish(encode)
-    stored = encoded.bytes_shared + encoded.bytes_reshared + encoded.bytes_copied
-    serialization.current().bytes_stored += stored
+    under_way = serialization.current()
+    under_way.bytes_stored += encoded.bytes_shared + encoded.bytes_reshared + encoded.bytes_copied
+    if under_way.travelling is None:
+        under_way.travelling = Travelling(session.node_id, {})
+    under_way.travelling.objects[object_id] = _native.message_allocations(encoded.message)
     reduced = restore, (encoded.message, object_id, session.node_id, wrap)
     return reduced, object_id, publication
 

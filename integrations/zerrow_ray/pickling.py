@@ -21,6 +21,7 @@ from zerrow_ray.config import INLINE_LIMIT
 from zerrow_ray.kinds import PLAIN, Kind, Reduced, kinds, reaches
 from zerrow_ray.ray_compat import Purpose
 from zerrow_ray.serialization import Serialization
+from zerrow_ray.travelling import with_travelling
 from zerrow_ray.warnings import declined
 from zerrow_store.errors import ZerrowError
 
@@ -72,8 +73,10 @@ def dumps(
             raise
         if object_ids := under_way.object_ids():
             serialization.add_to_put(object_ids)
-        stored = under_way.bytes_stored
-        return stream, INLINE_LIMIT + stored // _BYTES_FOR_ONE if stored else 0
+        if under_way.travelling is None:
+            return stream, 0
+        larger = INLINE_LIMIT + under_way.bytes_stored // _BYTES_FOR_ONE
+        return with_travelling(stream, under_way.travelling), larger
 
 
 class _Pickler(ray.cloudpickle.CloudPickler):  # type: ignore[misc]  # untyped in Ray

@@ -35,14 +35,24 @@ import ray.cloudpickle
 import ray.remote_function
 import ray.util.client
 from ray import ObjectRefGenerator
-from ray._private.serialization import SerializationContext
+from ray._private.ray_constants import OBJECT_METADATA_TYPE_PYTHON
+from ray._private.serialization import (
+    SerializationContext,
+    split_buffer,
+    unpack_pickle5_buffers,
+)
 from ray._private.worker import Worker
 from ray.core.generated.common_pb2 import Address
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.exceptions import GetTimeoutError
 from ray.experimental import internal_kv
+
+from zerrow_ray.config import INLINE_LIMIT
 
 _EXPECTED: dict[str, list[str] | None] = {
     "ray._private.worker:Worker.put_object": ["self", "value"],
+    "ray._private.worker:Worker.deserialize_objects": ["self", "serialized_objects", "object_refs"],
+    "ray._private.worker:wait": ["ray_waitables", "num_returns", "timeout", "fetch_local"],
     "ray._private.worker:Worker.main_loop": ["self"],
     "ray._private.worker:Worker.set_is_connected": ["self", "is_connected"],
     "ray._private.worker:Worker.connected": None,
@@ -63,6 +73,9 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray._private.serialization:SerializationContext.get_and_clear_contained_object_refs": ["self"],
     "ray._private.serialization:Pickle5Writer.buffer_callback": None,
     "ray._private.serialization:Pickle5SerializedObject.total_bytes": None,
+    "ray._private.ray_constants:OBJECT_METADATA_TYPE_PYTHON": None,
+    "ray._private.serialization:split_buffer": None,
+    "ray._private.serialization:unpack_pickle5_buffers": None,
     "ray._private.function_manager:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:pickle_dumps": ["obj", "error_msg"],
     "ray.remote_function:RemoteFunction._remote": ["self", "args", "kwargs"],
@@ -82,6 +95,8 @@ _EXPECTED: dict[str, list[str] | None] = {
     "ray._raylet:CoreWorker.current_actor_is_asyncio": None,
     "ray._raylet:CoreWorker.get_owner_address": None,
     "ray._raylet:CoreWorker.get_worker_id": None,
+    "ray._raylet:CoreWorker.get_objects": None,
+    "ray._raylet:CoreWorker.wait": None,
     "ray._raylet:CoreWorker.get_event_loop_executor": None,
     "ray._raylet:CoreWorker.reset_event_loop_executor": None,
     "ray._raylet:async_task_id": None,
@@ -485,6 +500,102 @@ def items_taken_through(taken: Callable[[ray.ObjectRef], None]) -> None:
 
     ObjectRefGenerator._next_sync, ObjectRefGenerator._next_async = _next_sync, _next_async
     ObjectRefGenerator._consume_next_ref_n = _consume_next_ref_n
+
+
+Waits = Callable[[list[Any], int, float | None], tuple[list[Any], list[Any]]]
+
+
+def wait_through(wait: Callable[[Waits, list[Any], int, float | None], Any]) -> None:
+    """Let `wait(original, waited, num_returns, timeout)` do what `ray.wait` does with
+    `fetch_local`. original: Ray's own wait for how many of which references, and how long.
+    """
+    original = ray._private.worker.wait
+
+    def waits(waited: list[Any], num_returns: int, timeout: float | None) -> Any:
+        return original(waited, num_returns=num_returns, timeout=timeout, fetch_local=True)
+
+    @functools.wraps(original)
+    def wait_fetching(
+        ray_waitables: list[Any],
+        *,
+        num_returns: int = 1,
+        timeout: float | None = None,
+        fetch_local: bool = True,
+    ) -> Any:
+        if not fetch_local or is_client():
+            return original(
+                ray_waitables, num_returns=num_returns, timeout=timeout, fetch_local=fetch_local
+            )
+        return wait(waits, ray_waitables, num_returns, timeout)
+
+    ray.wait = ray._private.worker.wait = wait_fetching
+
+
+def read_several_through(several: Callable[[list[Any]], None]) -> None:
+    """Call `several` with messages that are about to be read one after the other."""
+    original = Worker.deserialize_objects
+
+    @functools.wraps(original)
+    def deserialize_objects(
+        self: Worker, serialized_objects: list[Any], object_refs: Any, **more: Any
+    ) -> Any:
+        if len(serialized_objects) > 1:
+            several(serialized_objects)
+        return original(self, serialized_objects, object_refs, **more)
+
+    Worker.deserialize_objects = deserialize_objects
+
+
+def waited_for(waitable: Any) -> ray.ObjectRef:
+    """Return the reference itself, or the one of the next item of a stream that has one."""
+    if isinstance(waitable, ray.ObjectRef):
+        return waitable
+    return waitable._get_next_ref_n(1)[0]
+
+
+def arrived(refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """Return those of references, which may be uncounted, whose messages are on this node. Have
+    Ray bring the others, as far as there are any.
+    """
+    if not refs:
+        return []
+    core_worker = ray._private.worker.global_worker.core_worker
+    try:
+        ready: list[ray.ObjectRef] = core_worker.wait(refs, len(refs), 0, True)[0]
+    except ValueError:  # one of them is out of scope by now
+        return []
+    return ready
+
+
+def messages_of(refs: list[ray.ObjectRef]) -> list[tuple[ray.ObjectRef, Any]]:
+    """Return the messages of references, as Ray reads them; none that is not on this node."""
+    found = _messages(refs)
+    # One that is an error ends Ray's reading, and leaves others out.
+    again = [
+        _messages([ref])[0] if each is None else each for ref, each in zip(refs, found, strict=True)
+    ]
+    return [(ref, each) for ref, each in zip(refs, again, strict=True) if each is not None]
+
+
+def _messages(refs: list[ray.ObjectRef]) -> list[Any]:
+    """Return the messages of references; None for those that Ray does not read now."""
+    core_worker = ray._private.worker.global_worker.core_worker
+    try:
+        read = core_worker.get_objects(refs, 0) if refs else []
+    except (GetTimeoutError, ValueError):  # one is not here, or nobody's any more
+        return [None] * len(refs)
+    return [None if each.metadata is None else each for each in read]
+
+
+def pickled(message: Any) -> memoryview | None:
+    """Return the pickled stream of a message; None if it has none, or is none of plasma's."""
+    if not message.metadata.startswith(OBJECT_METADATA_TYPE_PYTHON):
+        return None
+    if len(message.data) <= INLINE_LIMIT:
+        return None
+    _, packed = split_buffer(message.data)
+    stream: memoryview = unpack_pickle5_buffers(packed)[0]
+    return stream
 
 
 def after_init(action: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerrow_ray.kinds import Kind
 from zerrow_ray.ray_compat import Purpose
+from zerrow_ray.travelling import Travelling
 
 if TYPE_CHECKING:
     from zerrow_store.client.publications import Publication
@@ -28,6 +29,7 @@ class Serialization:
 
     published: the published values of a put, by object id.
     buffers: the object of a put with the buffers of its frames.
+    travelling: the objects that were published for it.
     frames_open: how many frames the pickler is inside of.
     bytes_stored: the bytes of everything that was published.
     """
@@ -35,6 +37,7 @@ class Serialization:
     purpose: Purpose
     published: dict[bytes, Published] = field(default_factory=dict)
     buffers: bytes | None = None
+    travelling: Travelling | None = None
     frames_open: int = 0
     bytes_stored: int = 0
 

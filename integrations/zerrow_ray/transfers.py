@@ -42,6 +42,26 @@ def fetch(client: Client, node_id: str, object_id: bytes, allocations: Allocatio
     return _fetch_copy(client, node_id, object_id, allocations)
 
 
+def fetch_ahead(node_id: str, object_id: bytes, allocations: Allocations) -> None:
+    """Bring another node's object to this node's store, if it can be had there at once. As a copy
+    it stays here until the object goes, or memory is short.
+
+    Raises ZerrowError, or Ray's errors, if it cannot be had.
+    """
+    with ray_compat.connection() as connected:
+        if not connected:
+            return
+        client = current_session().client
+        location = _locations.get(node_id) or _said_location(node_id)
+    if location and client.hold_copy(object_id, allocations) is None:
+        local.fetch(client, None, location, object_id, allocations)
+
+
+def is_here(object_id: bytes, allocations: Allocations) -> bool:
+    """Whether this node's store has a copy of another node's object."""
+    return current_session().client.hold_copy(object_id, allocations) is not None
+
+
 def _fetch_copy(client: Client, node_id: str, object_id: bytes, allocations: Allocations) -> Any:
     """Find a copy. Ask again while a node does not answer: that may be the one that is gone."""
     deadline = time.monotonic() + _PATIENCE_SECONDS

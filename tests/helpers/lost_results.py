@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 import zerrow_ray
 from tests.helpers.rays import ROWS, location_of, make, on
 from tests.helpers.waiting import eventually
+from zerrow_ray import ray_compat
 from zerrow_ray.session import current_session
 
 
@@ -95,9 +96,15 @@ def has_message(ref: ray.ObjectRef, node_id: str) -> bool:
     return node_id in ray.experimental.get_object_locations([ref])[ref]["node_ids"]
 
 
+def bring_messages(refs: list[ray.ObjectRef]) -> None:
+    """Have Ray bring the messages of results to this node, and nobody their data."""
+    ray.wait(refs, num_returns=len(refs), fetch_local=False)
+    eventually(lambda: len(ray_compat.arrived(refs)) == len(refs), "Ray has brought them")
+
+
 def have_messages(refs: list[ray.ObjectRef]) -> None:
-    """Have the messages of results copied to this node, and not their data."""
-    ray.wait(refs, num_returns=len(refs), fetch_local=True)
+    """Have the messages of results copied to this node, and their owners know that."""
+    bring_messages(refs)
     here = ray.get_runtime_context().get_node_id()
     eventually(lambda: all(has_message(ref, here) for ref in refs), "the messages are here")
 

@@ -12,6 +12,7 @@ from tests.helpers import lost_results
 from tests.helpers.capabilities import needs_openssl
 from tests.helpers.certificates import with_tls
 from tests.helpers.lost_results import (
+    bring_messages,
     expected,
     has_message,
     have_messages,
@@ -48,14 +49,10 @@ def path(tmp_path):
 total_of = ray.remote(sum_of)
 
 
-def fetch_message(refs):
-    ray.wait(refs)
-
-
 def test_messages_on_other_nodes_are_found_worthless_there(nodes, path):
     nodes.add("third")
     (ref,) = result(str(path))
-    ray.get(on(ray.remote(fetch_message), "third").remote([ref]))
+    ray.get(on(ray.remote(bring_messages), "third").remote([ref]))
     eventually(lambda: has_message(ref, nodes.id_of("third")), "the other node has it")
     lose(nodes, [ref])
     assert sum_of(ray.get(ref, timeout=240)) == expected(1)
@@ -87,7 +84,7 @@ class Owner:
 
     def make(self, path):
         (self._ref,) = result(path)
-        fetch_message([self._ref])
+        bring_messages([self._ref])
         return [self._ref]
 
     def total(self):
@@ -129,7 +126,7 @@ def test_an_actor_does_not_wait_for_a_result_of_its_own(nodes, path):
     actor = maker.options(resources={"first": 1}).remote()
     ref = actor.make.remote(str(path))
     lose(nodes, [ref])
-    ray.get(on(ray.remote(fetch_message), "second").remote([ref]))
+    ray.get(on(ray.remote(bring_messages), "second").remote([ref]))
     with pytest.raises(ray.exceptions.RayTaskError, match="which is gone"):
         ray.get(actor.total_of.remote(ref), timeout=100)
     assert ray.get(actor.total_of.remote(ref), timeout=240) == expected(1)
@@ -186,7 +183,7 @@ def test_a_call_hears_that_its_argument_cannot_be_made_again(nodes, path):
     nodes.add("third")
     ref = on(ray.remote(made_once), "first").remote(str(path))
     have_messages([ref])
-    ray.get(on(ray.remote(fetch_message), "third").remote([ref]))
+    ray.get(on(ray.remote(bring_messages), "third").remote([ref]))
     reader = on(ray.remote(Reader), "third").remote()
     nodes.kill_and_wait("first")
     nodes.add("second", also="first")

@@ -280,7 +280,8 @@ class _Execution:
                 ray.cancel(ref, force=False, recursive=True)
             logger.debug("cancelled step %s", step.name)
         if self._running:
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=10)
+            running = list(self._running)
+            ray.wait(running, num_returns=len(running), timeout=10, fetch_local=False)
         self._values.clear()
 
 
