@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pyarrow.tests
 
+from tests.helpers.pyarrows import PYARROW
 from zerrow_store.client.client import Client
 from zerrow_store.decache import read_parquet
 
 Outcome = pa.Table | Exception
-PYARROW = int(pa.__version__.split(".")[0])
 
 
 def outcome(action: Callable[[], pa.Table]) -> Outcome:
