@@ -194,6 +194,18 @@ def test_buffers(publisher: Publisher) -> None:
     assert encoded.bytes_copied == len(small) + len(large)
 
 
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.binary_view()], ids=str)
+def test_views_reach_a_size(kind: pa.DataType) -> None:
+    """Beside all versions: pyarrow's own nbytes of views raises up to 23."""
+    views = pa.array([b"x" * 100] * 1000, kind)
+    struct = pa.StructArray.from_arrays([views], ["views"])
+    lists = pa.ListArray.from_arrays(pa.array([0, 500, 1000], pa.int32()), views)
+    for array in (views, struct, lists):
+        for value in (array, pa.chunked_array([array, array[:1]]), pa.table({"a": array})):
+            assert _native.reaches(value, 100_000)
+            assert not _native.reaches(value, 1_000_000)
+
+
 @SETTINGS
 @given(array=arrow.arrays())
 def test_whether_data_reaches_a_size_agrees_with_its_nbytes(array: pa.Array) -> None:

@@ -144,7 +144,9 @@ int64_t ArrayBytes(const arrow::Array& array) {
     int64_t before = array.offset() * type.bit_width() % 8;  // bits before it in its first byte
     return (before + array.length() * type.bit_width() + 7) / 8;
   }
-  return Unwrapped(arrow::util::ReferencedBufferSize(array));
+  // Up to Arrow 23 this does not know views, nor what contains them: their buffers count whole then.
+  arrow::Result<int64_t> bytes = arrow::util::ReferencedBufferSize(array);
+  return bytes.ok() ? *bytes : arrow::util::TotalBufferSize(array);
 }
 
 bool ReachesChunked(const arrow::ChunkedArray& array, int64_t limit, int64_t& bytes) {
