@@ -24,7 +24,7 @@ from tests.helpers.processes import kill, spilled_files
 from tests.helpers.python import Worker
 from tests.helpers.small_store import BUDGET, NBYTES, make
 from tests.helpers.stores import Store, supervisors_of
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import eventually, wait_until
 from zerrow_store.client.client import Client
 from zerrow_store.decache import read_parquet
 from zerrow_store.errors import ObjectLostError, StoreFullError
@@ -250,7 +250,10 @@ def test_memory_by_kind(store: Make, tmp_path: Path) -> None:
     assert client.get(shared).num_columns == 2
     del view, column
     fill(mixed, 16)
-    assert client.memory().spilled == client.stats().bytes_spilled > 0
+    # The two answers are of two moments, between which a busy disk goes on.
+    eventually(
+        lambda: client.memory().spilled == client.stats().bytes_spilled > 0, "both say the same"
+    )
 
 
 def test_producers_keep_nothing_warm_while_memory_is_short(store: Make) -> None:
