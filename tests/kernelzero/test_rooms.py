@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests.helpers.moved_memory import PAGE, mappings_of_moved_files, publish, through
+from tests.helpers.pyarrows import PYARROW
 from zerrow_store.memory.buffers import allocate
 from zerrow_store.native import _native
 
@@ -79,7 +80,8 @@ def test_neighbours_are_one_mapping_in_whatever_order_they_are_published() -> No
     assert len(encoded.foreign) == 1
     mappings = mappings_of_moved_files()
     assert sum(end - start for start, end in mappings) == 120 * ROOM
-    assert len(mappings) < 60  # the allocator has other things there, too
+    if PYARROW > 19:  # whose mimalloc leaves a gap behind each block
+        assert len(mappings) < 60  # the allocator has other things there, too
     got = through(encoded)
     for i in order:
         assert got[str(i)].chunk(0).equals(column(buffers[i]))

@@ -117,7 +117,9 @@ def test_types(client, kind: str) -> None:
     stats = client.stats()
     # Edges, and what is too small to be moved.
     assert stats.bytes_copied < 20 * 8192
-    assert stats.bytes_shared > data.nbytes
+    # pyarrow up to 23 does not know the nbytes of views; these are whole.
+    nbytes = data.get_total_buffer_size() if kind == "view" else data.nbytes
+    assert stats.bytes_shared > nbytes
 
 
 def test_decoded_columns_are_moved_into_the_cache(client, name, tmp_path) -> None:
