@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.parquet import assert_reads_like_pyarrow, assert_same, write_encrypted
+from tests.helpers.pyarrows import PYARROW, needs_extensions_by_option, needs_uniform_encryption
 from zerrow_store import decache
 
 PYARROWS = [p for p in inspect.signature(pq.read_table).parameters if p != "use_legacy_dataset"]
@@ -76,15 +77,21 @@ def test_signatures_are_pyarrows(ours, pyarrows):
 
 def test_each_argument_is_tried():
     assert [name for name in NOT_DEFAULT if name in PYARROWS] == PYARROWS[1:]
-    if int(pa.__version__.split(".")[0]) >= 26:  # older ones lack some
+    if PYARROW >= 26:  # older ones lack some
         assert [*NOT_DEFAULT] == PYARROWS[1:]
 
 
-@pytest.mark.parametrize("argument", NOT_DEFAULT)
+@pytest.mark.parametrize(
+    "argument",
+    [
+        pytest.param(name, marks=needs_extensions_by_option)
+        if name == "arrow_extensions_enabled"
+        else name
+        for name in NOT_DEFAULT
+    ],
+)
 @pytest.mark.parametrize("layout", ["file", "folder", "files"])
 def test_arguments_of_read_parquet(client, tmp_path, table, argument, layout):
-    if argument == "arrow_extensions_enabled" and argument not in PYARROWS:
-        pytest.skip(f"pyarrow {pa.__version__} reads no extension types, and cannot be told so")
     folder = tmp_path / "folder"
     folder.mkdir()
     files = [folder / "first.parquet", folder / "second.parquet"]
@@ -97,11 +104,10 @@ def test_arguments_of_read_parquet(client, tmp_path, table, argument, layout):
     assert_reads_like_pyarrow(client, source, **{argument: NOT_DEFAULT[argument]})
 
 
+@needs_uniform_encryption
 @pytest.mark.parametrize("layout", ["file", "folder"])
 def test_encrypted_files_are_read_with_their_keys(client, tmp_path, table, layout):
     path = tmp_path / "secret.parquet"
-    if int(pa.__version__.split(".")[0]) <= 19:
-        pytest.skip(f"pyarrow {pa.__version__} does not encrypt all columns with one key")
     properties = write_encrypted(table, path)
     source = {"file": path, "folder": tmp_path}[layout]
     for _ in range(2):

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.helpers import arrow_strategies
 from tests.helpers.parquet import SHIPPED, assert_reads_like_pyarrow, assert_same, mixed, write_any
+from tests.helpers.pyarrows import needs_extensions_by_option, needs_views_in_parquet
 from zerrow_store.decache import read_parquet
 
 
@@ -152,7 +153,7 @@ def test_filters_prune_row_groups(client, path):
         {"list_type": pa.LargeListType},
         {"coerce_int96_timestamp_unit": "ms"},
         {"page_checksum_verification": True},
-        {"arrow_extensions_enabled": False},
+        pytest.param({"arrow_extensions_enabled": False}, marks=needs_extensions_by_option),
         {"use_threads": False},
         {"partitioning": None},
         {"schema": pa.schema([("i", pa.int64()), ("s", pa.string()), ("new", pa.int8())])},
@@ -263,6 +264,7 @@ def test_paths_of_all_kinds(client, path, monkeypatch):
     assert {e.path for e in client.cache_list()} == {path}
 
 
+@needs_views_in_parquet
 @pytest.mark.parametrize("least", [-1, 0, 5])
 def test_a_filter_over_a_type_that_cannot_be_filtered(client, tmp_path, least):
     path = write_any(tmp_path, pa.array([None, "a", None], pa.string_view()))

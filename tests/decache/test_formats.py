@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.helpers import arrow_strategies
 from tests.helpers.parquet import assert_same, outcome
+from tests.helpers.pyarrows import breaks_slices
 from zerrow_store.decache import read_csv, read_feather, read_ipc, read_json
 
 SHIPPED = sorted((Path(pyarrow.tests.__file__).parent / "data" / "feather").glob("*.feather"))
@@ -103,6 +104,8 @@ def test_arrow_files_of_all_types(client, tmp_path, array):
             return
         with pa.OSFile(path) as file:
             expected = outcome(lambda f=file: pa.ipc.open_file(f).read_all())
+        if isinstance(expected, pa.Table) and breaks_slices(expected):
+            return
         for _ in range(2):
             assert_same(outcome(lambda: read_ipc(path, client=client)), expected)
 

@@ -14,6 +14,12 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.helpers import arrow_strategies
 from tests.helpers.parquet import SHIPPED, assert_same, mixed, outcome, write_any, write_encrypted
+from tests.helpers.pyarrows import (
+    needs_extensions_by_option,
+    needs_types_by_option,
+    needs_uniform_encryption,
+    needs_views_in_parquet,
+)
 from zerrow_store.decache import parquet, parquet_read
 from zerrow_store.decache.fragments import CachedFragment
 from zerrow_store.decache.parquet_file import Decoder
@@ -124,10 +130,10 @@ def test_options(client, path, options):
     [
         {"dictionary_columns": ["s", "b"]},
         {"coerce_int96_timestamp_unit": "ms"},
-        {"binary_type": pa.large_binary()},
-        {"list_type": pa.LargeListType},
+        pytest.param({"binary_type": pa.large_binary()}, marks=needs_types_by_option),
+        pytest.param({"list_type": pa.LargeListType}, marks=needs_types_by_option),
         {"thrift_string_size_limit": 10},
-        {"arrow_extensions_enabled": True},
+        pytest.param({"arrow_extensions_enabled": True}, marks=needs_extensions_by_option),
     ],
     ids=str,
 )
@@ -146,6 +152,7 @@ def test_files_shipped_with_pyarrow(client, shipped):
     assert_scans_like_pyarrow(client, shipped, [0])
 
 
+@needs_views_in_parquet
 @pytest.mark.parametrize("least", [-1, 0, 5])
 def test_a_filter_over_a_type_that_cannot_be_filtered(client, tmp_path, least):
     path = write_any(tmp_path, pa.array([None, "a", None], pa.string_view()))
@@ -162,6 +169,7 @@ def test_all_types(client, tmp_path, array):
         assert_scans_like_pyarrow(client, path, columns=["x"], filter=pc.field("y") > 0)
 
 
+@needs_uniform_encryption
 def test_encrypted_files(client, tmp_path):
     path = tmp_path / "secret.parquet"
     keys = write_encrypted(pa.table({"k": range(10)}), path)

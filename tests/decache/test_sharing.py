@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import zerrow_store
+from tests.helpers.pyarrows import needs_views_in_parquet
 from tests.helpers.readers import Reader, digest, write
 from tests.helpers.stores import Store
 from tests.helpers.waiting import wait_until
@@ -157,9 +158,12 @@ def test_columns_of_structs_are_units_of_their_own(client, path):
     assert client.stats().bytes_copied == copied
 
 
-def test_share_strings_gives_the_file_one_dictionary(client, path):
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pytest.param(pa.string_view(), marks=needs_views_in_parquet)], ids=str
+)
+def test_share_strings_gives_the_file_one_dictionary(client, path, kind):
     text = [f"word {i % 50}" for i in range(4000)]
-    table = pa.table({"s": text, "v": pa.array(text, pa.string_view()), "i": range(4000)})
+    table = pa.table({"s": text, "v": pa.array(text, kind), "i": range(4000)})
     pq.write_table(table, path, row_group_size=1000)
     got = read_parquet(path, share_strings=True, client=client)
     assert got.select(["i"]).equals(table.select(["i"]))
