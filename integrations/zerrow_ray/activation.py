@@ -84,7 +84,8 @@ def _fetch_several(messages: list[Any]) -> None:
         from zerrow_ray import fetching
 
         for message in messages:
-            fetching.begin(message)
+            if (far := fetching.far(message)) is not None:
+                fetching.begin(far)
 
 
 def _wait(waits: ray_compat.Waits, waited: list[Any], *how: Any) -> Any:

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from zerrow_ray import ray_compat
-from zerrow_ray.travelling import Allocation, travelling_in
+from zerrow_ray.travelling import Allocation, Travelling, travelling_in
 from zerrow_store import forks, threads
 from zerrow_store.errors import ZerrowError
 from zerrow_store.lru import LruCache
@@ -27,16 +27,24 @@ _AT_ONCE = 4
 _MOST_KNOWN = 4096
 
 
-def begin(message: Any) -> list["Future[None]"]:
-    """Begin to fetch what a message refers to on another node.
-
-    Returns a future for each object, which ends when that is here, or cannot be had ahead.
-    """
+def far(message: Any) -> Travelling | None:
+    """Return what a message refers to on another node; None if it refers to nothing there."""
     stream = ray_compat.pickled(message)
     travelling = None if stream is None else travelling_in(stream)
     if travelling is None or travelling.node_id == ray.get_runtime_context().get_node_id():
-        return []
-    return [_fetches.begin(travelling.node_id, *each) for each in travelling.objects.items()]
+        return None
+    return travelling
+
+
+def begin(travelling: Travelling, *, look_first: bool = False) -> list["Future[None]"]:
+    """Begin to fetch objects.
+
+    look_first: ask the store whether they are here, so that it is known at once if they are. This
+    is not for a thread that keeps Ray connected: the store's answers may wait for that.
+    Returns a future for each object, which ends when that is here, or cannot be had ahead.
+    """
+    objects = travelling.objects.items()
+    return [_fetches.begin(travelling.node_id, *each, look_first=look_first) for each in objects]
 
 
 class _Fetches:
@@ -54,13 +62,13 @@ class _Fetches:
         self._threads = 0
 
     def begin(
-        self, node_id: str, object_id: bytes, allocations: list[Allocation]
+        self, node_id: str, object_id: bytes, allocations: list[Allocation], *, look_first: bool
     ) -> "Future[None]":
         """Begin to fetch an object, unless that was begun before, or it is here."""
         if (known := self._known.get(object_id)) is not None:
             return known
         future: Future[None] = Future()
-        if _is_here(object_id, allocations):
+        if look_first and _is_here(object_id, allocations):
             future.set_result(None)
         with self._lock:
             if (known := self._known.get(object_id)) is not None:  # by another thread, meanwhile

@@ -18,6 +18,7 @@ from zerrow_store import forks, threads
 
 _SHORTEST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 1.0
+_MOST_DONE = 10_000
 _LESS_OFTEN = 20
 """A look is followed by a pause of so many times its length, and by one of so many parts of the
 time for which nothing has come."""
@@ -29,7 +30,7 @@ def wait(
     """Wait as `ray.wait` does with `fetch_local`."""
     end = None if timeout is None else time.monotonic() + timeout
     ready, rest = waits(waited, num_returns, timeout)
-    _watch.add([each.binary() for each in rest if isinstance(each, ray.ObjectRef)])
+    _watch.add(rest)
     late = _late(ready, end)
     if not late:
         return ready, rest
@@ -44,14 +45,21 @@ def wait(
 def _late(ready: list[Any], end: float | None) -> set[Any]:
     """Return those of these references whose data is not here at this time."""
     of = {ray_compat.waited_for(each): each for each in ready}
-    coming = {of[ref]: fetching.begin(message) for ref, message in ray_compat.messages_of([*of])}
+    coming = {
+        of[ref]: fetching.begin(far, look_first=True)
+        for ref, message in ray_compat.messages_of([*of])
+        if (far := fetching.far(message)) is not None
+    }
     left = None if end is None else max(end - time.monotonic(), 0)
     late = wait_for([each for futures in coming.values() for each in futures], left).not_done
     return {each for each, futures in coming.items() if not late.isdisjoint(futures)}
 
 
 class _Watch:
-    """A thread that looks for messages of references, as long as this process knows these."""
+    """A thread that looks for messages of references, as long as this process knows these.
+
+    _known: those that are looked for, and the latest ones that need not be.
+    """
 
     def __init__(self) -> None:
         self._lock = forks.Lock()
@@ -59,18 +67,24 @@ class _Watch:
 
     def forget(self) -> None:
         """Begin anew, in a forked child, which has no such thread."""
-        self._added: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        self._added: queue.SimpleQueue[set[bytes]] = queue.SimpleQueue()
+        self._known: set[bytes] = set()
         self._is_started = False
 
-    def add(self, references: list[bytes]) -> None:
-        """Look for the messages of these references, too."""
-        if not references:
-            return
-        self._added.put(references)
+    def add(self, waited: list[Any]) -> None:
+        """Look for the messages of these references, too, unless that was done before."""
+        # There may be thousands, at each of thousands of calls: Python's own loops would show.
+        if {*map(type, waited)} - {ray.ObjectRef}:  # streams
+            waited = [each for each in waited if isinstance(each, ray.ObjectRef)]
+        references = {*map(ray.ObjectRef.binary, waited)}
         with self._lock:
-            if not self._is_started:
+            new = references - self._known
+            self._known |= new
+            if new and not self._is_started:
                 self._is_started = True
                 threads.start(self._run, name="zerrow-watch")
+        if new:
+            self._added.put(new)
 
     def _run(self) -> None:
         watched: set[bytes] = set()
@@ -87,6 +101,9 @@ class _Watch:
             if came := _look(watched):
                 watched -= came
                 changed = began
+                if len(self._known) > len(watched) + _MOST_DONE:
+                    with self._lock:
+                        self._known = watched.copy()
             now = time.monotonic()
             not_before = now + (now - began) * _LESS_OFTEN
             pause = max(not_before - now, (now - changed) / _LESS_OFTEN, _SHORTEST_PAUSE_SECONDS)
@@ -102,9 +119,11 @@ def _look(references: set[bytes]) -> set[bytes]:
             return references
         known = {each for each in references if ray_compat.owner_of(each) is not None}
         arrived = ray_compat.arrived([ray_compat.uncounted_ref(each) for each in known])
-        for _, message in ray_compat.messages_of(arrived):
-            fetching.begin(message)
-        return (references - known).union(ref.binary() for ref in arrived)
+        found = [fetching.far(message) for _, message in ray_compat.messages_of(arrived)]
+    for each in found:
+        if each is not None:
+            fetching.begin(each)
+    return (references - known).union(ref.binary() for ref in arrived)
 
 
 _watch = _Watch()

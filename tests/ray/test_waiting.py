@@ -229,6 +229,15 @@ def test_what_is_read_at_once_travels_side_by_side(nodes, monkeypatch):
     assert all(table.equals(make()) for table in got)
 
 
+def test_results_that_come_while_others_are_waited_for(nodes):
+    """The store asks this process whose they are, while it asks the store what is here."""
+    for _ in range(3):
+        rest = [on(ray.remote(make), "first").remote(n) for n in range(20)]
+        while rest:
+            (ref,), rest = ray.wait(rest, timeout=120)
+            assert ray.get(ref).num_columns == 1
+
+
 def test_bad_arguments_are_rays_own_errors(nodes):
     ref = ray.put(1)
     for arguments, options, error in [
