@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 
 from tests.helpers import arrow_strategies
 from tests.helpers.capabilities import needs_sandboxes
 from tests.helpers.examples import EXAMPLES
+from tests.helpers.pyarrows import PYARROW, breaks_slices
 from zerrow_store import sandbox
 from zerrow_store.arrow_data import ARROW_DATA
 from zerrow_store.errors import SandboxError
@@ -31,6 +32,17 @@ def _same(value: Any) -> Any:
 SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+def _through_arrow_ipc(value: Any) -> pa.Table:
+    if isinstance(value, pa.RecordBatch):
+        value = pa.Table.from_batches([value])
+    elif not isinstance(value, pa.Table):
+        value = pa.table({"": value})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, value.schema) as writer:
+        writer.write_table(value)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
+
+
 @pytest.fixture(params=["small data goes along", "all by reference"])
 def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "all by reference":
@@ -39,6 +51,8 @@ def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 def _check(value: Any) -> None:
     value.validate(full=True)
+    if PYARROW <= 19 and breaks_slices(_through_arrow_ipc(value)):
+        reject()  # a sandbox has a copy by Arrow's IPC
     result = sandbox.run(_same, value)
     assert type(result) is type(value)
     if isinstance(value, pa.Table | pa.RecordBatch):
@@ -97,7 +111,7 @@ COMPUTATIONS = [
 def test_computed_like_outside_from_every_type(name: str) -> None:
     """Long arrays, that go by reference."""
     array = EXAMPLES[name].slice(1)
-    while array.nbytes < 32 << 10 and len(array) < 1 << 16:
+    while array.get_total_buffer_size() < 32 << 10 and len(array) < 1 << 16:
         array = pa.concat_arrays([array, array])
     for compute in COMPUTATIONS:
         outside, inside = _outcome(compute, array), _outcome(_in_sandbox(compute), array)
