@@ -120,9 +120,8 @@ def _look(references: set[bytes]) -> set[bytes]:
         known = {each for each in references if ray_compat.owner_of(each) is not None}
         arrived = ray_compat.arrived([ray_compat.uncounted_ref(each) for each in known])
         found = [fetching.far(message) for _, message in ray_compat.messages_of(arrived)]
-    for each in found:
-        if each is not None:
-            fetching.begin(each)
+    for far in filter(None, found):  # not before: see `begin`
+        fetching.begin(far)
     return (references - known).union(ref.binary() for ref in arrived)
 
 

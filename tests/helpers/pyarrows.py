@@ -1,6 +1,7 @@
 """What some versions of pyarrow cannot do, for tests that are skipped beside them."""
 
 import pyarrow as pa
+import pyarrow.ipc
 import pytest
 
 PYARROW = int(pa.__version__.split(".")[0])
@@ -16,6 +17,15 @@ needs_types_by_option = _up_to(20, "has no `binary_type` and `list_type` of Parq
 needs_extensions_by_option = _up_to(
     20, "reads no extension types from Parquet, and cannot be told so"
 )
+
+
+def through_arrow_ipc(table: pa.Table) -> pa.Table:
+    """Return what pyarrow's own IPC makes of a table."""
+    sink = pa.BufferOutputStream()
+    # Chunks may each have a dictionary of their own.
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 def breaks_slices(read_back: pa.Table) -> bool:

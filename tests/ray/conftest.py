@@ -9,6 +9,8 @@ import ray
 import ray._private.services
 
 import zerrow_ray
+from tests.helpers import lost_results
+from tests.helpers.lost_results import Nodes
 from tests.helpers.rays import RAY_OPTIONS, start_patiently
 
 
@@ -29,6 +31,21 @@ def cluster() -> Iterator[None]:
     zerrow_ray.init(**RAY_OPTIONS)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def killable_nodes() -> Iterator[Nodes]:
+    """The driver's node, and others that a test can add and kill."""
+    with lost_results.nodes() as found:
+        yield found
+
+
+@pytest.fixture
+def nodes(killable_nodes: Nodes) -> Iterator[Nodes]:
+    """The driver's node, and one called "first"."""
+    killable_nodes.add("first")
+    yield killable_nodes
+    killable_nodes.remove_all()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 import pytest
 import ray
 
-from tests.helpers import lost_results
 from tests.helpers.capabilities import needs_openssl
 from tests.helpers.certificates import with_tls
 from tests.helpers.lost_results import (
@@ -24,20 +23,6 @@ from tests.helpers.lost_results import (
 from tests.helpers.rays import make, on, size_of
 from tests.helpers.waiting import eventually
 from zerrow_ray import ray_recovery_compat
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with lost_results.nodes() as found:
-        yield found
-
-
-@pytest.fixture
-def nodes(cluster):
-    """The driver's node, and one called "first"."""
-    cluster.add("first")
-    yield cluster
-    cluster.remove_all()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import ray
 
 import zerrow_ray
-from tests.helpers import lost_results
 from tests.helpers.rays import make, on
 from tests.helpers.waiting import eventually
 from zerrow_ray import transfers
@@ -28,19 +27,10 @@ def stored(node_id):
     return zerrow_ray.stats().nodes[node_id].bytes_stored
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with lost_results.nodes() as found:
-        yield found
-
-
 @pytest.fixture
-def nodes(cluster):
-    """The driver's node, and one called "first"."""
+def nodes(nodes):
     eventually(lambda: stored(here()) == 0, "nothing is left of earlier tests")
-    cluster.add("first")
-    yield cluster
-    cluster.remove_all()
+    return nodes
 
 
 VALUES = {

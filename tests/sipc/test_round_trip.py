@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.helpers import arrow_strategies as arrow
 from tests.helpers.examples import EXAMPLES
 from tests.helpers.publishing import Publisher
-from tests.helpers.pyarrows import PYARROW, breaks_slices
+from tests.helpers.pyarrows import PYARROW, breaks_slices, through_arrow_ipc
 from zerrow_store.native import _native
 
 SETTINGS = settings(
@@ -18,14 +18,6 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-
-
-def through_arrow_ipc(table: pa.Table) -> pa.Table:
-    sink = pa.BufferOutputStream()
-    # Chunks may each have a dictionary of their own.
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 def check(data: pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array) -> None:
